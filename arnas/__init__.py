@@ -1,0 +1,31 @@
+"""arnas: search, train and judge neural networks that are accurate and robust.
+
+The names below are loaded on first use, so that reading settings does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arnas.models.complexity import count_macs, count_parameters
+    from arnas.models.registry import build_model, load_weights
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "build_model": "arnas.models.registry",
+    "load_weights": "arnas.models.registry",
+    "count_macs": "arnas.models.complexity",
+    "count_parameters": "arnas.models.complexity",
+}
+
+__all__ = ["__version__", "build_model", "count_macs", "count_parameters", "load_weights"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the room it lives in."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'arnas' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""Datasets: sources, splits of uint8 images, and batches with augmentation on the device."""

@@ -1,0 +1,177 @@
+"""The four parts of a dataset, how they are cut and how they are stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from arnas.data.options import SplitOptions
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import load_tensors, save_tensors
+
+PARTS = ("train", "search_validation", "selection", "test")
+
+
+class LabelledImages(NamedTuple):
+    """Images with their labels.
+
+    images: uint8 of shape (N, C, H, W); labels: int64 of shape (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset is, kept with every file made from it."""
+
+    name: str
+    source: str
+    synthetic: bool
+    num_classes: int
+    image_size: int
+    """Side of the square images in pixels."""
+    in_channels: int
+    scale: int
+    """The stored value that means 1.0; pixels are ``images / scale``."""
+    citation: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset in memory: all images, and the indices of each part."""
+
+    images: Tensor
+    """uint8 of shape (N, C, H, W)."""
+    labels: Tensor
+    """int64 of shape (N,)."""
+    indices: Mapping[str, Tensor]
+    """For each of `PARTS` the int64 indices of its images; disjoint."""
+    info: DatasetInfo
+
+    def part(self, *names: str) -> LabelledImages:
+        """Return the images and labels of the named parts, one after the other."""
+        index = torch.cat([self.indices[name] for name in names])
+        return LabelledImages(self.images[index], self.labels[index])
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Return uint8 `images` as float32 in [0, 1]."""
+        return to_pixels(images, self.info.scale)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of images of each part."""
+        return {name: len(self.indices[name]) for name in PARTS}
+
+
+def to_pixels(images: Tensor, scale: int) -> Tensor:
+    """Return uint8 `images` as float32 in [0, 1], where the stored `scale` means 1.0."""
+    return images.to(torch.float32) / scale
+
+
+def cut(
+    images: np.ndarray,
+    labels: np.ndarray,
+    info: DatasetInfo,
+    options: SplitOptions,
+    given: np.ndarray | None = None,
+) -> Splits:
+    """Divide a dataset into its four parts.
+
+    Parameters
+    ----------
+    images
+        uint8 of shape (N, C, H, W).
+    labels
+        Integers of shape (N,) in [0, info.num_classes).
+    info
+        What the dataset is.
+    options
+        Sizes and seed.
+    given
+        The dataset's own part of each image, strings of shape (N,). Parts it lacks are cut from
+        its ``train``; sizes in `options` of parts that it has are not used.
+
+    Raises
+    ------
+    UserError
+        When there are fewer images, or fewer of a class, than the parts need.
+    """
+    where = f"data.{info.name}"
+    indices: dict[str, np.ndarray] = {}
+    rest = np.arange(len(labels))
+    if given is not None:
+        indices = {name: rest[given == name] for name in PARTS[1:] if (given == name).any()}
+        rest = rest[given == "train"]
+    wanted = {"test": options.test_images, "selection": options.selection_images}
+    missing = {name: count for name, count in wanted.items() if name not in indices}
+    needed = sum(missing.values()) + 2 * info.num_classes
+    if len(rest) < needed:
+        raise UserError(
+            f"{where} has {len(rest)} images to divide, but its settings need at least {needed}: "
+            f"{' and '.join(f'{count} for {name}' for name, count in missing.items()) or 'none'} "
+            f"and {2 * info.num_classes} to train and search on; lower {where}.test_images or "
+            f"{where}.selection_images."
+        )
+    for name, count in missing.items():
+        rest, indices[name] = _take(rest, labels, count, options, f"{where}.{name}_images")
+    if "search_validation" not in indices:
+        fraction = options.search_validation_fraction
+        count = min(max(round(len(rest) * fraction), 1), len(rest) - 1)
+        place = f"{where}.search_validation_fraction"
+        rest, indices["search_validation"] = _take(rest, labels, count, options, place)
+    indices["train"] = rest
+    return Splits(
+        torch.from_numpy(np.ascontiguousarray(images)),
+        torch.from_numpy(labels.astype(np.int64)),
+        {name: torch.from_numpy(np.sort(indices[name])) for name in PARTS},
+        info,
+    )
+
+
+def _take(
+    rest: np.ndarray, labels: np.ndarray, count: int, options: SplitOptions, field: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split `rest` into what stays and `count` indices that are taken."""
+    if options.split == "contiguous":
+        return rest[:-count], rest[-count:]
+    try:
+        stays, taken = train_test_split(
+            rest, test_size=count, stratify=labels[rest], random_state=options.split_seed
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{field} asks for {count} of {len(rest)} images in equal class shares, which cannot "
+            f"be had ({error}); change the number, or set split: contiguous."
+        ) from None
+    return stays, taken
+
+
+def save_splits(path: Path, splits: Splits) -> None:
+    """Write `splits` to a safetensors file with its JSON."""
+    tensors = {"images": splits.images, "labels": splits.labels, **splits.indices}
+    description = {"info": dataclasses.asdict(splits.info), "counts": splits.counts()}
+    save_tensors(path, tensors, description)
+
+
+def load_splits(path: Path) -> Splits:
+    """Read a file written by `save_splits`, verified.
+
+    Raises
+    ------
+    UserError
+        When the file is missing, damaged or not one of splits.
+    """
+    tensors, description = load_tensors(path)
+    if "info" not in description or not {"images", "labels", *PARTS} <= tensors.keys():
+        raise UserError(f"{path} does not hold a dataset's splits: rerun `python -m arnas data`.")
+    indices = {name: tensors[name] for name in PARTS}
+    return Splits(tensors["images"], tensors["labels"], indices, DatasetInfo(**description["info"]))

@@ -1,0 +1,1 @@
+"""Models by name: pixels in [0, 1] to logits."""

@@ -1,0 +1,205 @@
+"""Models by name, and how to rebuild a model from what a weight file says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import load_tensors, save_tensors
+from arnas.spaces.genotype import Genotype, genotype_from_json, load_genotype
+from arnas.spaces.network import DerivedNetwork
+from arnas.spaces.options import SpaceOptions
+from arnas.spaces.published import GENOTYPES, PublishedGenotype
+
+MIN_IMAGE_SIZE = 4
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A registry entry."""
+
+    build: Callable[..., nn.Module]
+    """Called with num_classes, in_channels, channels and cells."""
+    channels: int
+    """Published initial channels."""
+    cells: int
+    """Published number of cells."""
+    citation: str
+
+
+def _genotype_entry(published: PublishedGenotype) -> ModelEntry:
+    """Return the entry of a published genotype."""
+
+    def build(**sizes: int) -> nn.Module:
+        return DerivedNetwork(published.genotype, published.space, **sizes)
+
+    return ModelEntry(build, published.channels, published.cells, published.genotype.origin)
+
+
+MODELS: dict[str, ModelEntry] = {name: _genotype_entry(g) for name, g in GENOTYPES.items()}
+"""Name to model."""
+
+
+def build_model(
+    name: str | Path | Genotype,
+    *,
+    num_classes: int,
+    image_size: int = 32,
+    in_channels: int = 3,
+    channels: int | None = None,
+    cells: int | None = None,
+    space: SpaceOptions | None = None,
+) -> nn.Module:
+    """Build a model with fresh weights.
+
+    Parameters
+    ----------
+    name
+        A name of `MODELS`, or a genotype, or the path of a genotype file (``.json``).
+    num_classes
+        Classes, from 2 up.
+    image_size
+        Side of the square images in pixels, from 4 up.
+    in_channels
+        Channels of the images.
+    channels, cells
+        Initial channels and number of cells; by default the published size (ARNAS's for a
+        genotype file).
+    space
+        Layout for a genotype or genotype file; by default ARNAS's.
+
+    Returns
+    -------
+    nn.Module
+        Takes float pixels in [0, 1] of shape (N, in_channels, H, W), returns logits of shape
+        (N, num_classes).
+
+    Raises
+    ------
+    UserError
+        For an unknown name or an impossible size.
+    """
+    if num_classes < 2:
+        raise UserError(f"num_classes is {num_classes}: allowed are 2 and more.")
+    if in_channels < 1:
+        raise UserError(f"in_channels is {in_channels}: allowed are 1 and more.")
+    if image_size < MIN_IMAGE_SIZE:
+        raise UserError(
+            f"image_size is {image_size}: allowed are {MIN_IMAGE_SIZE} and more, because the "
+            "network halves the resolution twice."
+        )
+    entry = _find(name, space)
+    return entry.build(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        channels=entry.channels if channels is None else channels,
+        cells=entry.cells if cells is None else cells,
+    )
+
+
+def _find(name: str | Path | Genotype, space: SpaceOptions | None) -> ModelEntry:
+    """Return the entry of a name, or one made for a genotype."""
+    if isinstance(name, str) and name in MODELS:
+        if space is not None:
+            raise UserError(f"model '{name}' has its own layout: leave out `space`.")
+        return MODELS[name]
+    if not isinstance(name, Genotype):
+        if not str(name).endswith(".json"):
+            raise UserError(
+                f"unknown model '{name}': allowed are {', '.join(MODELS)}, or the path of a "
+                "genotype file that ends in .json."
+            )
+        name = load_genotype(Path(name))
+    published = GENOTYPES["arnas"]
+    return _genotype_entry(
+        PublishedGenotype(name, space or SpaceOptions(), published.channels, published.cells)
+    )
+
+
+def describe_model(
+    name: str | Genotype,
+    *,
+    num_classes: int,
+    image_size: int,
+    in_channels: int,
+    channels: int | None,
+    cells: int | None,
+    space: SpaceOptions | None = None,
+) -> dict[str, Any]:
+    """Return the JSON description from which `model_from_description` builds the same model."""
+    return {
+        "model": name.to_json() if isinstance(name, Genotype) else name,
+        "space": None if space is None else space.model_dump(),
+        "num_classes": num_classes,
+        "image_size": image_size,
+        "in_channels": in_channels,
+        "channels": channels,
+        "cells": cells,
+    }
+
+
+def model_from_description(description: Mapping[str, Any], source: str) -> nn.Module:
+    """Build the model that `describe_model` described; `source` names it in errors."""
+    arguments = dict(description)
+    try:
+        name, space = arguments.pop("model"), arguments.pop("space")
+        if isinstance(name, dict):
+            name = genotype_from_json(name, source)
+        return build_model(name, space=space and SpaceOptions(**space), **arguments)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source} does not describe a model of arnas ({error}).") from None
+
+
+def save_weights(
+    path: Path, model: nn.Module, description: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write a model's weights with the description it is rebuilt from.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.safetensors``.
+    model
+        The model; its whole state dict is stored, normalisation constants included.
+    description
+        From `describe_model`.
+    provenance
+        Where the weights come from: run, dataset, epoch and what was measured.
+    """
+    content = {"model": dict(description), "provenance": dict(provenance)}
+    save_tensors(path, model.state_dict(), content)
+
+
+def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild a model from a file written by `save_weights`.
+
+    Returns
+    -------
+    model, provenance
+        The model in evaluation mode on the CPU, and where its weights come from.
+
+    Raises
+    ------
+    UserError
+        When the file is missing, damaged, undescribed or does not fit its description.
+    """
+    tensors, content = load_tensors(path)
+    if "model" not in content:
+        raise UserError(
+            f"{path} has no description of its model: load it into a model of your own with "
+            "safetensors.torch.load_file."
+        )
+    model = model_from_description(content["model"], str(path))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit the model it describes: {first}") from None
+    return model.eval(), dict(content.get("provenance", {}))
+
+

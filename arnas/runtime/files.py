@@ -1,0 +1,178 @@
+"""Files that are either whole or absent, and that are verified when they are read.
+
+Arrays live in safetensors, everything else in JSON. Neither format notices a flipped bit, so each
+safetensors file has a JSON beside it, ``NAME.safetensors.json``, with its sha256 and a description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load as safetensors_load
+from safetensors.torch import save as safetensors_save
+from torch import Tensor
+
+from arnas.runtime.errors import UserError
+
+
+class TensorFile(NamedTuple):
+    """What a safetensors file held: its tensors by name and its description."""
+
+    tensors: dict[str, Tensor]
+    description: dict[str, Any]
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the sha256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of the file at `path` in hexadecimal, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of `value` used for digests: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
+
+    A rename also leaves files alone that are hard links into an engine's cache: writing in place
+    would change the cache.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` to `path` as readable JSON, atomically."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or damaged one is a `UserError` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that makes it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not readable JSON ({error}): delete it and rerun the stage that makes it."
+        ) from None
+
+
+def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `rows` to `path`, one JSON object a line, atomically."""
+    text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes(path, text.encode())
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file written by `write_json_lines`."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that makes it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it and rerun the stage that makes it."
+        ) from None
+
+
+def description_path(path: Path) -> Path:
+    """Return where the description of the safetensors file `path` lives."""
+    return path.with_name(path.name + ".json")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write `tensors` to `path` and ``{sha256, description}`` to the JSON beside it.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.safetensors``.
+    tensors
+        Any dtypes and shapes; moved to the CPU and made contiguous.
+    description
+        JSON values: what the tensors are and how to use them.
+    """
+    data = safetensors_save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    write_bytes(path, data)
+    record = {"sha256": sha256_bytes(data), "description": dict(description)}
+    write_json(description_path(path), record)
+
+
+def load_tensors(path: Path) -> TensorFile:
+    """Read a file written by `save_tensors` and verify its sha256.
+
+    A foreign safetensors file, one with no JSON beside it, is read with a warning and an empty
+    description.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or damaged, or its sha256 is not the recorded one.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that makes it.") from None
+    beside = description_path(path)
+    description: dict[str, Any] = {}
+    if beside.exists():
+        record = read_json(beside)
+        found = sha256_bytes(data)
+        if not isinstance(record, dict) or record.get("sha256") != found:
+            expected = record.get("sha256") if isinstance(record, dict) else record
+            raise UserError(
+                f"{path} is damaged or was replaced: its sha256 is {found[:12]}..., {beside.name} "
+                f"records {str(expected)[:12]}...; delete both and rerun the stage that makes them."
+            )
+        description = record["description"]
+    else:
+        warnings.warn(f"{path} has no {beside.name}: its content is not verified", stacklevel=2)
+    try:
+        return TensorFile(safetensors_load(data), description)
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error}): replace or remake it."
+        ) from None

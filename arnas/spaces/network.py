@@ -1,0 +1,138 @@
+"""The network that a genotype and a macro layout define."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from arnas.runtime.errors import UserError
+from arnas.spaces.genotype import NODES, Cell, Genotype
+from arnas.spaces.layout import CellPlan, plan_cells
+from arnas.spaces.options import SpaceOptions
+from arnas.spaces.primitives import OPERATIONS, FactorizedReduce, relu_conv_norm
+
+STEM_MULTIPLIER = 3
+"""The stem puts out three times the initial channels."""
+INPUT_STATES = 2
+
+
+class Normalise(nn.Module):
+    """Subtract the mean and divide by the standard deviation of each channel.
+
+    Both are buffers, so a model takes plain pixels and carries its own constants.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x of shape (N, C, H, W) with pixels in [0, 1]."""
+        return (x - self.mean) / self.std
+
+
+class DerivedCell(nn.Module):
+    """One cell with the operations that a genotype keeps."""
+
+    def __init__(self, cell: Cell, plan: CellPlan, older: int, newer: int) -> None:
+        super().__init__()
+        self.before0 = (
+            FactorizedReduce(older, plan.channels)
+            if plan.after_reduction
+            else relu_conv_norm(older, plan.channels)
+        )
+        self.before1 = relu_conv_norm(newer, plan.channels)
+        self.states = [[edge.state for edge in edges] for edges in cell]
+        self.nodes = nn.ModuleList(
+            nn.ModuleList(
+                OPERATIONS[edge.primitive](
+                    plan.channels, 2 if plan.reduction and edge.state < INPUT_STATES else 1
+                )
+                for edge in edges
+            )
+            for edges in cell
+        )
+
+    def forward(self, older: Tensor, newer: Tensor) -> Tensor:
+        """Map the outputs of the two cells before to (N, 4 * channels, H, W)."""
+        states = [self.before0(older), self.before1(newer)]
+        for operations, inputs in zip(self.nodes, self.states, strict=True):
+            terms = [
+                operation(states[state])
+                for operation, state in zip(operations, inputs, strict=True)  # type: ignore[call-overload]
+            ]
+            states.append(torch.stack(terms).sum(0) if len(terms) > 2 else sum(terms[1:], terms[0]))
+        return torch.cat(states[INPUT_STATES:], dim=1)
+
+
+class DerivedNetwork(nn.Module):
+    """Stem, cells, global average pooling and a linear classifier.
+
+    Parameters
+    ----------
+    genotype
+        The cells; must hold every kind that the space names.
+    space
+        Kinds and widths of the stages.
+    num_classes
+        Classes.
+    in_channels
+        Channels of the images.
+    channels
+        Initial channels C.
+    cells
+        Number of cells L.
+    mean, std
+        Normalisation of each image channel; ARNAS uses none (0 and 1).
+
+    Raises
+    ------
+    UserError
+        When the genotype lacks a kind of the space, or the layout is impossible.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        space: SpaceOptions,
+        *,
+        num_classes: int,
+        in_channels: int,
+        channels: int,
+        cells: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        plans = plan_cells(cells, channels, space)
+        if missing := sorted({plan.kind for plan in plans} - set(genotype.cells)):
+            raise UserError(
+                f"the genotype from {genotype.origin} has the cells {sorted(genotype.cells)}, but "
+                f"the space's kinds need {', '.join(missing)}; change space.kinds."
+            )
+        self.normalise = Normalise(mean or [0.0] * in_channels, std or [1.0] * in_channels)
+        width = STEM_MULTIPLIER * channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        )
+        self.cells = nn.ModuleList()
+        older = newer = width
+        for plan in plans:
+            self.cells.append(DerivedCell(genotype.cells[plan.kind], plan, older, newer))
+            older, newer = newer, NODES * plan.channels
+        self.classifier = nn.Linear(newer, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels in [0, 1], float of shape (N, in_channels, H, W), to logits (N, classes)."""
+        # Channels innermost in memory halves the time of a pass on a CPU; every layer keeps it.
+        stem = self.stem(self.normalise(x)).contiguous(memory_format=torch.channels_last)
+        older = newer = stem
+        for cell in self.cells:
+            older, newer = newer, cell(older, newer)
+        return self.classifier(newer.mean((2, 3)))

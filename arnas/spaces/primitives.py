@@ -1,0 +1,138 @@
+"""The operations on an edge and the building blocks around them.
+
+Definitions as in DARTS (arXiv 1806.09055, section 3.1): ReLU, convolution, batch normalisation in that
+order; a separable convolution is two depthwise and pointwise pairs; a dilated one is a single pair
+with dilation 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DILATION = 2
+
+
+def dilated_depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Convolve each channel with its kernel at dilation 2, by plain convolutions only.
+
+    A dilated depthwise convolution never mixes pixels of different parity, so the four parity
+    phases of the map are convolved as four small images. The result is that of
+    ``conv2d(x, weight, stride=stride, padding=k - 1, dilation=2, groups=C)``; PyTorch's own
+    backward of it is several times slower on a CPU. With stride 2 only one phase is left.
+
+    Parameters
+    ----------
+    x
+        Shape (N, C, H, W).
+    weight
+        Shape (C, 1, k, k), k odd.
+    stride
+        1 or 2.
+
+    Returns
+    -------
+    Tensor
+        Shape (N, C, ceil(H / stride), ceil(W / stride)).
+    """
+    channels, pad = weight.shape[0], weight.shape[2] // 2
+    if stride == DILATION:
+        return F.conv2d(x[:, :, ::2, ::2], weight, padding=pad, groups=channels)
+    n, _, height, width = x.shape
+    if height % 2 or width % 2:
+        # The extra zeros are the convolution's own padding.
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+    rows, columns = x.shape[2] // 2, x.shape[3] // 2
+    # Channels stay innermost in memory throughout: half the time of the other order on a CPU.
+    phases = x.permute(0, 2, 3, 1).reshape(n, rows, 2, columns, 2, channels)
+    phases = phases.permute(2, 4, 0, 1, 3, 5).reshape(4 * n, rows, columns, channels)
+    out = F.conv2d(phases.permute(0, 3, 1, 2), weight, padding=pad, groups=channels)
+    out = out.permute(0, 2, 3, 1).reshape(2, 2, n, rows, columns, channels)
+    out = out.permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * rows, 2 * columns, channels)
+    return out[:, :height, :width].permute(0, 3, 1, 2)
+
+
+class DilatedDepthwise(nn.Conv2d):
+    """Depthwise convolution at dilation 2, computed by `dilated_depthwise`."""
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__(
+            channels, channels, kernel, stride, kernel - 1, DILATION, channels, bias=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x of shape (N, C, H, W)."""
+        return dilated_depthwise(x, self.weight, self.stride[0])
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the resolution without losing pixels: two strided 1x1 convolutions, one shifted by one.
+
+    Maps of odd size are padded by a row and column of zeros on the shifted side.
+    """
+
+    def __init__(self, in_channels: int, channels: int, affine: bool = True) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
+        self.odd = nn.Conv2d(in_channels, channels - channels // 2, 1, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, channels, ceil(H / 2), ceil(W / 2))."""
+        x = F.relu(x)
+        return self.norm(torch.cat([self.even(x), self.odd(shift_by_one(x))], dim=1))
+
+
+def shift_by_one(x: Tensor) -> Tensor:
+    """Drop the first row and column; for odd sizes add zeros so that a stride of 2 fits again."""
+    return F.pad(x[:, :, 1:, 1:], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+
+
+def relu_conv_norm(in_channels: int, channels: int, affine: bool = True) -> nn.Sequential:
+    """Return ReLU, 1x1 convolution and batch normalisation."""
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(in_channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+def _depthwise_pointwise(channels: int, depthwise: nn.Conv2d) -> list[nn.Module]:
+    """Return ReLU, the depthwise convolution, a pointwise one and batch normalisation."""
+    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+    return [nn.ReLU(), depthwise, pointwise, nn.BatchNorm2d(channels)]
+
+
+def _separable(channels: int, stride: int, kernel: int) -> nn.Module:
+    """Return a separable convolution; only its first half has the stride."""
+    halves = [
+        nn.Conv2d(channels, channels, kernel, s, kernel // 2, groups=channels, bias=False)
+        for s in (stride, 1)
+    ]
+    return nn.Sequential(*(m for half in halves for m in _depthwise_pointwise(channels, half)))
+
+
+def _dilated(channels: int, stride: int, kernel: int) -> nn.Module:
+    """Return a dilated separable convolution."""
+    depthwise = DilatedDepthwise(channels, kernel, stride)
+    return nn.Sequential(*_depthwise_pointwise(channels, depthwise))
+
+
+def _skip(channels: int, stride: int) -> nn.Module:
+    """Return the identity, or its strided stand-in."""
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
+
+
+OPERATIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "max_pool_3x3": lambda channels, stride: nn.MaxPool2d(3, stride, 1),
+    "avg_pool_3x3": lambda channels, stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
+    "skip_connect": _skip,
+    "sep_conv_3x3": lambda channels, stride: _separable(channels, stride, 3),
+    "sep_conv_5x5": lambda channels, stride: _separable(channels, stride, 5),
+    "dil_conv_3x3": lambda channels, stride: _dilated(channels, stride, 3),
+    "dil_conv_5x5": lambda channels, stride: _dilated(channels, stride, 5),
+}
+"""Primitive to a function of (channels, stride) that builds it for a derived network."""
