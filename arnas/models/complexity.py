@@ -32,9 +32,9 @@ def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
         nonlocal total
         if isinstance(module, nn.Conv2d):
             per_output = module.in_channels // module.groups * module.weight[0, 0].numel()
-            total += output[0].numel() * per_output
+            total += output.numel() * per_output
         elif isinstance(module, nn.Linear):
-            total += output[0].numel() * module.in_features
+            total += output.numel() * module.in_features
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     modes = {module: module.training for module in model.modules()}

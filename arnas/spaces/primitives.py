@@ -41,18 +41,32 @@ def dilated_depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     channels, pad = weight.shape[0], weight.shape[2] // 2
     if stride == DILATION:
         return F.conv2d(x[:, :, ::2, ::2], weight, padding=pad, groups=channels)
-    n, _, height, width = x.shape
+    out = F.conv2d(split_phases(x), weight, padding=pad, groups=channels)
+    return merge_phases(out, *x.shape[2:])
+
+
+def split_phases(x: Tensor) -> Tensor:
+    """Return the four parity phases of each map as images of their own.
+
+    Maps (N, C, H, W) to (4 N, C, ceil(H / 2), ceil(W / 2)). Odd sizes are filled up with zeros,
+    which are a convolution's own padding.
+    """
+    n, channels, height, width = x.shape
     if height % 2 or width % 2:
-        # The extra zeros are the convolution's own padding.
         x = F.pad(x, (0, width % 2, 0, height % 2))
     rows, columns = x.shape[2] // 2, x.shape[3] // 2
     # Channels stay innermost in memory throughout: half the time of the other order on a CPU.
     phases = x.permute(0, 2, 3, 1).reshape(n, rows, 2, columns, 2, channels)
     phases = phases.permute(2, 4, 0, 1, 3, 5).reshape(4 * n, rows, columns, channels)
-    out = F.conv2d(phases.permute(0, 3, 1, 2), weight, padding=pad, groups=channels)
-    out = out.permute(0, 2, 3, 1).reshape(2, 2, n, rows, columns, channels)
-    out = out.permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * rows, 2 * columns, channels)
-    return out[:, :height, :width].permute(0, 3, 1, 2)
+    return phases.permute(0, 3, 1, 2)
+
+
+def merge_phases(phases: Tensor, height: int, width: int) -> Tensor:
+    """Undo `split_phases`: map (4 N, C, h, w) to (N, C, height, width)."""
+    n, channels, rows, columns = phases.shape[0] // 4, *phases.shape[1:]
+    x = phases.permute(0, 2, 3, 1).reshape(2, 2, n, rows, columns, channels)
+    x = x.permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * rows, 2 * columns, channels)
+    return x[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class DilatedDepthwise(nn.Conv2d):

@@ -1,0 +1,254 @@
+"""Attacks along the gradient of the cross-entropy: FGSM and PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arnas.attacks.modes import BatchNorm, attacked
+from arnas.attacks.threat import Threat
+from arnas.runtime.errors import UserError
+from arnas.runtime.seeds import make_generator
+
+Keep = Literal["best", "last"]
+
+
+def project(x: Tensor, delta: Tensor, threat: Threat, clip: bool = True) -> Tensor:
+    """Return the perturbation nearest to `delta` inside the ball and, if `clip`, the box [0, 1].
+
+    For L2 the ball comes first and the box second: clipping a point towards the image's own box
+    never leaves the ball.
+
+    Parameters
+    ----------
+    x, delta
+        Shape (N, ...); `x` in [0, 1].
+    threat
+        Norm and budget.
+    clip
+        Whether x + delta must lie in [0, 1].
+    """
+    if threat.norm == "linf":
+        delta = delta.clamp(-threat.epsilon, threat.epsilon)
+    else:
+        length = _l2_norm(delta)
+        delta = delta * (threat.epsilon / length.clamp_min(1e-12)).clamp_max(1)
+    return torch.minimum(torch.maximum(delta, -x), 1 - x) if clip else delta
+
+
+def _l2_norm(delta: Tensor) -> Tensor:
+    """Return the L2 norm of each image's perturbation, broadcastable to `delta`."""
+    return delta.flatten(1).norm(dim=1).view(-1, *[1] * (delta.ndim - 1))
+
+
+def ascent_direction(gradient: Tensor, norm: str) -> Tensor:
+    """Return the unit step of steepest ascent in `norm`; zero where the gradient is zero."""
+    if norm == "linf":
+        return gradient.sign()
+    return gradient / _l2_norm(gradient).clamp_min(1e-12)
+
+
+def random_perturbation(unit: Tensor, threat: Threat) -> Tensor:
+    """Return a random point of the ball from numbers uniform in [0, 1] of the images' shape.
+
+    Linf: uniform in the cube. L2: the numbers give a direction, and the first one the radius.
+    """
+    centred = 2 * unit - 1
+    if threat.norm == "linf":
+        return threat.epsilon * centred
+    dimension = unit[0].numel() if len(unit) else 1
+    radius = unit.flatten(1)[:, :1].view(-1, *[1] * (unit.ndim - 1)) ** (1 / dimension)
+    return threat.epsilon * radius * centred / _l2_norm(centred).clamp_min(1e-12)
+
+
+def _check(x: Tensor, y: Tensor) -> None:
+    """Refuse inputs that no attack can mean."""
+    if len(x) != len(y) or y.ndim != 1:
+        raise UserError(
+            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed is one label for each "
+            "image."
+        )
+    if len(x) and not (x.min() >= 0 and x.max() <= 1):
+        raise UserError(
+            f"x runs from {x.min():.4g} to {x.max():.4g}: attacks take pixels in [0, 1]; put the "
+            "normalisation into the model."
+        )
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    generator: torch.Generator | None = None,
+    keep: Keep = "best",
+    batch_norm: BatchNorm = "eval",
+) -> Tensor:
+    """Take one step of size epsilon along the gradient (arXiv 1412.6572, section 4).
+
+    Parameters and result as for `pgd`; there is no random start, so `generator` is not used.
+    ``keep="best"`` returns the image itself where the step did not raise the loss.
+    """
+    return pgd(
+        model,
+        x,
+        y,
+        threat,
+        steps=1,
+        step_size=threat.epsilon,
+        random_start=False,
+        generator=generator,
+        keep=keep,
+        batch_norm=batch_norm,
+    )
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int = 20,
+    step_size: float | None = None,
+    random_start: bool = True,
+    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    keep: Keep = "best",
+    batch_norm: BatchNorm = "eval",
+    clip: bool = True,
+    stop_when_broken: bool = False,
+) -> Tensor:
+    """Climb the cross-entropy by projected gradient steps (arXiv 1706.06083, section 2.1).
+
+    Parameters
+    ----------
+    model
+        Pixels in [0, 1] to logits. Its modes, gradients, buffers and `requires_grad` flags are
+        untouched afterwards.
+    x
+        float of shape (N, C, H, W) with values in [0, 1].
+    y
+        int64 of shape (N,): true labels.
+    threat
+        Norm and budget.
+    steps
+        Number of gradient steps, from 0 up.
+    step_size
+        Length of a step in input units; by default ``2.5 * epsilon / steps``.
+    random_start
+        Start from a random point of the ball, clipped to the box, instead of from `x`.
+    start
+        A perturbation of x's shape to start from instead; projected first.
+    generator
+        CPU generator of the random start; None uses a fixed seed.
+    keep
+        ``best`` returns for each image the iterate that is misclassified, and of those the one
+        with the highest loss, the start included; it costs one forward pass more. ``last`` returns
+        the last iterate, as training and the published PGD-k protocols do.
+    batch_norm
+        See `arnas.attacks.modes.attacked`.
+    clip
+        Keep the iterates in [0, 1]; off only to reproduce the released ARNAS search, which let
+        them leave the box.
+    stop_when_broken
+        Spend no further steps on an image once an iterate is misclassified; needs
+        ``keep="best"``. The answer to "is it broken?" is the same.
+
+    Returns
+    -------
+    Tensor
+        x_adv of x's shape and dtype, inside the ball and the box within 1e-6.
+
+    Raises
+    ------
+    UserError
+        When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
+    """
+    _check(x, y)
+    if steps < 0:
+        raise UserError(f"steps is {steps}: allowed are 0 and more.")
+    if stop_when_broken and keep != "best":
+        raise UserError('stop_when_broken needs keep="best", because the last iterate is dropped.')
+    x = x.detach()
+    size = 2.5 * threat.epsilon / max(steps, 1) if step_size is None else step_size
+    if start is not None:
+        delta = project(x, start.to(x), threat, clip)
+    elif random_start:
+        generator = make_generator("pgd") if generator is None else generator
+        unit = torch.rand(x.shape, generator=generator).to(x)
+        delta = project(x, random_perturbation(unit, threat), threat, clip)
+    else:
+        delta = torch.zeros_like(x)
+    with attacked(model, batch_norm):
+        if keep == "last":
+            for _ in range(steps):
+                gradient, _, _ = _gradient(model, x + delta, y)
+                delta = project(x, delta + size * ascent_direction(gradient, threat.norm), threat, clip)
+            return _assemble(x, delta, clip)
+        return _best_iterate(model, x, y, threat, delta, steps, size, clip, stop_when_broken)
+
+
+def _assemble(x: Tensor, delta: Tensor, clip: bool) -> Tensor:
+    """Return x + delta, free of the rounding that would leave the box."""
+    return (x + delta).clamp(0, 1) if clip else x + delta
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the input gradient of the summed cross-entropy, the losses and the logits."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+        losses = F.cross_entropy(logits, y, reduction="none")
+        (gradient,) = torch.autograd.grad(losses.sum(), x)
+    return gradient, losses.detach(), logits.detach()
+
+
+def _best_iterate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    delta: Tensor,
+    steps: int,
+    size: float,
+    clip: bool,
+    stop_when_broken: bool,
+) -> Tensor:
+    """Run the steps of `pgd` and return each image's best iterate."""
+    best = delta.clone()
+    best_loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    active = torch.arange(len(x), device=x.device)
+
+    def record(losses: Tensor, logits: Tensor) -> None:
+        wrong = logits.argmax(1) != y[active]
+        old_wrong = broken[active]
+        better = (wrong & ~old_wrong) | ((wrong == old_wrong) & (losses > best_loss[active]))
+        changed = active[better]
+        best[changed], best_loss[changed] = delta[changed], losses[better]
+        broken[changed] = wrong[better]
+
+    for _ in range(steps):
+        gradient, losses, logits = _gradient(model, (x + delta)[active], y[active])
+        record(losses, logits)
+        moved = delta[active] + size * ascent_direction(gradient, threat.norm)
+        delta[active] = project(x[active], moved, threat, clip)
+        if stop_when_broken:
+            active = active[~broken[active]]
+            if not len(active):
+                break
+    if len(active):
+        with torch.no_grad():
+            logits = model((x + delta)[active])
+        record(F.cross_entropy(logits, y[active], reduction="none"), logits)
+    return _assemble(x, best, clip)
+
+
+Attack = Callable[..., Tensor]
+"""``(model, x, y, threat, *, generator, keep, batch_norm, ...) -> x_adv``."""

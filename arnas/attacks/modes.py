@@ -1,0 +1,49 @@
+"""Putting a model into the state an attack needs, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BatchNorm = Literal["eval", "batch"]
+
+
+@contextmanager
+def attacked(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[nn.Module]:
+    """Yield `model` ready to be attacked; afterwards everything is as it was.
+
+    Every submodule is put into evaluation mode and every parameter is frozen, so that gradients
+    reach the input only. Modes are restored module by module: a blanket ``train()`` would wake
+    layers that the user had frozen.
+
+    Parameters
+    ----------
+    model
+        Any module.
+    batch_norm
+        ``eval`` uses the running statistics; ``batch`` uses those of the batch without updating
+        the running ones, as for a supernet whose running statistics mean little.
+    """
+    modes = {module: module.training for module in model.modules()}
+    tracked = {m: m.track_running_stats for m in model.modules() if isinstance(m, _BatchNorm)}
+    frozen = {p: p.requires_grad for p in model.parameters()}
+    try:
+        model.eval()
+        if batch_norm == "batch":
+            for module in tracked:
+                module.training = True
+                module.track_running_stats = False
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        yield model
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for module, track in tracked.items():
+            module.track_running_stats = track
+        for parameter, requires_grad in frozen.items():
+            parameter.requires_grad_(requires_grad)

@@ -1,0 +1,128 @@
+"""Threat models: a norm and a budget in input units, where pixels are in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from arnas.runtime.errors import UserError
+from arnas.runtime.options import Options
+
+Norm = Literal["linf", "l2"]
+NORMS: tuple[str, ...] = ("linf", "l2")
+GREY_LEVELS = 255
+
+
+def parse_amount(value: float | str) -> float:
+    """Return a distance in input units from a number, ``8/255``, ``0.0314`` or ``8px``.
+
+    Parameters
+    ----------
+    value
+        A number is taken as it is; text may be a decimal, a fraction, or grey levels of 255 with
+        the unit ``px``.
+
+    Raises
+    ------
+    UserError
+        When it cannot be read, or is negative or not finite.
+    """
+    try:
+        if isinstance(value, str):
+            text = value.strip()
+            levels = text.endswith("px")
+            amount = float(Fraction(text.removesuffix("px").replace(" ", "")))
+            amount = amount / GREY_LEVELS if levels else amount
+        else:
+            amount = float(value)
+    except (ValueError, ZeroDivisionError):
+        amount = math.nan
+    if not (math.isfinite(amount) and amount >= 0):
+        raise UserError(
+            f"'{value}' is not a distance: write a fraction such as 8/255, a number in input "
+            "units such as 0.0314, or grey levels such as 8px."
+        )
+    return amount
+
+
+def check_epsilon(norm: str, epsilon: float | str) -> float:
+    """Return `epsilon` in input units, refusing a Linf budget that only fits another unit."""
+    amount = parse_amount(epsilon)
+    if norm == "linf" and amount > 1:
+        raise UserError(
+            f"epsilon is {epsilon}: pixels are in [0, 1], so a linf budget lies between 0 and 1; "
+            f"write {amount:g}/255 if grey levels are meant."
+        )
+    return amount
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an attacker may do: move an image by at most `epsilon` in `norm`, within [0, 1].
+
+    Raises
+    ------
+    UserError
+        For an unknown norm or an impossible epsilon.
+    """
+
+    norm: str
+    """``linf`` or ``l2``."""
+    epsilon: float
+    """Budget in input units."""
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise UserError(f"norm is '{self.norm}': allowed are {', '.join(NORMS)}.")
+        check_epsilon(self.norm, self.epsilon)
+
+    def __str__(self) -> str:
+        """Return the budget in three units, as in ``8/255 = 0.031373 = 8 of 255, linf``."""
+        levels = self.epsilon * GREY_LEVELS
+        fraction = Fraction(self.epsilon).limit_denominator(GREY_LEVELS)
+        whole = abs(levels - round(levels)) < 1e-6
+        ratio = f"{round(levels)}/{GREY_LEVELS}" if whole else str(fraction)
+        return f"{ratio} = {self.epsilon:.6g} = {levels:.4g} of 255, {self.norm}"
+
+
+def _amount_is_readable(value: float | str) -> float | str:
+    """Validate without converting: settings keep what the user wrote."""
+    try:
+        parse_amount(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+Amount = Annotated[float | str, AfterValidator(_amount_is_readable)]
+"""A distance in settings: 0.1, 8/255 or 8px."""
+
+
+def _epsilon_fits(value: ThreatOptions) -> ThreatOptions:
+    """Refuse a budget that the norm does not allow."""
+    try:
+        value.threat()
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+class ThreatOptions(Options):
+    """The threat model of one dataset, used by search, training and attacks alike."""
+
+    norm: Norm = "linf"
+    """Norm of the perturbation."""
+    epsilon: Amount = Field()
+    """Budget in input units: 8/255, 0.1 or 8px."""
+
+    def threat(self) -> Threat:
+        """Return the threat model that the settings name."""
+        return Threat(self.norm, check_epsilon(self.norm, self.epsilon))
+
+
+CheckedThreat = Annotated[ThreatOptions, AfterValidator(_epsilon_fits)]
+"""A threat model in settings whose budget fits its norm."""

@@ -1,0 +1,1 @@
+"""The search: supernet, architecture gradients, min-norm solver, the two stages, derivation."""

@@ -1,0 +1,121 @@
+"""Settings of the supernet and of the searches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from arnas.attacks.threat import Amount
+from arnas.data.options import AugmentOptions
+from arnas.runtime.options import Options
+from arnas.spaces.options import SpaceOptions
+
+Order = Literal["first", "second"]
+Combine = Literal["min_norm", "sum", "adversarial", "natural"]
+
+
+class SearchAttackOptions(Options):
+    """The PGD attack on the supernet, for weight and architecture batches alike."""
+
+    steps: int = Field(default=7, ge=0)
+    """Gradient steps."""
+    step_size: Amount = "2/255"
+    """Length of a step in input units."""
+    batch_norm: Literal["batch", "eval"] = "batch"
+    """`batch`: statistics of the batch, as released ARNAS; `eval`: running ones, as AdvRush."""
+    clip: bool = True
+    """Keep the examples in [0, 1]. The released ARNAS search does not (false)."""
+
+
+class WeightOptions(Options):
+    """SGD on the supernet's weights, always on the adversarial training loss."""
+
+    learning_rate: float = Field(default=0.025, gt=0)
+    """At the first epoch."""
+    final_learning_rate: float = Field(default=0.001, ge=0)
+    """At the end of the cosine."""
+    schedule_epochs: int = Field(default=50, ge=1)
+    """Length of the cosine in epochs, counted through both stages."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0003, ge=0)
+    gradient_clip: float = Field(default=5.0, gt=0)
+    """Largest L2 norm of a step's gradient."""
+
+
+class AlphaOptions(Options):
+    """Adam on the architecture tables."""
+
+    learning_rate: float = Field(default=0.0003, gt=0)
+    beta1: float = Field(default=0.5, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    weight_decay: float = Field(default=0.001, ge=0)
+    init_scale: float = Field(default=0.001, ge=0)
+    """Standard deviation of the initial values."""
+
+
+class SupernetOptions(Options):
+    """The supernet and how it is trained; the same for every search."""
+
+    channels: int = Field(default=24, ge=2, multiple_of=2)
+    """Initial channels."""
+    cells: int = Field(default=8, ge=4)
+    """Number of cells; from 4 up every kind of cell occurs."""
+    batch_size: int = Field(default=32, ge=2)
+    """Images of a weight batch and of an architecture batch."""
+    attack: SearchAttackOptions = SearchAttackOptions()
+    weights: WeightOptions = WeightOptions()
+    alphas: AlphaOptions = AlphaOptions()
+    augment: AugmentOptions = AugmentOptions()
+
+
+class AdversarialStageOptions(Options):
+    """Stage 1: weights and architecture on the adversarial loss (DSARA, arXiv 2212.14049)."""
+
+    epochs: int = Field(default=20, ge=0)
+    """0 leaves the stage out, as ARNAS (arXiv 2405.05502) does."""
+    order: Order = "second"
+    """`second`: through a virtual weight step; `first`: at the present weights (DARTS)."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    """First epochs that train the weights only."""
+
+
+class MultiobjectiveStageOptions(Options):
+    """Stage 2: the architecture along a combination of natural and adversarial gradients."""
+
+    epochs: int = Field(default=30, ge=0)
+    order: Order = "second"
+    combine: Combine = "min_norm"
+    """`min_norm`: the shortest vector between both gradients (MGDA, arXiv 1810.04650); `sum`;
+    `adversarial` or `natural`: one of them alone."""
+    adversarial_weight: float = Field(default=0.1, ge=0)
+    """Factor of the adversarial loss before the combination. 0.1 is the released ARNAS value and
+    makes the shorter, adversarial gradient decide unless both conflict; 1.0 balances them."""
+
+
+class DeriveOptions(Options):
+    """Which architecture table becomes the genotype."""
+
+    epoch: Annotated[int, Field(ge=0)] | Literal["last"] = "last"
+    """`last`, or the number of epochs of both stages after which the table is taken."""
+
+
+class SearchedNetworkOptions(Options):
+    """How the network of the found genotype is retrained."""
+
+    loss: Literal["pgd", "natural"] = "pgd"
+    """A name of the training losses."""
+    channels: int = Field(default=64, ge=2, multiple_of=2)
+    """Initial channels."""
+    cells: int = Field(default=20, ge=3)
+    """Number of cells."""
+
+
+class SearchOptions(Options):
+    """One search; its name is also the name of its network."""
+
+    space: SpaceOptions = SpaceOptions()
+    adversarial: AdversarialStageOptions = AdversarialStageOptions()
+    multiobjective: MultiobjectiveStageOptions = MultiobjectiveStageOptions()
+    derive: DeriveOptions = DeriveOptions()
+    network: SearchedNetworkOptions = SearchedNetworkOptions()

@@ -1,0 +1,282 @@
+"""The supernet: every operation on every edge, evaluated state by state.
+
+An edge's value is the sum of its seven operations, weighted by the softmax of its row in the
+architecture table (DARTS, arXiv 1806.09055, equation 2). All edges that leave a state see the same
+input, so they share its ReLU, its two pools and their normalisation, and their convolutions run
+together as grouped ones. The weight of an operation is the scale of its last batch normalisation.
+Batch normalisation has no affine parameters of its own in the cells, as in DARTS.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arnas.runtime.seeds import make_generator
+from arnas.spaces.genotype import EDGES, INPUTS, NODES, PRIMITIVES, edge_index
+from arnas.spaces.layout import CellPlan, plan_cells
+from arnas.spaces.network import STEM_MULTIPLIER
+from arnas.spaces.options import SpaceOptions
+from arnas.spaces.primitives import (
+    FactorizedReduce,
+    merge_phases,
+    relu_conv_norm,
+    shift_by_one,
+    split_phases,
+)
+
+COLUMN = {primitive: column for column, primitive in enumerate(PRIMITIVES)}
+SOURCES = INPUTS + NODES - 1
+"""States that edges leave from; the last node feeds the output only."""
+
+
+class ScaledNorm(nn.BatchNorm2d):
+    """Batch normalisation whose scale is handed in; a scale of None is 1."""
+
+    zeros: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False)
+        self.register_buffer("zeros", torch.zeros(channels), persistent=False)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Normalise x of shape (N, C, H, W) and multiply it by `scale` of shape (C,)."""
+        update = self.training and self.track_running_stats
+        running = update or not self.training
+        if update and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(
+            x,
+            self.running_mean if running else None,
+            self.running_var if running else None,
+            scale,
+            None if scale is None else self.zeros,
+            self.training,
+            0.1,
+            self.eps,
+        )
+
+
+def grouped(channels: int, groups: int, kernel: int = 1, stride: int = 1) -> nn.Conv2d:
+    """Return a bias-free convolution of `channels` in and out that keeps or halves the size."""
+    return nn.Conv2d(
+        channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False
+    )
+
+
+class StateEdges(nn.Module):
+    """All edges that leave one state of a cell.
+
+    Channels are ordered by kernel (3x3 before 5x5), then edge, then channel.
+    """
+
+    def __init__(self, channels: int, edges: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.edges, self.stride = channels, edges, stride
+        wide = edges * channels
+        self.max_norm = ScaledNorm(channels)
+        self.average_norm = ScaledNorm(channels)
+        self.separable3 = nn.ModuleList(grouped(wide, wide, 3, s) for s in (stride, 1))
+        self.separable5 = nn.ModuleList(grouped(wide, wide, 5, s) for s in (stride, 1))
+        self.separable_pointwise = nn.ModuleList(grouped(2 * wide, 2 * edges) for _ in range(2))
+        self.separable_norm = nn.ModuleList(ScaledNorm(2 * wide) for _ in range(2))
+        # Plain kernels: they run on the parity phases of the map, see `dilated_depthwise`.
+        self.dilated3, self.dilated5 = grouped(wide, wide, 3), grouped(wide, wide, 5)
+        self.dilated_pointwise = grouped(2 * wide, 2 * edges)
+        self.dilated_norm = ScaledNorm(2 * wide)
+        if stride == 2:
+            half = channels // 2
+            self.skip_even = nn.Conv2d(channels, edges * half, 1, 2, bias=False)
+            self.skip_odd = nn.Conv2d(channels, edges * half, 1, 2, bias=False)
+            self.skip_norm = ScaledNorm(wide)
+
+    def forward(self, state: Tensor, weights: Tensor) -> Tensor:
+        """Return the values of the edges.
+
+        Parameters
+        ----------
+        state
+            Shape (N, C, H, W).
+        weights
+            Shape (edges, 7): the softmax rows of the edges.
+
+        Returns
+        -------
+        Tensor
+            Shape (N, edges * C, H / stride, W / stride).
+        """
+        active = F.relu(state)
+        total = self._separable(active, weights) + self._dilated(active, weights)
+        return total + self._unweighted(state, active, weights)
+
+    def _scale(self, weights: Tensor, *primitives: str) -> Tensor:
+        """Return the weight of each output channel, kernel by kernel and edge by edge."""
+        columns = torch.cat([weights[:, COLUMN[primitive]] for primitive in primitives])
+        return columns.repeat_interleave(self.channels)
+
+    def _separable(self, active: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of both separable convolutions."""
+        x3 = x5 = torch.cat([active] * self.edges, dim=1)
+        scales = (None, self._scale(weights, "sep_conv_3x3", "sep_conv_5x5"))
+        for half, scale in enumerate(scales):
+            x = torch.cat([self.separable3[half](x3), self.separable5[half](x5)], dim=1)
+            x = self.separable_norm[half](self.separable_pointwise[half](x), scale)
+            if scale is None:
+                x = F.relu(x)
+            x3, x5 = x.chunk(2, dim=1)
+        return x3 + x5
+
+    def _dilated(self, active: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of both dilated convolutions."""
+        height, width = active.shape[2:]
+        in_phases = self.stride == 1 and height % 2 == 0 and width % 2 == 0
+        x = split_phases(active) if self.stride == 1 else active[:, :, ::2, ::2]
+        x = torch.cat([x] * self.edges, dim=1)
+        x = torch.cat([self.dilated3(x), self.dilated5(x)], dim=1)
+        if self.stride == 1 and not in_phases:
+            # The zeros that fill up odd sizes must not enter the batch statistics.
+            x = merge_phases(x, height, width)
+        scale = self._scale(weights, "dil_conv_3x3", "dil_conv_5x5")
+        x3, x5 = self.dilated_norm(self.dilated_pointwise(x), scale).chunk(2, dim=1)
+        return merge_phases(x3 + x5, height, width) if in_phases else x3 + x5
+
+    def _unweighted(self, state: Tensor, active: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of both pools and the skip connection."""
+        terms = {
+            "max_pool_3x3": self.max_norm(F.max_pool2d(state, 3, self.stride, 1)),
+            "avg_pool_3x3": self.average_norm(
+                F.avg_pool2d(state, 3, self.stride, 1, count_include_pad=False)
+            ),
+        }
+        if self.stride == 1:
+            terms["skip_connect"] = state
+        columns = weights[:, [COLUMN[primitive] for primitive in terms]]
+        stacked = torch.stack([term.permute(0, 2, 3, 1) for term in terms.values()], dim=3)
+        mixed = (columns @ stacked).flatten(3).permute(0, 3, 1, 2)
+        return mixed if self.stride == 1 else mixed + self._strided_skip(active, weights)
+
+    def _strided_skip(self, active: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted factorised reduction of each edge."""
+        shifted = shift_by_one(active)
+        halves = (self.skip_even(active), self.skip_odd(shifted))
+        by_edge = [half.unflatten(1, (self.edges, -1)) for half in halves]
+        x = torch.cat(by_edge, dim=2).flatten(1, 2)
+        return self.skip_norm(x, self._scale(weights, "skip_connect"))
+
+
+class SupernetCell(nn.Module):
+    """A cell with all 14 edges."""
+
+    def __init__(self, plan: CellPlan, older: int, newer: int) -> None:
+        super().__init__()
+        self.kind, self.channels = plan.kind, plan.channels
+        self.before0 = (
+            FactorizedReduce(older, plan.channels, affine=False)
+            if plan.after_reduction
+            else relu_conv_norm(older, plan.channels, affine=False)
+        )
+        self.before1 = relu_conv_norm(newer, plan.channels, affine=False)
+        self.targets = [range(max(state - INPUTS + 1, 0), NODES) for state in range(SOURCES)]
+        self.rows = [
+            [edge_index(node, state) for node in self.targets[state]] for state in range(SOURCES)
+        ]
+        self.sources = nn.ModuleList(
+            StateEdges(
+                plan.channels,
+                len(self.targets[state]),
+                2 if plan.reduction and state < INPUTS else 1,
+            )
+            for state in range(SOURCES)
+        )
+
+    def forward(self, older: Tensor, newer: Tensor, weights: Tensor) -> Tensor:
+        """Map the outputs of the two cells before to (N, 4 * channels, H, W).
+
+        `weights` has shape (14, 7): the softmax of the kind's architecture table.
+        """
+        nodes: list[Tensor | None] = [None] * NODES
+        states = [self.before0(older), self.before1(newer)]
+        for index, source in enumerate(self.sources):
+            values = source(states[index], weights[self.rows[index]])
+            for node, value in zip(
+                self.targets[index], values.split(self.channels, dim=1), strict=True
+            ):
+                earlier = nodes[node]
+                nodes[node] = value if earlier is None else earlier + value
+            if index >= INPUTS - 1:
+                finished = nodes[index - INPUTS + 1]
+                assert finished is not None
+                states.append(finished)
+        return torch.cat(states[INPUTS:], dim=1)
+
+
+class Supernet(nn.Module):
+    """The over-parameterised network of the search.
+
+    Parameters
+    ----------
+    space
+        Kinds and widths of the stages.
+    num_classes, in_channels
+        Of the data.
+    channels, cells
+        Initial channels and number of cells.
+    alpha_scale
+        Standard deviation of the initial architecture tables.
+    seed
+        Seed of the initial architecture tables.
+
+    Notes
+    -----
+    Counted without the tables, 24 channels and 8 cells have 1,882,930 parameters.
+    """
+
+    def __init__(
+        self,
+        space: SpaceOptions,
+        *,
+        num_classes: int,
+        in_channels: int,
+        channels: int,
+        cells: int,
+        alpha_scale: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        width = STEM_MULTIPLIER * channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        )
+        self.cells = nn.ModuleList()
+        older = newer = width
+        for plan in plan_cells(cells, channels, space):
+            self.cells.append(SupernetCell(plan, older, newer))
+            older, newer = newer, NODES * plan.channels
+        self.classifier = nn.Linear(newer, num_classes)
+        generator = make_generator("alphas", seed)
+        self.alphas = nn.ParameterDict(
+            {
+                kind: nn.Parameter(
+                    alpha_scale * torch.randn(EDGES, len(PRIMITIVES), generator=generator)
+                )
+                for kind in space.searched_kinds()
+            }
+        )
+
+    def weights(self) -> list[nn.Parameter]:
+        """Return the trainable parameters other than the architecture tables."""
+        return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return a copy of the architecture table, (14, 7), of each kind."""
+        return {kind: alpha.detach().clone() for kind, alpha in self.alphas.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels in [0, 1], float of shape (N, in_channels, H, W), to logits (N, classes)."""
+        weights = {kind: alpha.softmax(dim=1) for kind, alpha in self.alphas.items()}
+        # Channels innermost in memory; every layer keeps it.
+        older = newer = self.stem(x).contiguous(memory_format=torch.channels_last)
+        for cell in self.cells:
+            older, newer = newer, cell(older, newer, weights[cell.kind])
+        return self.classifier(newer.mean((2, 3)))
