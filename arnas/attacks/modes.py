@@ -13,12 +13,11 @@ BatchNorm = Literal["eval", "batch"]
 
 
 @contextmanager
-def attacked(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[nn.Module]:
-    """Yield `model` ready to be attacked; afterwards everything is as it was.
+def module_modes(model: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
+    """Put every submodule into evaluation mode; afterwards each has its own mode again.
 
-    Every submodule is put into evaluation mode and every parameter is frozen, so that gradients
-    reach the input only. Modes are restored module by module: a blanket ``train()`` would wake
-    layers that the user had frozen.
+    Modes are restored module by module: a blanket ``train()`` would wake layers that the user had
+    frozen.
 
     Parameters
     ----------
@@ -30,20 +29,32 @@ def attacked(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[nn.Mo
     """
     modes = {module: module.training for module in model.modules()}
     tracked = {m: m.track_running_stats for m in model.modules() if isinstance(m, _BatchNorm)}
-    frozen = {p: p.requires_grad for p in model.parameters()}
     try:
         model.eval()
         if batch_norm == "batch":
             for module in tracked:
                 module.training = True
                 module.track_running_stats = False
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        yield model
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode
         for module, track in tracked.items():
             module.track_running_stats = track
+
+
+@contextmanager
+def attacked(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[nn.Module]:
+    """Yield `model` ready to be attacked; afterwards everything is as it was.
+
+    Besides `module_modes`, every parameter is frozen, so that gradients reach the input only.
+    """
+    frozen = {p: p.requires_grad for p in model.parameters()}
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        with module_modes(model, batch_norm):
+            yield model
+    finally:
         for parameter, requires_grad in frozen.items():
             parameter.requires_grad_(requires_grad)

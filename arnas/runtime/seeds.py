@@ -8,7 +8,8 @@ cannot shift anybody's numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -46,3 +47,14 @@ def per_image_uniform(parts: Iterable[object], indices: Tensor, shape: torch.Siz
     purpose = tuple(parts)
     draws = [torch.rand(shape, generator=make_generator(*purpose, int(i))) for i in indices]
     return torch.stack(draws) if draws else torch.empty((0, *shape))
+
+
+@contextmanager
+def seeded(*parts: object) -> Iterator[None]:
+    """Seed PyTorch's global generators inside the block and restore them afterwards.
+
+    For code that draws from them without a choice, such as the initialisation of layers.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(*parts))
+        yield

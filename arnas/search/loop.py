@@ -1,0 +1,297 @@
+"""The loop of both search stages: adversarial examples, architecture step, weight step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from arnas.attacks.gradient import pgd
+from arnas.attacks.threat import Threat, parse_amount
+from arnas.data.batches import Batch, augment, epoch_batches
+from arnas.data.splits import LabelledImages, to_pixels
+from arnas.runtime.progress import Report
+from arnas.runtime.seeds import make_generator
+from arnas.search.derive import collapsed, count_skips, derive_genotype
+from arnas.search.gradients import ArchitectureGradient, architecture_gradients
+from arnas.search.min_norm import min_norm
+from arnas.search.options import Combine, Order, SupernetOptions
+from arnas.search.state import SearchState
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What sets one stage of the search apart from the other."""
+
+    name: str
+    epochs: int
+    order: Order
+    combine: Combine
+    adversarial_weight: float = 1.0
+    warmup_epochs: int = 0
+
+
+class SearchData(NamedTuple):
+    """What a search reads, on its device."""
+
+    train: LabelledImages
+    """Weight batches."""
+    validation: LabelledImages
+    """Architecture batches; disjoint from `train`."""
+    scale: int
+    """The stored value that means 1.0."""
+
+
+class Direction(NamedTuple):
+    """What the architecture tables follow in one step."""
+
+    gradient: Tensor
+    gamma: float
+    """Share of the natural gradient; NaN where nothing is shared."""
+
+
+class Combination(NamedTuple):
+    """A registry entry."""
+
+    objectives: tuple[str, ...]
+    """The validation losses it needs."""
+    combine: Callable[..., Direction]
+    """Called with the objectives' gradients in that order, the adversarial one weighted."""
+
+
+COMBINATIONS: dict[str, Combination] = {
+    "min_norm": Combination(("natural", "adversarial"), lambda *g: Direction(*min_norm(*g))),
+    "sum": Combination(("natural", "adversarial"), lambda *g: Direction(g[0] + g[1], math.nan)),
+    "adversarial": Combination(("adversarial",), lambda g: Direction(g, math.nan)),
+    "natural": Combination(("natural",), lambda g: Direction(g, math.nan)),
+}
+"""How the gradients of stage 2 become one: MGDA (arXiv 1810.04650, as in arXiv 2405.05502) and the
+ablations of that paper's released code."""
+
+
+def cosine_rate(epoch: int, options: SupernetOptions) -> float:
+    """Return the weights' learning rate in `epoch` (from 0), a half cosine over the schedule."""
+    weights = options.weights
+    share = min(epoch / weights.schedule_epochs, 1.0)
+    span = weights.learning_rate - weights.final_learning_rate
+    return weights.final_learning_rate + 0.5 * span * (1 + math.cos(math.pi * share))
+
+
+def run_stage(
+    state: SearchState,
+    plan: StagePlan,
+    data: SearchData,
+    options: SupernetOptions,
+    threat: Threat,
+    seed: int,
+    report: Report,
+) -> list[dict[str, Any]]:
+    """Run the epochs of one stage and return one row of figures for each.
+
+    Parameters
+    ----------
+    state
+        Continued in place: weights, tables, optimisers, trajectory and gammas.
+    plan
+        The stage.
+    data
+        Weight and architecture images.
+    options
+        The supernet's settings.
+    threat
+        Norm and budget of the attacks.
+    seed
+        The replicate's seed.
+    report
+        Called after every epoch.
+    """
+    history = []
+    for number in range(plan.epochs):
+        row = _run_epoch(state, plan, data, options, threat, seed, number < plan.warmup_epochs)
+        history.append(row)
+        report(number + 1, plan.epochs, _headline(row))
+    return history
+
+
+def _headline(row: dict[str, Any]) -> str:
+    """Return an epoch's figures in words."""
+    skips = "+".join(str(count) for kind, count in row["skips"].items() if kind != "reduction")
+    text = f"adversarial loss {row['train_loss']:.3f}, skips {skips}"
+    if row["gamma"] is not None:
+        text += f", gamma {row['gamma']:.2f}"
+    if row["collapsed"]:
+        text += f", WARNING: {' and '.join(row['collapsed'])} cell collapses to skip connections"
+    return text
+
+
+def _run_epoch(
+    state: SearchState,
+    plan: StagePlan,
+    data: SearchData,
+    options: SupernetOptions,
+    threat: Threat,
+    seed: int,
+    warmup: bool,
+) -> dict[str, Any]:
+    """Run one epoch and return its figures."""
+    epoch = state.epochs
+    rate = cosine_rate(epoch, options)
+    for group in state.weight_optimiser.param_groups:
+        group["lr"] = rate
+    state.supernet.train()
+    parts = ("search", seed, epoch)
+    figures: dict[str, list[float]] = {}
+    batches = epoch_batches(
+        data.train, data.scale, options.batch_size, options.augment, (*parts, "order")
+    )
+    for step, batch in enumerate(batches):
+        purpose = (*parts, step)
+        train = _attack(state, batch, options, threat, (*purpose, "train"))
+        measured: dict[str, float] = {}
+        if not warmup:
+            measured = _architecture_step(state, plan, data, options, threat, train, purpose)
+            state.gammas.append(measured["gamma"])
+        measured["train_loss"], measured["train_accuracy"] = _weight_step(state, train, options)
+        for name, value in measured.items():
+            figures.setdefault(name, []).append(value)
+    tables = {kind: table.cpu() for kind, table in state.supernet.tables().items()}
+    state.trajectory.append(tables)
+    return _summarise(plan, epoch, rate, figures, tables)
+
+
+def _summarise(
+    plan: StagePlan,
+    epoch: int,
+    rate: float,
+    figures: dict[str, list[float]],
+    tables: dict[str, Tensor],
+) -> dict[str, Any]:
+    """Return an epoch's row: means over its steps and what the tables look like now."""
+    genotype = derive_genotype(tables, "an epoch of a search")
+    names = ("train_loss", "train_accuracy", "natural_loss", "adversarial_loss", "gamma", "cosine")
+    entropy = {
+        kind: float(-(table.softmax(1) * table.log_softmax(1)).sum(1).mean())
+        for kind, table in tables.items()
+    }
+    return {
+        "stage": plan.name,
+        "epoch": epoch + 1,
+        "learning_rate": rate,
+        **{name: _mean(figures.get(name, [])) for name in names},
+        "skips": count_skips(genotype),
+        "entropy": entropy,
+        "collapsed": collapsed(genotype),
+        "genotype": genotype.to_json()["cells"],
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    """Return the mean of the numbers that are not NaN, None if there are none."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _attack(
+    state: SearchState,
+    batch: Batch,
+    options: SupernetOptions,
+    threat: Threat,
+    purpose: tuple[object, ...],
+) -> Batch:
+    """Return the batch's adversarial examples for the present supernet."""
+    attack = options.attack
+    x = pgd(
+        state.supernet,
+        batch.x,
+        batch.y,
+        threat,
+        steps=attack.steps,
+        step_size=parse_amount(attack.step_size),
+        generator=make_generator(*purpose),
+        keep="last",
+        batch_norm=attack.batch_norm,
+        clip=attack.clip,
+    )
+    return Batch(x, batch.y)
+
+
+def _validation_batch(
+    data: SearchData, options: SupernetOptions, purpose: tuple[object, ...]
+) -> Batch:
+    """Return a fresh random batch of architecture images."""
+    generator = make_generator(*purpose, "validation batch")
+    order = torch.randperm(len(data.validation.labels), generator=generator)
+    index = order[: options.batch_size].to(data.validation.labels.device)
+    images = augment(data.validation.images[index], options.augment, generator)
+    return Batch(to_pixels(images, data.scale), data.validation.labels[index])
+
+
+def _architecture_step(
+    state: SearchState,
+    plan: StagePlan,
+    data: SearchData,
+    options: SupernetOptions,
+    threat: Threat,
+    train: Batch,
+    purpose: tuple[object, ...],
+) -> dict[str, float]:
+    """Move the tables one Adam step and return the step's figures."""
+    combination = COMBINATIONS[plan.combine]
+    natural = _validation_batch(data, options, purpose)
+    validation = {}
+    for objective in combination.objectives:
+        validation[objective] = (
+            natural
+            if objective == "natural"
+            else _attack(state, natural, options, threat, (*purpose, "validation"))
+        )
+    found = architecture_gradients(
+        state.supernet, state.weight_optimiser, train, validation, plan.order
+    )
+    gradients = {name: item.gradient for name, item in found.items()}
+    if "adversarial" in gradients:
+        gradients["adversarial"] = plan.adversarial_weight * gradients["adversarial"]
+    direction = combination.combine(*(gradients[name] for name in combination.objectives))
+    _follow(state, direction.gradient)
+    return {"gamma": direction.gamma, **_measure(found)}
+
+
+def _follow(state: SearchState, gradient: Tensor) -> None:
+    """Hand the joined gradient to Adam and step."""
+    offset = 0
+    for alpha in state.supernet.alphas.values():
+        alpha.grad = gradient[offset : offset + alpha.numel()].view_as(alpha).clone()
+        offset += alpha.numel()
+    state.alpha_optimiser.step()
+    state.alpha_optimiser.zero_grad()
+
+
+def _measure(found: dict[str, ArchitectureGradient]) -> dict[str, float]:
+    """Return the losses and, with two of them, the cosine of their gradients."""
+    measured = {f"{name}_loss": item.loss for name, item in found.items()}
+    if len(found) == 2:
+        first, second = (item.gradient for item in found.values())
+        measured["cosine"] = float(F.cosine_similarity(first, second, dim=0))
+    return measured
+
+
+def _weight_step(
+    state: SearchState, train: Batch, options: SupernetOptions
+) -> tuple[float, float]:
+    """Move the weights one SGD step on adversarial examples; return loss and accuracy (percent)."""
+    logits = state.supernet(train.x)
+    loss = F.cross_entropy(logits, train.y)
+    weights = state.supernet.weights()
+    gradients = torch.autograd.grad(loss, weights)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    torch.nn.utils.clip_grad_norm_(weights, options.weights.gradient_clip)
+    state.weight_optimiser.step()
+    state.weight_optimiser.zero_grad()
+    correct = (logits.detach().argmax(1) == train.y).float().mean()
+    return float(loss.detach()), 100 * float(correct)

@@ -1,0 +1,140 @@
+"""All that a search carries from one step to the next, and its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import load_tensors, save_tensors
+from arnas.runtime.seeds import seeded
+from arnas.search.options import SupernetOptions
+from arnas.search.supernet import Supernet
+from arnas.spaces.options import SpaceOptions
+
+
+@dataclass
+class SearchState:
+    """A search in progress."""
+
+    supernet: Supernet
+    weight_optimiser: torch.optim.SGD
+    alpha_optimiser: torch.optim.Adam
+    trajectory: list[dict[str, Tensor]] = field(default_factory=list)
+    """The tables before the first epoch and after each one."""
+    gammas: list[float] = field(default_factory=list)
+    """Share of the natural gradient in every step that combined two; NaN in all others."""
+
+    @property
+    def epochs(self) -> int:
+        """Return the number of epochs done, both stages together."""
+        return len(self.trajectory) - 1
+
+
+def new_state(
+    options: SupernetOptions,
+    space: SpaceOptions,
+    *,
+    num_classes: int,
+    in_channels: int,
+    seed: int,
+    device: torch.device,
+) -> SearchState:
+    """Return the state before the first step; weights and tables depend on `seed` only."""
+    with seeded("search", "weights", seed):
+        supernet = Supernet(
+            space,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            channels=options.channels,
+            cells=options.cells,
+            alpha_scale=options.alphas.init_scale,
+            seed=seed,
+        )
+    supernet.to(device)
+    weights, alphas = options.weights, options.alphas
+    state = SearchState(
+        supernet,
+        torch.optim.SGD(
+            supernet.weights(),
+            lr=weights.learning_rate,
+            momentum=weights.momentum,
+            weight_decay=weights.weight_decay,
+        ),
+        torch.optim.Adam(
+            list(supernet.alphas.values()),
+            lr=alphas.learning_rate,
+            betas=(alphas.beta1, alphas.beta2),
+            weight_decay=alphas.weight_decay,
+        ),
+    )
+    state.trajectory.append(supernet.tables())
+    return state
+
+
+def save_state(path: Path, state: SearchState, description: dict[str, Any]) -> None:
+    """Write everything of `state` to a safetensors file."""
+    names = {parameter: name for name, parameter in state.supernet.named_parameters()}
+    tensors = {f"supernet.{name}": value for name, value in state.supernet.state_dict().items()}
+    for prefix, optimiser in _optimisers(state).items():
+        for parameter, values in optimiser.state.items():
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{prefix}.{key}.{names[parameter]}"] = value
+    for kind in state.trajectory[0]:
+        tensors[f"trajectory.{kind}"] = torch.stack([tables[kind] for tables in state.trajectory])
+    tensors["gammas"] = torch.tensor(state.gammas, dtype=torch.float64)
+    save_tensors(path, tensors, {"epochs": state.epochs, **description})
+
+
+def _optimisers(state: SearchState) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimisers by the prefix of their tensors."""
+    return {"sgd": state.weight_optimiser, "adam": state.alpha_optimiser}
+
+
+def load_state(path: Path, state: SearchState) -> None:
+    """Fill a fresh `state` from a file written by `save_state`.
+
+    Raises
+    ------
+    UserError
+        When the file is damaged or belongs to another supernet.
+    """
+    tensors, _ = load_tensors(path)
+    own = {k.removeprefix("supernet."): v for k, v in tensors.items() if k.startswith("supernet.")}
+    try:
+        state.supernet.load_state_dict(own)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} belongs to another supernet ({str(error).splitlines()[-1].strip()}): rerun "
+            "`python -m arnas search_adversarial`."
+        ) from None
+    for prefix, optimiser in _optimisers(state).items():
+        for name, parameter in state.supernet.named_parameters():
+            values = {
+                key.split(".", 2)[1]: value.to(parameter.device if value.ndim else "cpu")
+                for key, value in tensors.items()
+                if key.startswith(f"{prefix}.") and key.split(".", 2)[2] == name
+            }
+            if values:
+                optimiser.state[parameter] = values
+    state.trajectory = load_trajectory(path)
+    state.gammas = tensors["gammas"].tolist()
+
+
+def load_trajectory(path: Path) -> list[dict[str, Tensor]]:
+    """Return the architecture tables before the first epoch and after each one."""
+    tensors, _ = load_tensors(path)
+    stacked = {
+        key.removeprefix("trajectory."): value
+        for key, value in tensors.items()
+        if key.startswith("trajectory.")
+    }
+    if not stacked:
+        raise UserError(f"{path} holds no architecture tables: rerun the search.")
+    length = len(next(iter(stacked.values())))
+    return [{kind: value[i] for kind, value in stacked.items()} for i in range(length)]
