@@ -1,0 +1,1 @@
+"""Training: one loop for all losses, adversarial or natural."""

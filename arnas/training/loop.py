@@ -1,0 +1,203 @@
+"""The training loop, the same for every model and loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from arnas.attacks.gradient import pgd
+from arnas.attacks.modes import attacked
+from arnas.attacks.threat import Threat
+from arnas.data.batches import batches_per_epoch, epoch_batches
+from arnas.data.splits import LabelledImages, to_pixels
+from arnas.runtime.progress import Report
+from arnas.runtime.seeds import make_generator
+from arnas.training.losses import LOSSES, LossEntry
+from arnas.training.options import RetrainOptions, SelectionOptions
+
+
+class TrainingData(NamedTuple):
+    """What training reads, on its device."""
+
+    train: LabelledImages
+    selection: LabelledImages
+    """Picks the checkpoint and nothing else."""
+    scale: int
+    """The stored value that means 1.0."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights after an epoch, with what was measured on the selection images."""
+
+    epoch: int
+    """Epochs done, from 1."""
+    weights: dict[str, Tensor]
+    """A copy of the model's state dict."""
+    selection_clean: float
+    """Accuracy in percent."""
+    selection_robust: float
+    """Accuracy under PGD in percent."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training leaves."""
+
+    last: Checkpoint
+    selected: Checkpoint
+    """The best on the selection images; of equals the later one."""
+    history: list[dict[str, Any]]
+    """One row an epoch."""
+
+
+def learning_rate(step: int, steps_per_epoch: int, options: RetrainOptions) -> float:
+    """Return the learning rate of a step, counted from 0 through all epochs."""
+    epoch = step / steps_per_epoch
+    rate = options.learning_rate
+    if options.schedule == "multistep":
+        rate *= 0.1 ** sum(int(epoch) >= milestone for milestone in options.milestones)
+    else:
+        rate *= 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
+    if epoch < options.warmup_epochs:
+        rate *= (step + 1) / (steps_per_epoch * options.warmup_epochs + 1)
+    return rate
+
+
+def train(
+    model: nn.Module,
+    loss_name: str,
+    data: TrainingData,
+    options: RetrainOptions,
+    threat: Threat,
+    seed_parts: tuple[object, ...],
+    report: Report,
+) -> TrainingResult:
+    """Train `model` in place and keep its last and its selected checkpoint.
+
+    Parameters
+    ----------
+    model
+        Pixels in [0, 1] to logits, on the data's device.
+    loss_name
+        A name of `arnas.training.losses.LOSSES`.
+    data
+        Training and selection images.
+    options
+        The recipe.
+    threat
+        Norm and budget of training and of the selection attack.
+    seed_parts
+        What the run's random numbers are for.
+    report
+        Called after every epoch.
+    """
+    entry = LOSSES[loss_name]
+    optimiser = torch.optim.SGD(
+        model.parameters(),
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    history: list[dict[str, Any]] = []
+    selected: Checkpoint | None = None
+    last: Checkpoint | None = None
+    for epoch in range(options.epochs):
+        row = _train_epoch(model, entry, optimiser, data, options, threat, epoch, seed_parts)
+        clean, robust = selection_accuracy(model, data, options.selection, threat, seed_parts)
+        row = {"epoch": epoch + 1, **row, "selection_clean": clean, "selection_robust": robust}
+        history.append(row)
+        weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        last = Checkpoint(epoch + 1, weights, clean, robust)
+        if selected is None or _score(last, entry) >= _score(selected, entry):
+            selected = last
+        text = f"loss {row['train_loss']:.3f}, selection clean {clean:.1f} robust {robust:.1f}"
+        report(epoch + 1, options.epochs, text)
+    assert last is not None and selected is not None
+    return TrainingResult(last, selected, history)
+
+
+def _score(checkpoint: Checkpoint, entry: LossEntry) -> tuple[float, float]:
+    """Return what checkpoints are compared by: the loss's own accuracy, then the other one."""
+    pair = (checkpoint.selection_robust, checkpoint.selection_clean)
+    return pair if entry.selects == "robust" else pair[::-1]
+
+
+def _train_epoch(
+    model: nn.Module,
+    entry: LossEntry,
+    optimiser: torch.optim.SGD,
+    data: TrainingData,
+    options: RetrainOptions,
+    threat: Threat,
+    epoch: int,
+    seed_parts: tuple[object, ...],
+) -> dict[str, float]:
+    """Run one epoch and return its mean loss and accuracy (percent) on the images trained on."""
+    model.train()
+    steps = batches_per_epoch(len(data.train.labels), options.batch_size)
+    parts = (*seed_parts, epoch)
+    losses, correct, seen = 0.0, 0, 0
+    batches = epoch_batches(
+        data.train, data.scale, options.batch_size, options.augment, (*parts, "order")
+    )
+    for step, batch in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(epoch * steps + step, steps, options)
+        if options.clean_forward:
+            with torch.no_grad():
+                model(batch.x)
+        generator = make_generator(*parts, step, "attack")
+        value = entry.loss(model, batch, threat, options.attack, generator)
+        optimiser.zero_grad()
+        value.loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
+        optimiser.step()
+        losses += float(value.loss.detach()) * len(batch.y)
+        correct += int((value.logits.argmax(1) == batch.y).sum())
+        seen += len(batch.y)
+    rate = optimiser.param_groups[0]["lr"]
+    return {
+        "learning_rate": rate,
+        "train_loss": losses / seen,
+        "train_accuracy": 100 * correct / seen,
+    }
+
+
+def selection_accuracy(
+    model: nn.Module,
+    data: TrainingData,
+    options: SelectionOptions,
+    threat: Threat,
+    seed_parts: tuple[object, ...],
+) -> tuple[float, float]:
+    """Return clean and PGD accuracy in percent on the selection images.
+
+    The random starts are the same after every epoch, so that checkpoints are compared on equal
+    terms.
+    """
+    count = len(data.selection.labels)
+    clean = robust = 0
+    generator = make_generator(*seed_parts, "selection")
+    for start in range(0, count, options.batch_size):
+        images, y = (part[start : start + options.batch_size] for part in data.selection)
+        x = to_pixels(images, data.scale)
+        x_adv = pgd(
+            model,
+            x,
+            y,
+            threat,
+            steps=options.steps,
+            step_size=threat.epsilon / 4,
+            generator=generator,
+            keep="last",
+        )
+        with attacked(model), torch.no_grad():
+            right = model(x).argmax(1) == y
+            clean += int(right.sum())
+            robust += int((right & (model(x_adv).argmax(1) == y)).sum())
+    return 100 * clean / count, 100 * robust / count

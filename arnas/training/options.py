@@ -1,0 +1,69 @@
+"""Settings of training: one block `retrain.<dataset>` for each dataset."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from arnas.attacks.threat import Amount
+from arnas.data.options import AugmentOptions
+from arnas.runtime.options import Options
+
+
+class TrainingAttackOptions(Options):
+    """The PGD attack that makes the training examples."""
+
+    steps: int = Field(default=7, ge=0)
+    """Gradient steps."""
+    step_size: Amount = "0.01"
+    """Length of a step in input units."""
+    start: Literal["normal", "uniform"] = "normal"
+    """`normal`: the image plus noise of standard deviation `start_scale`, as AdvRush and ARNAS;
+    `uniform`: anywhere in the ball."""
+    start_scale: float = Field(default=0.001, ge=0)
+    """Standard deviation of the normal start in input units."""
+    batch_norm: Literal["eval", "batch"] = "eval"
+    """Statistics that batch normalisation uses while attacking: running ones or the batch's."""
+
+
+class SelectionOptions(Options):
+    """How the selected checkpoint is chosen on the selection images, after every epoch."""
+
+    steps: int = Field(default=10, ge=1)
+    """PGD steps of step size epsilon / 4 from a uniform start."""
+    batch_size: int = Field(default=256, ge=1)
+
+
+class RetrainOptions(Options):
+    """The recipe of training; the defaults are those of ARNAS (arXiv 2405.05502) on CIFAR-10."""
+
+    epochs: int = Field(default=110, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=0.1, gt=0)
+    """Largest learning rate of SGD."""
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    """`multistep`: a tenth at each milestone; `cosine`: half a cosine to zero, step by step."""
+    milestones: list[int] = [99, 104]
+    """Epochs (from 0) at which multistep drops the learning rate; empty for cosine."""
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    """Length of a linear rise of the learning rate at the start, in epochs."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0001, ge=0)
+    gradient_clip: float = Field(default=5.0, gt=0)
+    """Largest L2 norm of a step's gradient."""
+    clean_forward: bool = False
+    """Also send each clean batch through in training mode, so that the running statistics mix
+    clean and adversarial batches; the released code does."""
+    attack: TrainingAttackOptions = TrainingAttackOptions()
+    selection: SelectionOptions = SelectionOptions()
+    augment: AugmentOptions = AugmentOptions()
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> RetrainOptions:
+        """Refuse milestones that the schedule would never use."""
+        if self.schedule == "cosine" and self.milestones:
+            raise ValueError("schedule cosine has no milestones: write milestones: []")
+        if self.milestones != sorted(set(self.milestones)) or min(self.milestones, default=1) < 1:
+            raise ValueError("milestones must rise and start at 1 or later")
+        return self
