@@ -8,6 +8,7 @@ from pydantic import Field
 
 from arnas.attacks.threat import Amount
 from arnas.data.options import AugmentOptions
+from arnas.models.options import LossName
 from arnas.runtime.options import Options
 from arnas.spaces.options import SpaceOptions
 
@@ -103,7 +104,7 @@ class DeriveOptions(Options):
 class SearchedNetworkOptions(Options):
     """How the network of the found genotype is retrained."""
 
-    loss: Literal["pgd", "natural"] = "pgd"
+    loss: LossName = "pgd"
     """A name of the training losses."""
     channels: int = Field(default=64, ge=2, multiple_of=2)
     """Initial channels."""

@@ -137,4 +137,4 @@ def load_trajectory(path: Path) -> list[dict[str, Tensor]]:
     if not stacked:
         raise UserError(f"{path} holds no architecture tables: rerun the search.")
     length = len(next(iter(stacked.values())))
-    return [{kind: value[i] for kind, value in stacked.items()} for i in range(length)]
+    return [{kind: stacked[kind][i] for kind in sorted(stacked)} for i in range(length)]

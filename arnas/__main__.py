@@ -1,0 +1,5 @@
+"""`python -m arnas`."""
+
+from arnas.cli import main
+
+main()

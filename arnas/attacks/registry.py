@@ -1,0 +1,77 @@
+"""Attacks by name, as tables quote them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from arnas.attacks.gradient import fgsm, pgd, random_perturbation
+from arnas.attacks.standard import autoattack
+from arnas.attacks.threat import Threat
+
+Run = Callable[[nn.Module, Tensor, Tensor, Threat, Tensor], Tensor]
+"""``(model, x, y, threat, unit) -> x_adv``; `unit` holds numbers uniform in [0, 1] of x's shape,
+drawn for each image by itself."""
+
+
+@dataclass(frozen=True)
+class AttackEntry:
+    """A registry entry."""
+
+    run: Run
+    settings: str
+    """What defines the attack besides its name."""
+    citation: str
+    limited: bool = False
+    """Whether it runs on the first `whitebox.autoattack_images` images only."""
+
+
+def _fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
+    return fgsm(model, x, y, threat)
+
+
+def _autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
+    return autoattack(model, x, y, threat)
+
+
+def _pgd(steps: int) -> AttackEntry:
+    """Return PGD with the step of a quarter epsilon that 2/255 is at 8/255 (arXiv 2405.05502)."""
+
+    def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
+        return pgd(
+            model,
+            x,
+            y,
+            threat,
+            steps=steps,
+            step_size=threat.epsilon / 4,
+            start=random_perturbation(unit, threat),
+            keep="best",
+            stop_when_broken=True,
+        )
+
+    return AttackEntry(
+        run,
+        f"{steps} steps of epsilon/4 on the cross-entropy, one uniform start, best iterate",
+        "Madry et al., ICLR 2018, arXiv 1706.06083",
+    )
+
+
+ATTACKS: dict[str, AttackEntry] = {
+    "fgsm": AttackEntry(
+        _fgsm,
+        "one step of epsilon, no random start, kept where it raises the loss",
+        "Goodfellow et al., ICLR 2015, arXiv 1412.6572",
+    ),
+    "pgd20": _pgd(20),
+    "pgd100": _pgd(100),
+    "autoattack": AttackEntry(
+        _autoattack,
+        "standard: APGD-CE, targeted APGD, targeted FAB, Square",
+        "Croce and Hein, ICML 2020, arXiv 2003.01690",
+        limited=True,
+    ),
+}
+"""Name to attack; the names are also the values that `whitebox.attacks` allows."""

@@ -1,0 +1,169 @@
+"""The command line: one command per stage, and commands to read settings and results.
+
+The heavy imports happen inside the commands, so that `--help` and `params` answer at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arnas.runtime.errors import UserError
+
+PRESETS = Path("workflow/presets")
+
+app = typer.Typer(
+    name="arnas",
+    help="Search, train and judge neural networks that are accurate and robust. Settings come from "
+    "params.yaml, or the file that ARNAS_PARAMS names; ARNAS_DEVICE and ARNAS_THREADS choose where "
+    "it runs. `snakemake --cores all` or `dvc repro` run all stages.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+params_app = typer.Typer(help="Look at the settings or change to a preset.", no_args_is_help=True)
+app.add_typer(params_app, name="params")
+
+Dataset = Annotated[str, typer.Option(help="A name of the settings' `data`.")]
+Search = Annotated[str, typer.Option(help="A name of the settings' `searches`.")]
+Network = Annotated[str, typer.Option(help="A name of `networks`, or of a search.")]
+Seed = Annotated[str, typer.Option(help="The replicate, a whole number from 0 up.")]
+ParamsFile = Annotated[Path | None, typer.Option("--params", help="The settings file.")]
+
+
+@app.command()
+def data(dataset: Dataset) -> None:
+    """Prepare a dataset: images, labels and the four parts."""
+    from arnas.stages.data import run
+    from arnas.stages.run import run_command
+
+    run_command("data", {"dataset": dataset}, run)
+
+
+@app.command(name="search_adversarial")
+def search_adversarial(search: Search, seed: Seed) -> None:
+    """Search, stage 1: weights and architecture on the adversarial loss."""
+    from arnas.stages.run import run_command
+    from arnas.stages.search import run_adversarial
+
+    run_command("search_adversarial", {"search": search, "seed": seed}, run_adversarial)
+
+
+@app.command(name="search_multiobjective")
+def search_multiobjective(search: Search, seed: Seed) -> None:
+    """Search, stage 2: architecture along both the natural and the adversarial loss."""
+    from arnas.stages.run import run_command
+    from arnas.stages.search import run_multiobjective
+
+    run_command("search_multiobjective", {"search": search, "seed": seed}, run_multiobjective)
+
+
+@app.command()
+def derive(search: Search, seed: Seed) -> None:
+    """Derive the genotype of a search, and draw its cells."""
+    from arnas.stages.derive import run
+    from arnas.stages.run import run_command
+
+    run_command("derive", {"search": search, "seed": seed}, run)
+
+
+@app.command()
+def retrain(dataset: Dataset, network: Network, seed: Seed) -> None:
+    """Train a network from scratch, adversarially unless its loss is natural."""
+    from arnas.stages.retrain import run
+    from arnas.stages.run import run_command
+
+    run_command("retrain", {"dataset": dataset, "network": network, "seed": seed}, run)
+
+
+@app.command()
+def whitebox(dataset: Dataset, network: Network, seed: Seed) -> None:
+    """Attack a trained network with full knowledge of it."""
+    from arnas.stages.run import run_command
+    from arnas.stages.whitebox import run
+
+    run_command("whitebox", {"dataset": dataset, "network": network, "seed": seed}, run)
+
+
+@app.command()
+def tables() -> None:
+    """Write the result tables of the run."""
+    from arnas.stages.run import run_command
+    from arnas.stages.tables import run
+
+    run_command("tables", {}, run)
+
+
+@app.command()
+def results(params: ParamsFile = None) -> None:
+    """Print the accuracies of the run and where its tables are."""
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from arnas.config.load import load_params
+    from arnas.reporting.tables import overview
+
+    folder = Path("results/tables") / load_params(params).name
+    path = folder / "whitebox.csv"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run `snakemake --cores all` first.")
+    shown = overview(pd.read_csv(path, dtype={"epsilon": str}))
+    table = Table(title="Accuracy in percent with 95 % interval, selected checkpoints")
+    for column in shown.columns:
+        table.add_column(str(column), overflow="fold")
+    for values in shown.itertuples(index=False):
+        table.add_row(*(str(value) for value in values))
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    typer.echo(f"Tables: {folder}/ ({', '.join(sorted(p.name for p in folder.iterdir()))})")
+
+
+@params_app.command()
+def use(name: Annotated[str, typer.Argument(help="A preset's name.")]) -> None:
+    """Make a preset the settings: copy workflow/presets/NAME.yaml to params.yaml."""
+    from arnas.config.load import DEFAULT_PATH, load_params
+    from arnas.runtime.files import write_bytes
+
+    known = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+    if name not in known:
+        raise UserError(f"there is no preset '{name}': allowed are {', '.join(known)}.")
+    load_params(known[name])
+    presets = {path.read_bytes() for path in known.values()}
+    if DEFAULT_PATH.exists() and DEFAULT_PATH.read_bytes() not in presets:
+        kept = DEFAULT_PATH.with_suffix(".previous.yaml")
+        shutil.copyfile(DEFAULT_PATH, kept)
+        typer.echo(f"Your settings were kept as {kept}.")
+    write_bytes(DEFAULT_PATH, known[name].read_bytes())
+    typer.echo(f"{DEFAULT_PATH} is now {known[name]}.")
+
+
+@params_app.command()
+def show(params: ParamsFile = None) -> None:
+    """Check the settings and print them with every default filled in."""
+    import yaml
+
+    from arnas.config.load import load_params
+
+    content = load_params(params).model_dump(mode="json")
+    typer.echo(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100), nl=False)
+
+
+@params_app.command()
+def schema() -> None:
+    """Print the JSON schema of the settings."""
+    from arnas.config.schema import schema_text
+
+    typer.echo(schema_text(), nl=False)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

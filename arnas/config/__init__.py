@@ -1,0 +1,1 @@
+"""Settings: the options of all rooms assembled, read, checked and described."""

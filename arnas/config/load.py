@@ -1,0 +1,148 @@
+"""Reading settings files and saying in one sentence what is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from arnas.config.params import Params
+from arnas.runtime.errors import UserError
+
+DEFAULT_PATH = Path("params.yaml")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without repeated keys, of which PyYAML would silently keep the last."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """Build a mapping, refusing a key that stands twice."""
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            mark = key_node.start_mark
+            raise UserError(
+                f"{mark.name}, line {mark.line + 1}: '{key}' stands twice in one block; keep one."
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def params_path() -> Path:
+    """Return the settings file: ``ARNAS_PARAMS``, by default ``params.yaml``."""
+    return Path(os.environ.get("ARNAS_PARAMS") or DEFAULT_PATH)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML or JSON file; a missing or unreadable one is a `UserError`."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return yaml.load(stream, Loader=_StrictLoader)
+    except FileNotFoundError:
+        raise UserError(
+            f"the settings file {path} is missing: run from the project's folder, or name another "
+            "file in ARNAS_PARAMS."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{path} is not readable YAML: {line}") from None
+
+
+def load_params(path: Path | None = None) -> Params:
+    """Read and check the settings.
+
+    Raises
+    ------
+    UserError
+        With the field's path, the value found and what is allowed.
+    """
+    path = path or params_path()
+    return check_params(read_yaml(path), str(path))
+
+
+def check_params(raw: Any, source: str) -> Params:
+    """Build `Params` from parsed YAML; `source` names it in errors."""
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{source} holds {type(raw).__name__}, needed is a block of settings.")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{source}: {describe_errors(error, raw)}") from None
+
+
+def describe_errors(error: ValidationError, raw: Any) -> str:
+    """Return one sentence for the first of the validation's errors, and how many follow."""
+    problems = error.errors()
+    text = _describe(problems[0], raw).rstrip(".")
+    more = len(problems) - 1
+    return text + (f" (and {more} more)." if more else ".")
+
+
+def _describe(problem: Any, raw: Any) -> str:
+    """Return the sentence of one error."""
+    path, siblings = _locate(problem["loc"], raw)
+    kind, message = problem["type"], problem["msg"]
+    if kind == "extra_forbidden":
+        allowed = _allowed_keys(problem["loc"])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{path} is not a setting; allowed here are {', '.join(allowed)}{hint}"
+    if kind == "missing":
+        return f"{path} is missing: add it beside {', '.join(siblings) or 'the others'}"
+    if kind == "union_tag_not_found":
+        return f"{path}.source is missing: allowed are {problem['ctx']['discriminator']}"
+    if kind == "value_error":
+        inner = str(problem["ctx"]["error"])
+        return f"{path}: {inner}" if path else inner
+    value = problem["input"]
+    text = f"{path} is {value!r}: {message[0].lower()}{message[1:]}"
+    if isinstance(value, str) and _is_number(value):
+        text += f" (YAML reads {value} as text: write {float(value):.10g})"
+    return text
+
+
+def _is_number(text: str) -> bool:
+    """Return whether Python reads the text as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _locate(loc: tuple[int | str, ...], raw: Any) -> tuple[str, list[str]]:
+    """Return the dotted path of an error and the keys beside it.
+
+    Pydantic puts names of union members into the location; those that are no keys of the file
+    are left out.
+    """
+    parts: list[str] = []
+    here = raw
+    siblings: list[str] = []
+    for number, key in enumerate(loc):
+        last = number == len(loc) - 1
+        if isinstance(here, Mapping) and (key in here or last):
+            siblings = [str(k) for k in here]
+            here = here.get(key)
+            parts.append(str(key))
+        elif isinstance(here, list) and isinstance(key, int) and key < len(here):
+            here = here[key]
+            parts.append(f"[{key}]")
+    return ".".join(parts).replace(".[", "["), siblings
+
+
+def _allowed_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the settings that the block around an error's last key has."""
+    from arnas.config.schema import fields_at
+
+    return fields_at(loc[:-1])

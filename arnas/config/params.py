@@ -1,0 +1,117 @@
+"""The settings of a run as one typed tree, and the checks between its branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+
+from arnas.attacks.threat import CheckedThreat
+from arnas.data.options import DatasetOptions
+from arnas.evaluation.options import WhiteboxOptions
+from arnas.models.options import NetworkOptions
+from arnas.runtime.options import Options
+from arnas.search.options import SearchOptions, SupernetOptions
+from arnas.training.options import RetrainOptions
+
+Name = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
+"""Names become parts of paths: lower-case letters, digits and underscores."""
+Seed = Annotated[int, Field(ge=0)]
+
+
+class RunOptions(Options):
+    """Which cells of the grid exist. Only aggregates depend on this block."""
+
+    datasets: list[Name]
+    """Names of `data` that are prepared; all datasets below are among them."""
+    search_dataset: Name
+    """Dataset that every search runs on."""
+    searches: list[Name]
+    """Names of `searches`; each is searched, and its network trained, once for each seed."""
+    searches_on: list[Name]
+    """Datasets that the searched networks are trained and attacked on."""
+    networks: list[Name]
+    """Names of `networks`."""
+    networks_on: list[Name]
+    """Datasets that they are trained and attacked on."""
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """One full replicate each: search, training, attacks."""
+
+
+class Params(Options):
+    """The settings of a run: `params.yaml`."""
+
+    name: Name
+    """Names the run; results lie under `results/<name>`."""
+    run: RunOptions
+    data: dict[Name, DatasetOptions]
+    """Datasets by name."""
+    threat: dict[Name, CheckedThreat]
+    """Threat model of each dataset."""
+    supernet: SupernetOptions
+    searches: dict[Name, SearchOptions]
+    """Searches by name; the name is also that of the network found."""
+    networks: dict[Name, NetworkOptions]
+    """Networks of the zoo by name, the undefended control among them."""
+    retrain: dict[Name, RetrainOptions]
+    """Training recipe of each dataset."""
+    whitebox: WhiteboxOptions
+
+    @model_validator(mode="after")
+    def _branches_agree(self) -> Params:
+        """Check that every name in one branch exists in the branch it points to."""
+        run = self.run
+        trained = [*run.searches_on, *run.networks_on]
+        used = [run.search_dataset, *trained]
+        _known("run.datasets", "datasets", run.datasets, "data", self.data)
+        _known("run", "datasets", used, "run.datasets", run.datasets)
+        _known("run", "datasets", used, "threat", self.threat)
+        _known("run", "datasets trained on", trained, "retrain", self.retrain)
+        _known("run.searches", "searches", run.searches, "searches", self.searches)
+        _known("run.networks", "networks", run.networks, "networks", self.networks)
+        for field in ("datasets", "searches", "searches_on", "networks", "networks_on", "seeds"):
+            values = getattr(run, field)
+            if len(set(values)) < len(values):
+                raise ValueError(f"run.{field} is {values}: name each entry once")
+        if shared := sorted(set(self.searches) & set(self.networks)):
+            raise ValueError(
+                f"'{shared[0]}' is both a search and a network: a search's name is also the name "
+                "of its network, so rename one of them"
+            )
+        if self.name == "tables":
+            raise ValueError("name is 'tables', which results/ uses itself: choose another name")
+        for name, search in self.searches.items():
+            _check_epochs(name, search, self.supernet)
+        return self
+
+
+def _known(where: str, what: str, names: Iterable[str], block: str, known: Iterable[str]) -> None:
+    """Raise unless each name is a key of the block."""
+    options = list(known)
+    for name in names:
+        if name not in options:
+            raise ValueError(
+                f"{where} names '{name}' among its {what}, but {block} has "
+                f"{', '.join(options) or 'no entries'}: add {name} there, or drop it here"
+            )
+
+
+def _check_epochs(name: str, search: SearchOptions, supernet: SupernetOptions) -> None:
+    """Raise unless the epochs of a search's parts fit each other and the schedule."""
+    where = f"searches.{name}"
+    total = search.adversarial.epochs + search.multiobjective.epochs
+    if total > supernet.weights.schedule_epochs:
+        raise ValueError(
+            f"{where} has {total} epochs in both stages, but supernet.weights.schedule_epochs is "
+            f"{supernet.weights.schedule_epochs}: raise it to at least {total}"
+        )
+    if search.derive.epoch != "last" and search.derive.epoch > total:
+        raise ValueError(
+            f"{where}.derive.epoch is {search.derive.epoch}: allowed are 0 to {total} and last"
+        )
+    if search.adversarial.warmup_epochs > search.adversarial.epochs:
+        raise ValueError(
+            f"{where}.adversarial.warmup_epochs is {search.adversarial.warmup_epochs}: allowed "
+            f"are 0 to its epochs, {search.adversarial.epochs}"
+        )

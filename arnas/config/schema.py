@@ -1,0 +1,54 @@
+"""The JSON schema of the settings, for editors, docs and messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from arnas.config.params import Params
+
+SCHEMA_PATH = Path("workflow/schemas/params.schema.json")
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of `Params`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Settings of arnas",
+        **{k: v for k, v in Params.model_json_schema().items() if k != "title"},
+    }
+
+
+def schema_text() -> str:
+    """Return the schema as it is stored."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the settings of the block at a validation error's location.
+
+    Tags of unions, which such locations hold too, are followed to their member.
+    """
+    root = schema()
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        while "$ref" in node:
+            node = root["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        return node
+
+    node: dict[str, Any] = root
+    for key in loc:
+        node = resolve(node)
+        mapping = node.get("discriminator", {}).get("mapping", {})
+        if key in mapping:
+            node = {"$ref": mapping[str(key)]}
+        elif key in node.get("properties", {}):
+            node = node["properties"][str(key)]
+        elif isinstance(extra := node.get("additionalProperties"), dict):
+            node = extra
+        elif isinstance(key, int) and "items" in node:
+            node = node["items"]
+        else:
+            return []
+    return list(resolve(node).get("properties", {}))

@@ -1,0 +1,1 @@
+"""Evaluation: protocols, per-image outcomes and intervals."""

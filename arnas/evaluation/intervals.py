@@ -1,0 +1,29 @@
+"""Accuracies with their uncertainty."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scipy.stats import binomtest
+
+
+class Accuracy(NamedTuple):
+    """A share of correct images, in percent, with its Wilson 95 % interval."""
+
+    correct: int
+    n: int
+    percent: float
+    low: float
+    high: float
+
+
+def wilson(correct: int, n: int) -> Accuracy:
+    """Return the accuracy and its Wilson score interval at 95 % (Wilson, JASA 1927).
+
+    Parameters
+    ----------
+    correct, n
+        Correct images of n, n from 1 up.
+    """
+    interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return Accuracy(correct, n, 100 * correct / n, 100 * interval.low, 100 * interval.high)

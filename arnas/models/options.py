@@ -1,0 +1,25 @@
+"""Settings of the networks that are trained beside the searched ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from arnas.runtime.options import Options
+
+ModelName = Literal["arnas"]
+LossName = Literal["pgd", "natural"]
+
+
+class NetworkOptions(Options):
+    """A model of the zoo, its loss and its size."""
+
+    model: ModelName
+    """A name of the model registry."""
+    loss: LossName = "pgd"
+    """A name of the training losses."""
+    channels: int | None = Field(default=None, ge=2, multiple_of=2)
+    """Initial channels; null for the published size."""
+    cells: int | None = Field(default=None, ge=3)
+    """Number of cells; null for the published size."""

@@ -1,0 +1,15 @@
+"""Stage `data`: a dataset's images, labels and parts."""
+
+from __future__ import annotations
+
+from arnas.data.sources import load_dataset
+from arnas.data.splits import save_splits
+from arnas.stages.run import Job
+
+
+def run(job: Job) -> None:
+    """Read the dataset of the axis, cut it and store it."""
+    name = job.axes["dataset"]
+    splits = load_dataset(name, job.params.data[name])
+    save_splits(job.outputs["splits"], splits)
+    job.report(1, 1, ", ".join(f"{count} {part}" for part, count in splits.counts().items()))

@@ -1,0 +1,30 @@
+"""Stage `derive`: the architecture tables of the chosen epoch become a genotype and its drawing."""
+
+from __future__ import annotations
+
+from arnas.reporting.cells import draw_cells
+from arnas.runtime.errors import UserError
+from arnas.search.derive import collapsed, count_skips, derive_genotype
+from arnas.search.state import load_trajectory
+from arnas.spaces.genotype import save_genotype
+from arnas.stages.run import Job
+
+
+def run(job: Job) -> None:
+    """Derive the genotype of the epoch that the settings name."""
+    search = job.axes["search"]
+    chosen = job.params.searches[search].derive.epoch
+    trajectory = load_trajectory(job.inputs["state"])
+    epoch = len(trajectory) - 1 if chosen == "last" else chosen
+    if epoch >= len(trajectory):
+        raise UserError(
+            f"searches.{search}.derive.epoch is {chosen}, but {job.inputs['state']} holds the "
+            f"tables of {len(trajectory) - 1} epochs: lower it, or rerun the search."
+        )
+    origin = f"search {search}, seed {job.seed}, run {job.params.name}, after epoch {epoch}"
+    genotype = derive_genotype(trajectory[epoch], origin)
+    save_genotype(job.outputs["genotype"], genotype)
+    draw_cells(job.outputs["drawing"], genotype)
+    skips = ", ".join(f"{kind} {count}" for kind, count in count_skips(genotype).items())
+    warning = " WARNING: collapsed to skip connections" if collapsed(genotype) else ""
+    job.report(1, 1, f"genotype after epoch {epoch}; skip connections: {skips}{warning}")

@@ -1,0 +1,109 @@
+"""Running a stage instance: check its inputs, do the work, record what it was made from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arnas.config.load import load_params
+from arnas.config.params import Params
+from arnas.runtime.device import configure_threads, select_device
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import sha256_file
+from arnas.runtime.manifest import digest, environment, fingerprint, write_manifest
+from arnas.runtime.progress import Report, console_report
+from arnas.stages.plan import Instance, find_instance, lookup, stage_versions
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's function works with."""
+
+    params: Params
+    instance: Instance
+    device: torch.device
+    report: Report
+
+    @property
+    def axes(self) -> Mapping[str, str]:
+        """Return the axes of the instance."""
+        return self.instance.axes
+
+    @property
+    def inputs(self) -> Mapping[str, Path]:
+        """Return the input files by key."""
+        return self.instance.inputs
+
+    @property
+    def outputs(self) -> Mapping[str, Path]:
+        """Return the output files by key."""
+        return self.instance.outputs
+
+    @property
+    def seed(self) -> int:
+        """Return the replicate's seed."""
+        return int(self.axes["seed"])
+
+
+StageFunction = Callable[[Job], None]
+
+
+def run_command(command: str, axes: Mapping[str, str], function: StageFunction) -> None:
+    """Run the stage instance that a command line names.
+
+    Settings come from the file that ``ARNAS_PARAMS`` names. The manifest appears last, so an
+    instance that was cut short has none.
+
+    Raises
+    ------
+    UserError
+        For wrong settings, unknown axes or missing inputs.
+    """
+    params = load_params()
+    instance = find_instance(command, axes, params)
+    inputs = {str(path): _hash_input(path, instance) for path in instance.inputs.values()}
+    threads = configure_threads()
+    device = select_device()
+    instance.manifest.unlink(missing_ok=True)
+    start = time.monotonic()
+    with console_report(instance.title) as report:
+        function(Job(params, instance, device, report))
+    slices = {path: lookup(params, path) for path in instance.params}
+    write_manifest(
+        instance.manifest,
+        describe(instance, slices, inputs)
+        | environment(str(device), threads)
+        | {"wall_seconds": round(time.monotonic() - start, 2)},
+    )
+
+
+def _hash_input(path: Path, instance: Instance) -> str:
+    """Return the sha256 of an input, or say which stage makes it."""
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing, which {instance.title} reads: run `snakemake --cores all "
+            f"{instance.manifest}`, which makes it first."
+        )
+    return sha256_file(path)
+
+
+def describe(
+    instance: Instance, slices: Mapping[str, Any], inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the part of a manifest that says what the outputs are and were made from."""
+    version = stage_versions()[instance.stage.command]
+    seed = instance.axes.get("seed")
+    return {
+        "stage": instance.stage.command,
+        "axes": dict(instance.axes),
+        "version": version,
+        "params": digest(slices),
+        "fingerprint": fingerprint(slices, inputs, None if seed is None else int(seed), version),
+        "inputs": dict(inputs),
+        "outputs": {str(path): sha256_file(path) for path in instance.outputs.values()},
+    }

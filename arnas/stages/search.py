@@ -1,0 +1,68 @@
+"""Stages `search_adversarial` and `search_multiobjective`: the two stages of the search."""
+
+from __future__ import annotations
+
+from arnas.data.splits import LabelledImages, load_splits
+from arnas.runtime.files import write_json_lines
+from arnas.search.loop import SearchData, StagePlan, run_stage
+from arnas.search.state import load_state, new_state, save_state
+from arnas.stages.run import Job
+
+
+def run_adversarial(job: Job) -> None:
+    """Search on the adversarial loss, from fresh weights and tables."""
+    options = job.params.searches[job.axes["search"]].adversarial
+    plan = StagePlan(
+        "adversarial",
+        options.epochs,
+        options.order,
+        combine="adversarial",
+        warmup_epochs=options.warmup_epochs,
+    )
+    _run(job, plan)
+
+
+def run_multiobjective(job: Job) -> None:
+    """Continue along the combination of natural and adversarial gradients."""
+    options = job.params.searches[job.axes["search"]].multiobjective
+    plan = StagePlan(
+        "multiobjective",
+        options.epochs,
+        options.order,
+        options.combine,
+        options.adversarial_weight,
+    )
+    _run(job, plan)
+
+
+def _run(job: Job, plan: StagePlan) -> None:
+    """Run one stage of the search and store its state and history."""
+    params, search = job.params, job.axes["search"]
+    splits = load_splits(job.inputs["splits"])
+
+    def part(name: str) -> LabelledImages:
+        images, labels = splits.part(name)
+        return LabelledImages(images.to(job.device), labels.to(job.device))
+
+    state = new_state(
+        params.supernet,
+        params.searches[search].space,
+        num_classes=splits.info.num_classes,
+        in_channels=splits.info.in_channels,
+        seed=job.seed,
+        device=job.device,
+    )
+    if "before" in job.inputs:
+        load_state(job.inputs["before"], state)
+    history = run_stage(
+        state,
+        plan,
+        SearchData(part("train"), part("search_validation"), splits.info.scale),
+        params.supernet,
+        params.threat[params.run.search_dataset].threat(),
+        job.seed,
+        job.report,
+    )
+    run = {"search": search, "seed": job.seed, "dataset": splits.info.name, "stage": plan.name}
+    save_state(job.outputs["state"], state, run)
+    write_json_lines(job.outputs["history"], history)

@@ -1,0 +1,89 @@
+"""Small networks, images and measures that the tests of gradient attacks share."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORMS = ("linf", "l2")
+TOLERANCE = 1e-6
+Attack = Callable[..., Tensor]
+for_both_norms = pytest.mark.parametrize("norm", NORMS)
+
+
+def small_net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Return a network with everything an attack could disturb, its statistics away from 0, 1."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Tanh(),
+            nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 3)),
+        )
+        net(torch.rand(32, 1, 6, 6))
+    return net.to(dtype)
+
+
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+def rugged_net() -> nn.Sequential:
+    """Return a network whose loss rises and falls many times within a ball.
+
+    Its logits lie close together, so that a wrong iterate may have a lower loss than a right one.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), Sine(), nn.Linear(16, 10)).double()
+    net[1].weight.data.mul_(150)
+    net[3].weight.data.mul_(0.05)
+    return net
+
+
+def images(count: int = 6, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Return 6x6 images of which about a third of the pixels lie on the faces of the box."""
+    unit = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return (1.5 * unit - 0.25).clamp(0, 1)
+
+
+def labels(count: int = 6) -> Tensor:
+    return torch.arange(count) % 3
+
+
+def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
+    """Return each image's perturbation in `norm`, in double precision."""
+    delta = (x_adv.double() - x.double()).flatten(1)
+    return delta.abs().amax(1) if norm == "linf" else delta.square().sum(1).sqrt()
+
+
+def state_of(net: nn.Module) -> dict[str, object]:
+    """Return all that an attack must leave alone."""
+
+    def frozen(tensor: Tensor | None) -> bytes | None:
+        return None if tensor is None else tensor.detach().numpy().tobytes()
+
+    return {
+        "modes": [m.training for m in net.modules()],
+        "tracking": [getattr(m, "track_running_stats", None) for m in net.modules()],
+        "values": {name: frozen(value) for name, value in net.state_dict().items()},
+        "gradients": {name: frozen(value.grad) for name, value in net.named_parameters()},
+        "requires_grad": {name: value.requires_grad for name, value in net.named_parameters()},
+    }
+
+
+def is_broken(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net(x).argmax(1) != y
+
+
+def strength(net: nn.Module, x: Tensor, y: Tensor) -> list[tuple[bool, float]]:
+    """Return for each image whether it is misclassified, then its loss: the order of `best`."""
+    with torch.no_grad():
+        logits = net(x)
+    losses = F.cross_entropy(logits, y, reduction="none")
+    return list(zip((logits.argmax(1) != y).tolist(), losses.tolist(), strict=True))

@@ -1,0 +1,314 @@
+"""The strength of FGSM and PGD, against closed forms and other writers' code."""
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from attack_cases import (
+    TOLERANCE,
+    Attack,
+    distance,
+    for_both_norms,
+    images,
+    is_broken,
+    labels,
+    rugged_net,
+    small_net,
+    strength,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arnas.attacks.gradient import fgsm, pgd
+from arnas.attacks.threat import Threat
+
+# What is kept
+
+
+@for_both_norms
+def test_best_is_the_strongest_of_all_iterates(norm: str) -> None:
+    """`last` after 0, 1, ... steps lists the iterates, so `best` can be found by hand."""
+    net, x = rugged_net(), images(40, torch.float64)
+    y = net(x).argmax(1)
+    epsilon = 0.05 if norm == "linf" else 0.3
+    attack = partial(pgd, net, x, y, Threat(norm, epsilon), step_size=epsilon)
+    iterates = [attack(steps=steps, keep="last") for steps in range(7)]
+    judged = [strength(net, iterate, y) for iterate in iterates]
+    places = [max(range(7), key=lambda k, i=i: judged[k][i]) for i in range(40)]
+    assert len(set(places)) == 7, "the case is too easy to tell the iterates apart"
+    losses_alone = [max(range(7), key=lambda k, i=i: judged[k][i][1]) for i in range(40)]
+    assert places != losses_alone, "no image has its highest loss where it is classified right"
+    expected = torch.stack([iterates[k][i] for i, k in enumerate(places)])
+    found = attack(steps=6, keep="best")
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@for_both_norms
+def test_best_is_never_weaker_than_last(norm: str) -> None:
+    net, x, y = rugged_net(), images(30, torch.float64), labels(30)
+    attack = partial(pgd, net, x, y, Threat(norm, 0.05 if norm == "linf" else 0.3), steps=5)
+    best, last = (strength(net, attack(keep=keep), y) for keep in ("best", "last"))
+    assert all(b >= a for b, a in zip(best, last, strict=True))
+    assert best != last
+
+
+class Hill(nn.Module):
+    """Two classes; the second is likeliest where the only pixel is 0.5."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hill = -50 * (x.flatten(1) - 0.5).square()
+        return torch.cat([torch.zeros_like(hill), hill - 1], dim=1)
+
+
+def test_best_keeps_the_image_where_a_step_overshoots() -> None:
+    x, y = torch.tensor([0.45, 0.1]).view(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)
+    attack = partial(fgsm, Hill(), x, y, Threat("linf", 0.3))
+    assert torch.allclose(attack(keep="last").flatten(), torch.tensor([0.75, 0.4]))
+    assert torch.allclose(attack(keep="best").flatten(), torch.tensor([0.45, 0.4]))
+
+
+@for_both_norms
+def test_stopping_early_breaks_the_same_images(norm: str) -> None:
+    net, x, y = small_net().eval(), images(60), labels(60)
+    attack = partial(pgd, net, x, y, Threat(norm, 0.15 if norm == "linf" else 0.6), steps=6)
+    stopped, full = attack(stop_when_broken=True), attack()
+    assert torch.equal(is_broken(net, stopped, y), is_broken(net, full, y))
+    assert distance(stopped, x, norm).max() <= attack.args[3].epsilon + TOLERANCE
+    assert not torch.equal(stopped, full)
+
+
+@for_both_norms
+def test_more_steps_of_one_size_never_mend_an_image(norm: str) -> None:
+    net, x, y = small_net().eval(), images(60), labels(60)
+    threat = Threat(norm, 0.05 if norm == "linf" else 0.25)
+    attack = partial(pgd, net, x, y, threat, step_size=threat.epsilon / 3, stop_when_broken=True)
+    broken = [is_broken(net, attack(steps=steps), y) for steps in range(6)]
+    assert all((later | ~earlier).all() for earlier, later in pairwise(broken))
+    assert broken[-1].sum() > broken[0].sum()
+
+
+def test_stopping_early_saves_forward_passes() -> None:
+    net, seen = small_net(), []
+    net.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    attack = partial(pgd, net, images(60), labels(60), Threat("linf", 0.15), steps=6)
+    attack()
+    full = sum(seen)
+    assert full == 60 * 7
+    seen.clear()
+    attack(stop_when_broken=True)
+    assert sum(seen) < 0.8 * full
+    assert seen == sorted(seen, reverse=True)
+
+
+# Against independent code
+
+
+def plain_pgd(
+    net: nn.Module, x: Tensor, y: Tensor, threat: Threat, start: Tensor, steps: int, size: float
+) -> Tensor:
+    """Climb as the paper writes it: on images rather than perturbations, one at a time."""
+    result = []
+    for image, label, first in zip(x, y, x + start, strict=True):
+        point = first
+        for _ in range(steps):
+            point = point.clone().requires_grad_()
+            loss = -torch.log_softmax(net(point[None]), dim=1)[0, label]
+            (slope,) = torch.autograd.grad(loss, point)
+            if threat.norm == "linf":
+                moved = (point + size * slope.sign()).detach()
+                point = moved.clamp(image - threat.epsilon, image + threat.epsilon).clamp(0, 1)
+            else:
+                away = (point + size * slope / slope.square().sum().sqrt() - image).detach()
+                short = min(1.0, threat.epsilon / away.square().sum().sqrt().item())
+                point = (image + away * short).clamp(0, 1)
+        result.append(point)
+    return torch.stack(result)
+
+
+@for_both_norms
+@pytest.mark.parametrize("steps", [1, 7])
+def test_last_is_the_textbook_algorithm(norm: str, steps: int) -> None:
+    net, x, y = small_net(torch.float64).eval(), images(dtype=torch.float64), labels()
+    epsilon = 0.1 if norm == "linf" else 0.5
+    start = 0.05 * (images(dtype=torch.float64, seed=9) - x)
+    found = pgd(net, x, y, Threat(norm, epsilon), steps=steps, start=start, keep="last")
+    size = 2.5 * epsilon / steps
+    expected = plain_pgd(net, x, y, Threat(norm, epsilon), start, steps, size)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@for_both_norms
+def test_fgsm_is_one_textbook_step_of_size_epsilon(norm: str) -> None:
+    net, x, y = small_net(torch.float64).eval(), images(dtype=torch.float64), labels()
+    found = fgsm(net, x, y, Threat(norm, 0.1), keep="last")
+    expected = plain_pgd(net, x, y, Threat(norm, 0.1), torch.zeros_like(x), 1, 0.1)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@for_both_norms
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_an_image_is_attacked_as_if_it_were_alone(norm: str, keep: str) -> None:
+    net, x, y = small_net(torch.float64), images(dtype=torch.float64), labels()
+    start = 0.02 * (images(dtype=torch.float64, seed=9) - x)
+    attack = partial(pgd, net, threat=Threat(norm, 0.1), steps=4, keep=keep)
+    alone = [attack(x=x[i : i + 1], y=y[i : i + 1], start=start[i : i + 1]) for i in range(6)]
+    together = attack(x=x, y=y, start=start)
+    assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)
+
+
+@for_both_norms
+def test_a_given_start_is_used_and_projected(norm: str) -> None:
+    x = torch.full((2, 1, 6, 6), 0.5, dtype=torch.float64)
+    start = torch.tensor([0.01, -9.0], dtype=x.dtype).view(2, 1, 1, 1).expand_as(x)
+    epsilon = 0.2
+    found = pgd(small_net(x.dtype), x, labels(2), Threat(norm, epsilon), steps=0, start=start)
+    edge = epsilon if norm == "linf" else epsilon / 6
+    expected = torch.stack([x[0] + 0.01, x[1] - edge])
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@for_both_norms
+def test_a_flat_loss_moves_nothing_and_breaks_nothing(norm: str) -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0 * x.flatten(1)[:, :3] + torch.tensor([1.0, 0.0, 0.0])
+
+    x = images()
+    x_adv = pgd(Flat(), x, labels(), Threat(norm, 0.1), random_start=False, keep="last")
+    assert torch.equal(x_adv, x)
+
+
+# Linear models, whose worst case is known
+
+
+def linear_net(classes: int, pixels: int = 36, seed: int = 0) -> nn.Sequential:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(classes, pixels, generator=generator))
+        net[1].bias.copy_(torch.randn(classes, generator=generator) * 0.1)
+    return net
+
+
+def interior(count: int = 40) -> Tensor:
+    """Return images whose balls of radius 0.25 lie inside the box, so that clipping is idle."""
+    return 0.3 + 0.4 * images(count, torch.float64)
+
+
+def margins(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return each image's logit of its class less that of every other, shape (N, classes - 1)."""
+    with torch.no_grad():
+        logits = net(x)
+    others = torch.ones_like(logits, dtype=torch.bool).scatter(1, y[:, None], False)
+    return logits.gather(1, y[:, None]) - logits[others].view(len(y), -1)
+
+
+def worst_margins(net: nn.Sequential, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+    """Return the least margins in the ball: margin - epsilon * dual norm of the weights."""
+    weight = net[1].weight.detach()
+    others = torch.ones(len(y), len(weight), dtype=torch.bool).scatter(1, y[:, None], False)
+    rivals = torch.stack([weight[row] for row in others])
+    difference = weight[y][:, None] - rivals
+    return margins(net, x, y) - threat.epsilon * difference.norm(
+        p=1 if threat.norm == "linf" else 2, dim=2
+    )
+
+
+LINEAR_ATTACKS = [
+    pytest.param(fgsm, id="fgsm"),
+    pytest.param(partial(pgd, steps=10, random_start=False), id="pgd"),
+    pytest.param(partial(pgd, steps=10), id="pgd-random-start"),
+]
+
+
+@for_both_norms
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("attack", LINEAR_ATTACKS)
+def test_the_worst_case_of_two_classes_is_reached(attack: Attack, keep: str, norm: str) -> None:
+    net, x = linear_net(2), interior()
+    y = net(x).argmax(1)
+    threat = Threat(norm, 0.03 if norm == "linf" else 0.2)
+    if norm == "l2" and attack is LINEAR_ATTACKS[2].values[0]:
+        attack = partial(attack, steps=60, step_size=threat.epsilon)
+    x_adv = attack(net, x, y, threat, keep=keep)
+    expected = worst_margins(net, x, y, threat)
+    assert torch.allclose(margins(net, x_adv, y), expected, rtol=0, atol=1e-9)
+    assert 0 < (expected > 0).sum() < len(x), "the case decides nothing"
+    assert torch.equal(is_broken(net, x_adv, y), (expected < 0)[:, 0])
+
+
+@pytest.mark.parametrize("attack", LINEAR_ATTACKS)
+def test_the_worst_case_of_two_classes_in_the_corner_of_the_box(attack: Attack) -> None:
+    """Ball and box together are a product of intervals, whose ends decide pixel by pixel."""
+    net, x = linear_net(2), images(40, torch.float64)
+    y = net(x).argmax(1)
+    weight = net[1].weight.detach()
+    slope = (weight[y] - weight[1 - y]).view_as(x)
+    low, high = (x - 0.1).clamp_min(0), (x + 0.1).clamp_max(1)
+    worst = torch.where(slope > 0, low, high)
+    assert ((x - worst).abs() < 0.05).any(), "the box does not bind"
+    x_adv = attack(net, x, y, Threat("linf", 0.1))
+    assert torch.allclose(x_adv, worst, rtol=0, atol=1e-12)
+
+
+@for_both_norms
+def test_pgd_never_beats_the_certificate_of_a_linear_model(norm: str) -> None:
+    net, x = linear_net(5, seed=2), interior(200)
+    y = net(x).argmax(1)
+    threat = Threat(norm, 0.03 if norm == "linf" else 0.2)
+    safe = (worst_margins(net, x, y, threat) > 0).all(1)
+    broken = is_broken(net, pgd(net, x, y, threat, steps=30), y)
+    assert not (broken & safe).any()
+    assert 20 < safe.sum() < 180
+    assert broken.sum() >= 0.85 * (~safe).sum(), "the wrong rival may win, but not often"
+
+
+# Parity with peers
+
+
+@for_both_norms
+def test_pgd_equals_foolbox(norm: str) -> None:
+    foolbox = pytest.importorskip("foolbox")
+    net, x, y = small_net(torch.float64).eval(), images(dtype=torch.float64), labels()
+    epsilon, steps, size = 0.1, 5, 0.04
+    peer = {
+        "linf": foolbox.attacks.LinfProjectedGradientDescentAttack,
+        "l2": foolbox.attacks.L2ProjectedGradientDescentAttack,
+    }[norm](abs_stepsize=size, steps=steps, random_start=False)
+    wrapped = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    expected, _, _ = peer(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=epsilon)
+    how = {"steps": steps, "step_size": size, "random_start": False, "keep": "last"}
+    found = pgd(net, x, y, Threat(norm, epsilon), **how)
+    # foolbox counts an image that is wrong from the start as done and does not attack it.
+    attacked_by_both = ~is_broken(net, x, y)
+    assert attacked_by_both.sum() >= 2
+    assert torch.allclose(found[attacked_by_both], expected[attacked_by_both], rtol=0, atol=1e-9)
+
+
+@for_both_norms
+def test_pgd_equals_art(norm: str) -> None:
+    evasion = pytest.importorskip("art.attacks.evasion")
+    classification = pytest.importorskip("art.estimators.classification")
+    # ART clips to the box before it projects to the ball, so only the interior compares.
+    net, x, y = small_net().eval(), 0.3 + 0.4 * images(), labels()
+    epsilon, steps, size = 0.1, 5, 0.04
+    wrapped = classification.PyTorchClassifier(
+        net,
+        nn.CrossEntropyLoss(reduction="sum"),
+        input_shape=(1, 6, 6),
+        nb_classes=3,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )
+    peer = evasion.ProjectedGradientDescentPyTorch(
+        wrapped,
+        norm="inf" if norm == "linf" else 2,
+        eps=epsilon,
+        eps_step=size,
+        max_iter=steps,
+        verbose=False,
+    )
+    expected = torch.from_numpy(peer.generate(x.numpy(), F.one_hot(y).numpy()))
+    how = {"steps": steps, "step_size": size, "random_start": False, "keep": "last"}
+    assert torch.allclose(pgd(net, x, y, Threat(norm, epsilon), **how), expected, atol=1e-5)

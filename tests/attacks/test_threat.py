@@ -1,0 +1,184 @@
+"""Budgets in their three notations, and the refusals that catch a wrong unit."""
+
+import math
+import re
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from arnas.attacks.threat import CheckedThreat, Threat, ThreatOptions, check_epsilon, parse_amount
+from arnas.runtime.errors import UserError
+
+CHECKED = TypeAdapter(CheckedThreat)
+
+
+@pytest.mark.parametrize(
+    ("written", "amount"),
+    [
+        ("8/255", 8 / 255),
+        (" 8 / 255 ", 8 / 255),
+        ("0.0314", 0.0314),
+        ("3.1e-2", 0.031),
+        ("8px", 8 / 255),
+        ("8 px", 8 / 255),
+        ("0.5px", 0.5 / 255),
+        ("1/2px", 0.5 / 255),
+        ("0", 0.0),
+        (0, 0.0),
+        (1, 1.0),
+        (0.1, 0.1),
+    ],
+)
+def test_amounts_are_read_in_input_units(written: float | str, amount: float) -> None:
+    assert parse_amount(written) == amount
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_a_fraction_is_the_correctly_rounded_quotient(numerator: int, denominator: int) -> None:
+    """Nothing is lost on the way through text: the float is the nearest to the exact ratio."""
+    assert parse_amount(f"{numerator}/{denominator}") == numerator / denominator
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        "",
+        "px",
+        "eight",
+        "8/0",
+        "8/255/2",
+        "8//255",
+        "8 pixels",
+        "-1",
+        "-8/255",
+        "-1px",
+        "nan",
+        "inf",
+    ],
+)
+def test_unreadable_text_is_refused_with_the_notations(nonsense: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_amount(nonsense)
+    message = str(caught.value)
+    assert message.startswith(f"'{nonsense}' is not a distance")
+    assert all(notation in message for notation in ("8/255", "0.0314", "8px"))
+
+
+@pytest.mark.parametrize("nonsense", [-0.1, math.nan, math.inf, -math.inf])
+def test_impossible_numbers_are_refused(nonsense: float) -> None:
+    with pytest.raises(UserError, match="not a distance"):
+        parse_amount(nonsense)
+
+
+@pytest.mark.xfail(strict=True, raises=OverflowError, reason="beyond float: OverflowError escapes")
+def test_a_number_beyond_float_is_refused() -> None:
+    with pytest.raises(UserError, match="not a distance"):
+        parse_amount("1e400")
+
+
+@pytest.mark.parametrize("written", [8, 8.0, "8"])
+def test_a_linf_budget_in_grey_levels_is_refused_with_the_likely_meaning(
+    written: float | str,
+) -> None:
+    with pytest.raises(UserError, match=r"epsilon is 8(\.0)?: .* between 0 and 1.* 8/255"):
+        check_epsilon("linf", written)
+
+
+@pytest.mark.parametrize(("written", "amount"), [(1, 1.0), (0, 0.0), ("8px", 8 / 255)])
+def test_linf_budgets_up_to_one_are_allowed(written: float | str, amount: float) -> None:
+    assert check_epsilon("linf", written) == amount
+
+
+def test_an_l2_budget_may_exceed_one() -> None:
+    """The L2 diameter of the box grows with the number of pixels."""
+    assert check_epsilon("l2", 8) == 8.0
+
+
+@pytest.mark.parametrize(
+    ("threat", "text"),
+    [
+        (Threat("linf", 8 / 255), "8/255 = 0.0313725 = 8 of 255, linf"),
+        (Threat("l2", 0.5), "1/2 = 0.5 = 127.5 of 255, l2"),
+        (Threat("linf", 1.0), "255/255 = 1 = 255 of 255, linf"),
+        (Threat("linf", 0.0), "0/255 = 0 = 0 of 255, linf"),
+    ],
+)
+def test_a_threat_prints_its_budget_in_three_units(threat: Threat, text: str) -> None:
+    assert str(threat) == text
+
+
+@pytest.mark.parametrize("epsilon", [8 / 255, 0.5, 0.25, 1 / 16])
+def test_the_three_printed_units_agree(epsilon: float) -> None:
+    ratio, decimal, levels = str(Threat("l2", epsilon)).split(" = ")
+    assert float(Fraction(ratio)) == pytest.approx(epsilon, rel=1e-12)
+    assert float(decimal) == pytest.approx(epsilon, rel=1e-5)
+    assert float(levels.split()[0]) == pytest.approx(255 * epsilon, rel=1e-3)
+
+
+@pytest.mark.xfail(strict=True, reason="a budget off every fraction prints a false one")
+@pytest.mark.parametrize("epsilon", [0.0314, 1e-4])
+def test_a_printed_fraction_is_never_another_budget(epsilon: float) -> None:
+    printed = re.split(" = ", str(Threat("linf", epsilon)))[0]
+    assert float(Fraction(printed)) == pytest.approx(epsilon, rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["l1", "Linf", "", "inf"])
+def test_an_unknown_norm_is_refused(norm: str) -> None:
+    with pytest.raises(UserError, match="allowed are linf, l2"):
+        Threat(norm, 0.1)
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 1.5, math.nan, math.inf])
+def test_an_impossible_threat_cannot_be_built(epsilon: float) -> None:
+    with pytest.raises(UserError):
+        Threat("linf", epsilon)
+
+
+@pytest.mark.xfail(strict=True, reason="text passes the check and stays text")
+def test_a_threat_built_from_text_holds_a_number() -> None:
+    """Otherwise the mistake surfaces as a TypeError deep inside the attack."""
+    try:
+        epsilon = Threat("linf", "8/255").epsilon  # type: ignore[arg-type]
+    except UserError:
+        return
+    assert epsilon == 8 / 255
+
+
+def test_settings_keep_what_was_written_and_give_the_threat() -> None:
+    options = CHECKED.validate_python({"epsilon": "8/255"})
+    assert isinstance(options, ThreatOptions)
+    assert options.epsilon == "8/255"
+    assert options.threat() == Threat("linf", 8 / 255)
+    assert CHECKED.dump_python(options) == {"norm": "linf", "epsilon": "8/255"}
+
+
+def test_settings_take_integers_for_floats() -> None:
+    assert CHECKED.validate_python({"norm": "l2", "epsilon": 2}).threat() == Threat("l2", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("block", "named"),
+    [
+        ({"norm": "linf", "epsilon": 8}, "8/255"),
+        ({"norm": "linf", "epsilon": "eight"}, "eight"),
+        ({"norm": "linf", "epsilon": -0.1}, "-0.1"),
+        ({"norm": "linf", "epsilon": True}, "epsilon"),
+        ({"norm": "linf", "epsilon": None}, "epsilon"),
+        ({"norm": "linf"}, "epsilon"),
+        ({"norm": "l1", "epsilon": 0.1}, "norm"),
+        ({"norm": "linf", "epsilon": 0.1, "steps": 3}, "steps"),
+    ],
+)
+def test_wrong_settings_are_refused_and_named(block: dict[str, object], named: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(named)):
+        CHECKED.validate_python(block)
+
+
+def test_settings_are_frozen() -> None:
+    options = CHECKED.validate_python({"epsilon": "8px"})
+    with pytest.raises(ValidationError, match="frozen"):
+        options.epsilon = 0.5

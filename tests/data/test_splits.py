@@ -1,0 +1,235 @@
+"""The four parts: complete, disjoint, fair, reproducible, and verified when read back."""
+
+import json
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_cases import PARTS
+from pydantic import ValidationError
+from sklearn.datasets import load_digits
+
+from arnas.data.options import DigitsOptions, SplitOptions
+from arnas.data.sources import SOURCES, load_dataset
+from arnas.data.splits import DatasetInfo, Splits, cut, load_splits, save_splits, to_pixels
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import description_path
+
+INFO = DatasetInfo("tiny", "npz", False, 3, 8, 1, 255, "none")
+
+
+def digits(**changes: object) -> Splits:
+    sizes = {"test_images": 360, "selection_images": 144, **changes}
+    return load_dataset("digits", DigitsOptions(source="sklearn_digits", **sizes))
+
+
+def tiny(labels: np.ndarray, **changes: object) -> Splits:
+    options = SplitOptions(**{"test_images": 12, "selection_images": 6, **changes})
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 1, 8, 8), dtype=np.uint8)
+    info = replace(INFO, num_classes=int(labels.max()) + 1)
+    return cut(images, labels, info, options)
+
+
+def lists(splits: Splits) -> dict[str, list[int]]:
+    return {name: splits.indices[name].tolist() for name in PARTS}
+
+
+# The digits
+
+
+def test_the_digits_are_scikit_learns() -> None:
+    splits, original = digits(), load_digits()
+    assert splits.images.shape == (1797, 1, 8, 8)
+    assert np.array_equal(splits.images[:, 0].numpy(), original.images)
+    assert np.array_equal(splits.labels.numpy(), original.target)
+    pixels = splits.pixels(splits.images)
+    assert pixels.dtype == torch.float32
+    assert np.array_equal(pixels[:, 0].double().numpy() * 16, original.images)
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    info = splits.info
+    assert (info.num_classes, info.image_size, info.in_channels, info.scale) == (10, 8, 1, 16)
+    assert not info.synthetic
+
+
+def test_every_source_has_a_citation() -> None:
+    assert set(SOURCES) == {"sklearn_digits", "shapes", "npz"}
+    assert all(source.citation for source in SOURCES.values())
+    assert [name for name, source in SOURCES.items() if source.synthetic] == ["shapes"]
+
+
+@pytest.mark.parametrize("split", ["stratified", "contiguous"])
+def test_the_parts_are_disjoint_complete_and_of_the_sizes_asked_for(split: str) -> None:
+    splits = digits(split=split, search_validation_fraction=0.25)
+    together = torch.cat([splits.indices[name] for name in PARTS])
+    assert together.dtype == torch.int64
+    assert sorted(together.tolist()) == list(range(1797))
+    rest = 1797 - 360 - 144
+    expected = {"search_validation": round(rest / 4), "selection": 144, "test": 360}
+    assert splits.counts() == {"train": rest - round(rest / 4), **expected}
+
+
+@given(
+    counts=st.lists(st.integers(12, 40), min_size=2, max_size=5),
+    test_images=st.integers(6, 20),
+    selection_images=st.integers(6, 12),
+    fraction=st.floats(0.3, 0.7),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=40, derandomize=True, deadline=None)
+def test_stratified_parts_have_the_shares_of_what_they_are_cut_from(
+    counts: list[int], test_images: int, selection_images: int, fraction: float, seed: int
+) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    sizes = {"test_images": test_images, "selection_images": selection_images}
+    try:
+        splits = tiny(labels, **sizes, split_seed=seed, search_validation_fraction=fraction)
+    except UserError:
+        assert sum(sizes.values()) + 2 * len(counts) > len(labels)
+        return
+    left = Counter(labels.tolist())
+    assert sorted(np.concatenate(list(lists(splits).values()))) == list(range(len(labels)))
+    for name in ("test", "selection", "search_validation"):
+        found = Counter(labels[splits.indices[name]].tolist())
+        share = found.total() / left.total()
+        assert all(abs(found[label] - share * left[label]) < 1 for label in left)
+        left -= found
+
+
+def test_the_seed_decides_a_stratified_split() -> None:
+    assert lists(digits(split_seed=3)) == lists(digits(split_seed=3))
+    one, other = lists(digits(split_seed=0)), lists(digits(split_seed=1))
+    assert all(one[name] != other[name] for name in PARTS)
+
+
+def test_a_split_leaves_the_global_random_numbers_alone() -> None:
+    np.random.seed(0)
+    before = np.random.get_state()[1].tolist()
+    digits()
+    assert np.random.get_state()[1].tolist() == before
+
+
+def test_a_contiguous_split_keeps_the_stored_order_and_ends_with_the_test() -> None:
+    splits = digits(split="contiguous")
+    in_order = [splits.indices[name] for name in PARTS]
+    assert torch.equal(torch.cat(in_order), torch.arange(1797))
+    assert lists(splits) == lists(digits(split="contiguous", split_seed=9))
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 1 - 1e-6])
+def test_an_extreme_fraction_leaves_neither_side_empty(fraction: float) -> None:
+    splits = tiny(np.arange(60) % 3, search_validation_fraction=fraction, split="contiguous")
+    assert min(splits.counts().values()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"test_images": 0},
+        {"selection_images": 0},
+        {"search_validation_fraction": 0.0},
+        {"search_validation_fraction": 1.0},
+        {"split": "random"},
+        {"split_seed": -1},
+        {"test_images": 1.5},
+        {"train_images": 5},
+    ],
+)
+def test_impossible_settings_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        SplitOptions(**{"test_images": 12, "selection_images": 6, **change})
+
+
+def test_too_many_images_asked_for_name_the_dataset() -> None:
+    with pytest.raises(UserError, match=r"data\.digits has 1797 images to divide") as caught:
+        digits(test_images=1700)
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_are_joined_in_the_order_named() -> None:
+    splits = digits()
+    joined = splits.part("test", "train")
+    index = torch.cat([splits.indices["test"], splits.indices["train"]])
+    assert torch.equal(joined.images, splits.images[index])
+    assert torch.equal(joined.labels, splits.labels[index])
+
+
+@pytest.mark.parametrize("scale", [16, 255])
+def test_pixels_are_the_stored_values_over_the_scale(scale: int) -> None:
+    stored = torch.arange(scale + 1, dtype=torch.uint8)
+    expected = (np.arange(scale + 1) / scale).astype(np.float32)
+    assert np.array_equal(to_pixels(stored, scale).numpy(), expected)
+
+
+# Stored
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    path = tmp_path / "splits.safetensors"
+    save_splits(path, tiny(np.arange(60) % 3))
+    return path
+
+
+def test_what_is_stored_comes_back(stored: Path) -> None:
+    splits = tiny(np.arange(60) % 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_splits(stored)
+    assert found.info == splits.info
+    assert torch.equal(found.images, splits.images)
+    assert torch.equal(found.labels, splits.labels)
+    assert lists(found) == lists(splits)
+    assert found.images.dtype == torch.uint8
+    assert found.labels.dtype == torch.int64
+    description = json.loads(description_path(stored).read_text())["description"]
+    assert description["counts"] == splits.counts()
+
+
+def test_the_same_splits_are_the_same_bytes(stored: Path, tmp_path: Path) -> None:
+    save_splits(tmp_path / "again.safetensors", tiny(np.arange(60) % 3))
+    assert (tmp_path / "again.safetensors").read_bytes() == stored.read_bytes()
+
+
+@pytest.mark.parametrize("place", [0, 10, 200, -2000, -1])
+def test_a_flipped_bit_is_noticed(stored: Path, place: int) -> None:
+    data = bytearray(stored.read_bytes())
+    data[place] ^= 1
+    stored.write_bytes(data)
+    with pytest.raises(UserError, match="damaged or was replaced") as caught:
+        load_splits(stored)
+    assert str(stored) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 500, -1])
+def test_truncation_is_noticed(stored: Path, kept: int) -> None:
+    stored.write_bytes(stored.read_bytes()[:kept])
+    with pytest.raises(UserError, match="damaged or was replaced"):
+        load_splits(stored)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.safetensors is missing"):
+        load_splits(tmp_path / "none.safetensors")
+
+
+def test_a_damaged_description_is_named(stored: Path) -> None:
+    beside = description_path(stored)
+    beside.write_text(beside.read_text()[:-20])
+    with pytest.raises(UserError, match=r"splits\.safetensors\.json is not readable JSON"):
+        load_splits(stored)
+
+
+def test_a_file_without_its_description_is_no_dataset(stored: Path) -> None:
+    description_path(stored).unlink()
+    with (
+        pytest.warns(UserWarning, match="not verified"),
+        pytest.raises(UserError, match="does not hold a dataset's splits"),
+    ):
+        load_splits(stored)

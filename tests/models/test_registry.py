@@ -1,0 +1,188 @@
+"""Models by name, by genotype and by description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from arnas.models.registry import MODELS, build_model, describe_model, model_from_description
+from arnas.runtime.errors import UserError
+from arnas.spaces.genotype import Genotype, save_genotype
+from arnas.spaces.options import SpaceOptions
+from arnas.spaces.published import ARNAS
+
+SIZES: dict[str, Any] = {
+    "num_classes": 10,
+    "image_size": 8,
+    "in_channels": 1,
+    "channels": 4,
+    "cells": 5,
+}
+RENAMED = Genotype(
+    {"normal": ARNAS.genotype.cells["robust"], "reduction": ARNAS.genotype.cells["reduction"]},
+    "one kind of cell",
+)
+CLASSIC = SpaceOptions(kinds=["normal"] * 3, widths=[1, 2, 4])
+
+
+def shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.state_dict().items()}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model("arnas", **SIZES)
+
+
+def test_every_parameter_receives_a_gradient(model: nn.Module) -> None:
+    x = torch.rand(8, 1, 8, 8)
+    F.cross_entropy(model(x), torch.arange(8)).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """Return the model in evaluation mode, its running statistics moved off the initial ones."""
+    for seed in range(3):
+        model.train()(torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(seed)))
+    return model.eval()
+
+
+def test_a_batch_is_its_images_one_by_one(model: nn.Module) -> None:
+    model = trained(model).double()
+    x = torch.rand(5, 1, 8, 8, dtype=torch.float64)
+    one_by_one = torch.cat([model(image[None]) for image in x])
+    torch.testing.assert_close(model(x), one_by_one, rtol=1e-12, atol=1e-12)
+
+
+def test_evaluation_is_deterministic(model: nn.Module) -> None:
+    model = trained(model)
+    x = torch.rand(3, 1, 8, 8)
+    first = model(x)
+    state = torch.get_rng_state()
+    assert torch.equal(model(x), first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_draws_nothing_at_random(model: nn.Module) -> None:
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(model.train()(x), model.train()(x))
+
+
+@pytest.mark.parametrize("image_size", [4, 5, 7, 8, 12])
+def test_logits_of_any_image_size(image_size: int) -> None:
+    sizes = SIZES | {"image_size": image_size, "cells": 3}
+    x = torch.rand(2, 1, image_size, image_size)
+    logits = build_model("arnas", **sizes)(x)
+    assert logits.shape == (2, 10)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+def test_every_entry_has_a_citation() -> None:
+    assert all(entry.citation for entry in MODELS.values())
+    assert "arXiv 2405.05502" in MODELS["arnas"].citation
+
+
+def test_a_genotype_gets_the_published_layout(model: nn.Module) -> None:
+    assert shapes(build_model(ARNAS.genotype, **SIZES)) == shapes(model)
+
+
+def test_a_genotype_gets_the_published_size() -> None:
+    with torch.device("meta"):
+        own = build_model(ARNAS.genotype, num_classes=10)
+        assert shapes(own) == shapes(build_model("arnas", num_classes=10))
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_genotype_file(tmp_path: Path, as_text: bool) -> None:
+    path = tmp_path / "genotype.json"
+    save_genotype(path, RENAMED)
+    found = build_model(str(path) if as_text else path, space=CLASSIC, **SIZES)
+    assert shapes(found) == shapes(build_model(RENAMED, space=CLASSIC, **SIZES))
+    assert found.classifier.in_features == 4 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_classes": 1}, "num_classes is 1: allowed are 2"),
+        ({"in_channels": 0}, "in_channels is 0: allowed are 1"),
+        ({"image_size": 3}, "image_size is 3: allowed are 4"),
+        ({"channels": 5}, "channels is 5: allowed are even"),
+        ({"channels": 0}, "channels is 0: allowed are even"),
+        ({"cells": 2}, "cells is 2: allowed are 3"),
+        ({"cells": 0}, "cells is 0: allowed are 3"),
+        ({"space": SpaceOptions()}, "model 'arnas' has its own layout"),
+    ],
+    ids=str,
+)
+def test_impossible_sizes_are_named(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_model("arnas", **(SIZES | changes))
+
+
+@pytest.mark.parametrize("name", ["arnass", "", "genotype.yaml", Path("genotype")])
+def test_an_unknown_model_is_named(name: str | Path) -> None:
+    with pytest.raises(UserError, match=f"unknown model '{name}': allowed are arnas, .*json"):
+        build_model(name, **SIZES)
+
+
+def test_a_missing_genotype_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.json is missing"):
+        build_model(tmp_path / "absent.json", **SIZES)
+
+
+def test_a_genotype_that_does_not_fit_the_layout_is_named() -> None:
+    with pytest.raises(UserError, match=r"one kind of cell .* need accurate, robust"):
+        build_model(RENAMED, **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("name", "space"), [("arnas", None), (RENAMED, CLASSIC), (ARNAS.genotype, None)], ids=str
+)
+def test_a_description_builds_the_same_model(
+    name: str | Genotype, space: SpaceOptions | None
+) -> None:
+    description = describe_model(name, space=space, **SIZES)
+    found = model_from_description(description, "x.safetensors")
+    assert shapes(found) == shapes(build_model(name, space=space, **SIZES))
+
+
+def test_a_description_stays_as_it_was() -> None:
+    description = describe_model("arnas", **SIZES)
+    before = dict(description)
+    model_from_description(description, "x.safetensors")
+    assert description == before
+
+
+def without(key: str) -> dict[str, Any]:
+    return {k: v for k, v in describe_model("arnas", **SIZES).items() if k != key}
+
+
+BAD_DESCRIPTIONS: dict[str, Any] = {
+    "no model": without("model"),
+    "no space": without("space"),
+    "no classes": without("num_classes"),
+    "unknown key": describe_model("arnas", **SIZES) | {"depth": 3},
+    "text for a number": describe_model("arnas", **SIZES) | {"num_classes": "10"},
+    "fraction": describe_model("arnas", **SIZES) | {"cells": 5.0},
+    "unknown model": describe_model("arnas", **SIZES) | {"model": "arnass"},
+    "unknown option of the space": describe_model(RENAMED, **SIZES) | {"space": {"depth": 3}},
+    "damaged genotype": describe_model(RENAMED, **SIZES) | {"model": {"cells": 3}},
+    "nothing": None,
+    "a number": 3,
+    "a text": "arnas",
+}
+
+
+@pytest.mark.parametrize("description", BAD_DESCRIPTIONS.values(), ids=BAD_DESCRIPTIONS)
+def test_a_bad_description_is_refused(description: Any) -> None:
+    with pytest.raises(UserError):
+        model_from_description(description, "x.safetensors")

@@ -1,0 +1,201 @@
+"""Weight files: the same logits to the last bit, or an error that names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from arnas.models.registry import build_model, describe_model, load_weights, save_weights
+from arnas.runtime.errors import UserError
+from arnas.spaces.genotype import Genotype
+from arnas.spaces.network import DerivedNetwork
+from arnas.spaces.options import SpaceOptions
+from arnas.spaces.published import ARNAS
+
+SIZES: dict[str, Any] = {
+    "num_classes": 4,
+    "image_size": 8,
+    "in_channels": 2,
+    "channels": 2,
+    "cells": 4,
+}
+DESCRIPTION = describe_model("arnas", **SIZES)
+PROVENANCE = {"dataset": "digits", "epoch": 3, "accuracy": 97.5}
+
+
+def images(seed: int) -> Tensor:
+    return torch.rand(4, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def trained_model(name: str | Genotype = "arnas", space: SpaceOptions | None = None) -> nn.Module:
+    """Return a model whose every parameter and statistic differs from a fresh one."""
+    torch.manual_seed(0)
+    model = build_model(name, space=space, **SIZES)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        for seed in range(3):
+            model(images(seed))
+    return model.eval()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A good weight file."""
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, trained_model(), DESCRIPTION, PROVENANCE)
+    return path
+
+
+def beside(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def test_logits_are_the_same_to_the_last_bit(path: Path) -> None:
+    torch.manual_seed(9)
+    model, provenance = load_weights(path)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(model(images(7)), trained_model()(images(7)))
+    assert provenance == PROVENANCE
+
+
+def test_a_searched_genotype_travels_with_its_weights(tmp_path: Path) -> None:
+    cells = {kind: ARNAS.genotype.cells[kind] for kind in ("robust", "reduction")}
+    genotype = Genotype(cells, "a run")
+    space = SpaceOptions(kinds=["robust"] * 3, widths=[2, 1, 3])
+    model = trained_model(genotype, space)
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, model, describe_model(genotype, space=space, **SIZES), {})
+    assert torch.equal(load_weights(path)[0](images(7)), model(images(7)))
+
+
+def test_normalisation_travels_with_the_weights(tmp_path: Path) -> None:
+    sizes = {key: value for key, value in SIZES.items() if key != "image_size"}
+    torch.manual_seed(0)
+    model = DerivedNetwork(
+        ARNAS.genotype, ARNAS.space, **sizes, mean=[0.3, 0.4], std=[0.2, 0.5]
+    ).eval()
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, model, DESCRIPTION, {})
+    assert torch.equal(load_weights(path)[0](images(7)), model(images(7)))
+
+
+def test_saving_twice_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "again" / "weights.safetensors"
+    save_weights(other, trained_model(), DESCRIPTION, PROVENANCE)
+    assert other.read_bytes() == path.read_bytes()
+    assert beside(other).read_bytes() == beside(path).read_bytes()
+
+
+def test_saving_leaves_no_other_file(path: Path) -> None:
+    assert sorted(path.parent.iterdir()) == [path, beside(path)]
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 1.0])
+def test_a_flipped_bit_is_found(path: Path, place: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[round(place * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"weights\.safetensors is damaged or was replaced"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("length", [0, 5, 1000, -1])
+def test_a_truncated_file_is_found(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"weights\.safetensors is damaged or was replaced"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("length", [0, 5, 1000, -1])
+def test_a_truncated_foreign_file_is_found(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+    beside(path).unlink()
+    with (
+        pytest.warns(UserWarning, match="not verified"),
+        pytest.raises(UserError, match=r"weights\.safetensors is not a readable safetensors"),
+    ):
+        load_weights(path)
+
+
+def test_a_foreign_file_has_no_description(path: Path) -> None:
+    beside(path).unlink()
+    with (
+        pytest.warns(UserWarning, match=r"no weights\.safetensors\.json"),
+        pytest.raises(UserError, match=r"weights\.safetensors has no description of its model"),
+    ):
+        load_weights(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.safetensors is missing"):
+        load_weights(tmp_path / "absent.safetensors")
+
+
+def test_a_damaged_description_is_named(path: Path) -> None:
+    beside(path).write_text('{"sha256": ')
+    with pytest.raises(UserError, match=r"weights\.safetensors\.json is not readable JSON"):
+        load_weights(path)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change entries of the JSON beside the file; None removes one."""
+    record = json.loads(beside(path).read_text()) | changes
+    kept = {key: value for key, value in record.items() if value is not None}
+    beside(path).write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"model": DESCRIPTION | {"channels": 4}, "provenance": {}},
+        {"model": DESCRIPTION | {"cells": 5}, "provenance": {}},
+        {"model": DESCRIPTION | {"cells": 3}, "provenance": {}},
+        {"model": DESCRIPTION | {"num_classes": 5}, "provenance": {}},
+        {"model": DESCRIPTION | {"in_channels": 1}, "provenance": {}},
+    ],
+    ids=["channels", "more cells", "fewer cells", "classes", "image channels"],
+)
+def test_weights_that_do_not_fit_are_named(path: Path, description: dict[str, Any]) -> None:
+    rewrite(path, description=description)
+    with pytest.raises(UserError, match=r"weights\.safetensors does not fit the model"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"description": {}}, "has no description of its model"),
+        ({"description": {"model": {"model": "arnas"}}}, "does not describe a model"),
+        ({"description": {"model": 3}}, "weights"),
+        ({"description": 3}, "weights"),
+        ({"description": None}, "weights"),
+        ({"sha256": None}, "is damaged or was replaced"),
+    ],
+    ids=["empty", "incomplete", "number for a model", "number", "absent", "no sha256"],
+)
+def test_a_description_of_something_else_is_refused(
+    path: Path, changes: dict[str, Any], words: str
+) -> None:
+    rewrite(path, **changes)
+    with pytest.raises(UserError, match=words):
+        load_weights(path)
+
+
+def test_a_description_that_is_no_record_is_refused(path: Path) -> None:
+    beside(path).write_text("[]")
+    with pytest.raises(UserError, match="is damaged or was replaced"):
+        load_weights(path)
+
+
+def test_other_programs_can_read_the_tensors(path: Path) -> None:
+    found = safetensors.torch.load_file(path)
+    expected = trained_model().state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -1,0 +1,172 @@
+"""The supernet edge by edge, as the papers draw it: an oracle for the batched one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from plain_layers import PRIMITIVE_NAMES, PlainFactorizedReduce, primitive, relu_conv
+from torch import Tensor, nn
+
+from arnas.search.supernet import Supernet
+
+
+class MixedOp(nn.Module):
+    """All seven operations on one edge; pools are normalised here only."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.operations = nn.ModuleDict()
+        for name in PRIMITIVE_NAMES:
+            operation = primitive(name, channels, stride, affine=False)
+            if "pool" in name:
+                operation = nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
+            self.operations[name] = operation
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        terms = [w * op(x) for w, op in zip(weights, self.operations.values(), strict=True)]
+        return torch.stack(terms).sum(0)
+
+
+class PlainCell(nn.Module):
+    """Two inputs, four nodes; row r of the table belongs to the r-th edge of the double loop."""
+
+    def __init__(self, kind: str, channels: int, older: int, newer: int, shrunk: bool) -> None:
+        super().__init__()
+        self.kind = kind
+        self.before0 = (
+            PlainFactorizedReduce(older, channels, affine=False)
+            if shrunk
+            else relu_conv(older, channels, affine=False)
+        )
+        self.before1 = relu_conv(newer, channels, affine=False)
+        self.edges = nn.ModuleList()
+        self.ends: list[tuple[int, int]] = []
+        for target in range(2, 6):
+            for source in range(target):
+                stride = 2 if kind == "reduction" and source < 2 else 1
+                self.edges.append(MixedOp(channels, stride))
+                self.ends.append((source, target))
+
+    def forward(self, older: Tensor, newer: Tensor, weights: Tensor) -> Tensor:
+        states = [self.before0(older), self.before1(newer)]
+        for target in range(2, 6):
+            terms = [
+                edge(states[source], row)
+                for edge, row, (source, end) in zip(self.edges, weights, self.ends, strict=True)
+                if end == target
+            ]
+            states.append(torch.stack(terms).sum(0))
+        return torch.cat(states[2:], dim=1)
+
+
+class PlainSupernet(nn.Module):
+    """Stem, cells, mean over the map, linear classifier."""
+
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        widths: Sequence[int],
+        cells: int,
+        channels: int,
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        older = newer = 3 * channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, newer, 3, padding=1, bias=False), nn.BatchNorm2d(newer)
+        )
+        self.cells = nn.ModuleList()
+        stage, shrunk = 0, False
+        for index in range(cells):
+            reduces = index in (cells // 3, 2 * cells // 3)
+            stage += reduces
+            kind, width = "reduction" if reduces else kinds[stage], channels * widths[stage]
+            self.cells.append(PlainCell(kind, width, older, newer, shrunk))
+            older, newer, shrunk = newer, 4 * width, reduces
+        self.classifier = nn.Linear(newer, num_classes)
+        names = {*kinds, "reduction"}
+        self.alphas = nn.ParameterDict({n: nn.Parameter(torch.zeros(14, 7)) for n in names})
+
+    def forward(self, x: Tensor) -> Tensor:
+        older = newer = self.stem(x)
+        for cell in self.cells:
+            weights = torch.softmax(self.alphas[cell.kind], dim=-1)
+            older, newer = newer, cell(older, newer, weights)
+        return self.classifier(newer.flatten(2).mean(-1))
+
+
+class Match(NamedTuple):
+    """A layer of the oracle and the rows of the supernet's layer that are the same thing."""
+
+    plain: nn.Module
+    batched: nn.Module
+    rows: slice
+
+
+def matches(supernet: Supernet, oracle: PlainSupernet) -> Iterator[Match]:
+    """Yield every layer of the oracle that has parameters or buffers."""
+    whole = slice(None)
+    for plain, batched in zip(oracle.stem, supernet.stem, strict=True):
+        yield Match(plain, batched, whole)
+    yield Match(oracle.classifier, supernet.classifier, whole)
+    for plain_cell, cell in zip(oracle.cells, supernet.cells, strict=True):
+        for name in ("before0", "before1"):
+            pair = zip(leaves(getattr(plain_cell, name)), leaves(getattr(cell, name)), strict=True)
+            for plain, batched in pair:
+                yield Match(plain, batched, whole)
+        for edge, (source, target) in zip(plain_cell.edges, plain_cell.ends, strict=True):
+            # The edges of a source are ordered by target; the first target is node 2 or the next.
+            place = target - max(source + 1, 2)
+            yield from _edge_matches(edge, cell.sources[source], place)
+
+
+def leaves(module: nn.Module) -> list[nn.Module]:
+    """Return the innermost modules that hold tensors, in order."""
+    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+    return [m for m in module.modules() if isinstance(m, kinds)]
+
+
+def _edge_matches(edge: MixedOp, source: nn.Module, place: int) -> Iterator[Match]:
+    """Yield the layers of one edge, the `place`-th of its source."""
+    plain = {name: leaves(operation) for name, operation in edge.operations.items()}
+    channels = plain["max_pool_3x3"][0].num_features
+    edges = source.separable3[0].weight.shape[0] // channels
+
+    def rows(block: int, width: int = channels) -> slice:
+        start = (block * edges + place) * width
+        return slice(start, start + width)
+
+    yield Match(plain["max_pool_3x3"][0], source.max_norm, slice(None))
+    yield Match(plain["avg_pool_3x3"][0], source.average_norm, slice(None))
+    if plain["skip_connect"]:
+        layers = (source.skip_even, source.skip_odd, source.skip_norm)
+        widths = (channels // 2, channels // 2, channels)
+        for layer, batched, width in zip(plain["skip_connect"], layers, widths, strict=True):
+            yield Match(layer, batched, rows(0, width))
+    for block, kernel in enumerate((3, 5)):
+        depthwise = getattr(source, f"separable{kernel}")
+        for half in range(2):
+            first, second, norm = plain[f"sep_conv_{kernel}x{kernel}"][3 * half : 3 * half + 3]
+            yield Match(first, depthwise[half], rows(0))
+            yield Match(second, source.separable_pointwise[half], rows(block))
+            yield Match(norm, source.separable_norm[half], rows(block))
+        first, second, norm = plain[f"dil_conv_{kernel}x{kernel}"]
+        yield Match(first, getattr(source, f"dilated{kernel}"), rows(0))
+        yield Match(second, source.dilated_pointwise, rows(block))
+        yield Match(norm, source.dilated_norm, rows(block))
+
+
+def copy_into(supernet: Supernet, oracle: PlainSupernet) -> None:
+    """Give the oracle the supernet's weights, running statistics and architecture tables."""
+    with torch.no_grad():
+        for match in matches(supernet, oracle):
+            batched = dict(match.batched.named_parameters()) | dict(match.batched.named_buffers())
+            own = dict(match.plain.named_parameters()) | dict(match.plain.named_buffers())
+            for name, tensor in own.items():
+                source = batched[name]
+                tensor.copy_(source[match.rows] if source.ndim else source)
+        for name, alpha in oracle.alphas.items():
+            alpha.copy_(supernet.alphas[name])

@@ -1,0 +1,164 @@
+"""Genotypes: what is accepted, what is refused and how they are stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arnas.runtime.errors import UserError
+from arnas.spaces.genotype import (
+    EDGES,
+    KINDS,
+    PRIMITIVES,
+    Cell,
+    Edge,
+    Genotype,
+    edge_index,
+    genotype_from_json,
+    load_genotype,
+    save_genotype,
+)
+
+CELL: Cell = tuple((Edge("skip_connect", 0), Edge("sep_conv_3x3", 1)) for _ in range(4))
+
+
+def with_edge(node: int, edge: Edge) -> dict[str, Cell]:
+    """Return cells whose reduction cell has `edge` as the last into `node` (0 to 3)."""
+    nodes = list(CELL)
+    nodes[node] = (CELL[node][0], edge)
+    return {"normal": CELL, "reduction": tuple(nodes)}
+
+
+@st.composite
+def genotypes(draw: st.DrawFn) -> Genotype:
+    kinds = draw(st.sets(st.sampled_from(KINDS))) | {"reduction"}
+    primitive = st.sampled_from(PRIMITIVES)
+    cells = {
+        kind: tuple(
+            tuple(
+                Edge(draw(primitive), state)
+                for state in draw(st.lists(st.integers(0, 1 + node), min_size=2, max_size=2))
+            )
+            for node in range(4)
+        )
+        for kind in sorted(kinds)
+    }
+    return Genotype(cells, draw(st.text('a b"\\\u03b1', max_size=5)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(genotypes())
+def test_json_text_gives_the_genotype_back(genotype: Genotype) -> None:
+    text = json.dumps(genotype.to_json())
+    assert genotype_from_json(json.loads(text), "x.json") == genotype
+
+
+def test_file_gives_the_genotype_back(tmp_path: Path) -> None:
+    genotype = Genotype({"normal": CELL, "reduction": CELL}, "a run of seed 0, epoch 3: \u03b1")
+    path = tmp_path / "new" / "genotype.json"
+    save_genotype(path, genotype)
+    assert load_genotype(path) == genotype
+    assert sorted(p.name for p in path.parent.iterdir()) == ["genotype.json"]
+
+
+def test_json_is_plain_and_readable() -> None:
+    value = Genotype(with_edge(3, Edge("dil_conv_5x5", 4)), "here").to_json()
+    assert value["origin"] == "here"
+    assert value["cells"]["reduction"][3] == [["skip_connect", 0], ["dil_conv_5x5", 4]]
+
+
+@pytest.mark.parametrize("node", range(4))
+def test_states_up_to_the_node_before_are_allowed(node: int) -> None:
+    Genotype(with_edge(node, Edge("skip_connect", node + 1)), "here")
+    for state in (node + 2, -1):
+        words = f"genotype from here: reduction node {node + 2} takes state {state}, .* 0 to"
+        with pytest.raises(UserError, match=words):
+            Genotype(with_edge(node, Edge("skip_connect", state)), "here")
+
+
+def test_unknown_primitive_is_named() -> None:
+    with pytest.raises(UserError, match=r"here: reduction node 4 .* 'none', .*max_pool_3x3") as e:
+        Genotype(with_edge(2, Edge("none", 0)), "here")
+    assert all(primitive in str(e.value) for primitive in PRIMITIVES)
+
+
+def test_unknown_kind_is_named() -> None:
+    with pytest.raises(UserError, match=r"here: kinds are \['odd', 'reduction'\]"):
+        Genotype({"odd": CELL, "reduction": CELL}, "here")
+
+
+def test_reduction_is_needed() -> None:
+    with pytest.raises(UserError, match="reduction is needed"):
+        Genotype({"normal": CELL}, "here")
+
+
+@pytest.mark.parametrize("nodes", [0, 3, 5])
+def test_number_of_nodes_is_four(nodes: int) -> None:
+    with pytest.raises(UserError, match=f"the reduction cell has {nodes} nodes, allowed are 4"):
+        Genotype({"reduction": (CELL[0],) * nodes}, "here")
+
+
+def test_a_node_without_edges_is_refused() -> None:
+    with pytest.raises(UserError, match="reduction node 3"):
+        Genotype({"reduction": (CELL[0], (), CELL[2], CELL[3])}, "here")
+
+
+NOT_GENOTYPES: list[Any] = [
+    None,
+    3,
+    "text",
+    [],
+    {},
+    {"cells": None},
+    {"cells": ["reduction"]},
+    {"cells": {"reduction": 3}},
+    {"cells": {"reduction": ["abcd"]}},
+    {"cells": {"reduction": [[["skip_connect"]]] * 4}},
+    {"cells": {"reduction": [[["skip_connect", 0, 1]]] * 4}},
+    {"cells": {"reduction": [[["skip_connect", "first"]]] * 4}},
+    {"cells": {"reduction": [[["skip_connect", None]]] * 4}},
+]
+
+
+@pytest.mark.parametrize("value", NOT_GENOTYPES, ids=repr)
+def test_other_json_is_refused_with_its_source(value: Any) -> None:
+    with pytest.raises(UserError, match=r"x\.json is not a genotype"):
+        genotype_from_json(value, "x.json")
+
+
+@pytest.mark.parametrize("state", [0.5, 1.9, "1", True])
+def test_states_are_not_rounded(state: Any) -> None:
+    """A state of 1.9 read as 1 would be another architecture without a word."""
+    with pytest.raises(UserError):
+        genotype_from_json({"cells": {"reduction": [[["skip_connect", state]]] * 4}}, "x.json")
+
+
+def test_origin_falls_back_to_the_source() -> None:
+    value = {"cells": {"reduction": [[["skip_connect", 0]]] * 4}}
+    assert genotype_from_json(value, "x.json").origin == "x.json"
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "absent.json"
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        load_genotype(path)
+
+
+@pytest.mark.parametrize("content", [b'{"cells": ', b"\xff\xfe\x00", b"[]"])
+def test_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "genotype.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        load_genotype(path)
+
+
+def test_edge_index_numbers_the_edges_node_by_node() -> None:
+    edges = [(node, state) for node in range(4) for state in range(node + 2)]
+    assert [edge_index(node, state) for node, state in edges] == list(range(14))
+    assert EDGES == 14

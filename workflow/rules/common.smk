@@ -1,0 +1,58 @@
+"""Checks the settings before anything runs, and hands them to the stages.
+
+REQUIRED INPUTS:
+    config: params.yaml with the overrides of the command line
+    arnas/stages/versions.yaml: the version of each stage
+
+OUTPUTS:
+    .arnas/params/<digest>.json: the settings as resolved, named to the stages by ARNAS_PARAMS
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir).parent))
+
+from arnas.config.handoff import hand_off  # noqa: E402
+from arnas.stages.plan import stage_versions  # noqa: E402
+
+os.environ["ARNAS_PARAMS"] = hand_off(config)
+
+VERSIONS = stage_versions()
+RUN = config["run"]
+
+
+wildcard_constraints:
+    name=config["name"],
+    dataset="|".join(config["data"]),
+    search="|".join(config["searches"]) or "-",
+    network="|".join([*config["networks"], *config["searches"]]),
+    seed=r"\d+",
+
+
+def user_files(wildcards):
+    """Return the user's own file that a dataset is read from, if any."""
+    options = config["data"][wildcards.dataset]
+    return [options["path"]] if options["source"] == "npz" else []
+
+
+def searched(pattern):
+    """Return the files of every search of the run."""
+    return expand(pattern, name=config["name"], search=RUN["searches"], seed=RUN["seeds"])
+
+
+def trained(pattern):
+    """Return the files of every trained network of the run."""
+    grid = [(RUN["networks_on"], RUN["networks"]), (RUN["searches_on"], RUN["searches"])]
+    return [
+        path
+        for datasets, networks in grid
+        for path in expand(
+            pattern,
+            name=config["name"],
+            dataset=datasets,
+            network=networks,
+            seed=RUN["seeds"],
+        )
+    ]

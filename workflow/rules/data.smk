@@ -1,0 +1,30 @@
+"""Datasets into splits.
+
+REQUIRED INPUTS:
+    for a dataset with source npz, the user's file
+
+OUTPUTS:
+    results/{name}/data/{dataset}/splits.safetensors and its description
+"""
+
+
+# Read a dataset and divide it into train, search_validation, selection and test.
+rule data:
+    input:
+        user_files,
+    output:
+        splits="results/{name}/data/{dataset}/splits.safetensors",
+        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
+        manifest="results/{name}/data/{dataset}/manifest.json",
+    log:
+        "results/{name}/logs/data/{dataset}.txt",
+    benchmark:
+        "results/{name}/benchmarks/data/{dataset}.tsv"
+    params:
+        version=VERSIONS["data"],
+        data=lookup("data/{dataset}", within=config),
+    threads: 1
+    message:
+        "Preparing {wildcards.dataset}"
+    shell:
+        "python -m arnas data --dataset {wildcards.dataset} 2>&1 | tee {log}"
