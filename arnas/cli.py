@@ -115,11 +115,42 @@ def results(params: ParamsFile = None) -> None:
     shown = overview(pd.read_csv(path, dtype={"epsilon": str}))
     table = Table(title="Accuracy in percent with 95 % interval, selected checkpoints")
     for column in shown.columns:
-        table.add_column(str(column), overflow="fold")
+        table.add_column(str(column), no_wrap=not sys.stdout.isatty())
     for values in shown.itertuples(index=False):
         table.add_row(*(str(value) for value in values))
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     typer.echo(f"Tables: {folder}/ ({', '.join(sorted(p.name for p in folder.iterdir()))})")
+
+
+@app.command()
+def reproduces(
+    reference: Annotated[Path, typer.Argument(help="Folder of the committed tables.")],
+    found: Annotated[Path, typer.Argument(help="Folder of the rerun's tables.")],
+    params: ParamsFile = None,
+) -> None:
+    """Compare the tables of a rerun with committed ones; exit code 1 when they drift."""
+    import pandas as pd
+
+    from arnas.config.load import load_params
+    from arnas.reporting.reproduction import drift, violated
+
+    tables = []
+    for folder in (reference, found):
+        path = folder / "whitebox.csv"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: name a folder of tables.")
+        tables.append(pd.read_csv(path, dtype={"epsilon": str}))
+    problems = drift(*tables) + violated(tables[1], load_params(params).reproduction.orderings)
+    same = (reference / "whitebox.csv").read_bytes() == (found / "whitebox.csv").read_bytes()
+    for problem in problems:
+        typer.echo(f"drift: {problem}")
+    verdict = "the same bytes" if same else f"{len(tables[0])} accuracies within tolerance"
+    typer.echo(
+        f"{found} {'does not reproduce' if problems else 'reproduces'} {reference}"
+        + (f": {len(problems)} differences" if problems else f": {verdict}, orderings hold")
+    )
+    if problems:
+        sys.exit(1)
 
 
 @params_app.command()
@@ -149,7 +180,8 @@ def show(params: ParamsFile = None) -> None:
     from arnas.config.load import load_params
 
     content = load_params(params).model_dump(mode="json")
-    typer.echo(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100), nl=False)
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+    typer.echo(text, nl=False)
 
 
 @params_app.command()

@@ -1,6 +1,7 @@
 """Attacks: threat models and ways to find adversarial examples within them.
 
-``arnas.attacks.pgd(model, x, y, Threat("linf", 8 / 255), steps=20)``. Names are loaded on first use.
+``arnas.attacks.pgd(model, x, y, Threat("linf", 8 / 255), steps=20)``. Names are loaded on first
+use.
 """
 
 from __future__ import annotations

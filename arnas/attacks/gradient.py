@@ -42,7 +42,8 @@ def project(x: Tensor, delta: Tensor, threat: Threat, clip: bool = True) -> Tens
 
 def _l2_norm(delta: Tensor) -> Tensor:
     """Return the L2 norm of each image's perturbation, broadcastable to `delta`."""
-    return delta.flatten(1).norm(dim=1).view(-1, *[1] * (delta.ndim - 1))
+    length: Tensor = delta.flatten(1).norm(dim=1)
+    return length.view(-1, *[1] * (delta.ndim - 1))
 
 
 def ascent_direction(gradient: Tensor, norm: str) -> Tensor:
@@ -189,7 +190,9 @@ def pgd(
         if keep == "last":
             for _ in range(steps):
                 gradient, _, _ = _gradient(model, x + delta, y)
-                delta = project(x, delta + size * ascent_direction(gradient, threat.norm), threat, clip)
+                delta = project(
+                    x, delta + size * ascent_direction(gradient, threat.norm), threat, clip
+                )
             return _assemble(x, delta, clip)
         return _best_iterate(model, x, y, threat, delta, steps, size, clip, stop_when_broken)
 

@@ -32,15 +32,15 @@ def module_modes(model: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
     try:
         model.eval()
         if batch_norm == "batch":
-            for module in tracked:
-                module.training = True
-                module.track_running_stats = False
+            for norm in tracked:
+                norm.training = True
+                norm.track_running_stats = False
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for module, track in tracked.items():
-            module.track_running_stats = track
+        for norm, track in tracked.items():
+            norm.track_running_stats = track
 
 
 @contextmanager

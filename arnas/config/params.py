@@ -11,8 +11,10 @@ from arnas.attacks.threat import CheckedThreat
 from arnas.data.options import DatasetOptions
 from arnas.evaluation.options import WhiteboxOptions
 from arnas.models.options import NetworkOptions
+from arnas.reporting.options import ReproductionOptions
 from arnas.runtime.options import Options
 from arnas.search.options import SearchOptions, SupernetOptions
+from arnas.spaces.layout import plan_cells
 from arnas.training.options import RetrainOptions
 
 Name = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
@@ -57,6 +59,7 @@ class Params(Options):
     retrain: dict[Name, RetrainOptions]
     """Training recipe of each dataset."""
     whitebox: WhiteboxOptions
+    reproduction: ReproductionOptions = ReproductionOptions()
 
     @model_validator(mode="after")
     def _branches_agree(self) -> Params:
@@ -82,7 +85,7 @@ class Params(Options):
         if self.name == "tables":
             raise ValueError("name is 'tables', which results/ uses itself: choose another name")
         for name, search in self.searches.items():
-            _check_epochs(name, search, self.supernet)
+            _check_search(name, search, self.supernet)
         return self
 
 
@@ -97,9 +100,16 @@ def _known(where: str, what: str, names: Iterable[str], block: str, known: Itera
             )
 
 
-def _check_epochs(name: str, search: SearchOptions, supernet: SupernetOptions) -> None:
-    """Raise unless the epochs of a search's parts fit each other and the schedule."""
+def _check_search(name: str, search: SearchOptions, supernet: SupernetOptions) -> None:
+    """Raise unless a search's epochs fit each other and the schedule, and its cells its kinds."""
     where = f"searches.{name}"
+    standing = {p.kind for p in plan_cells(supernet.cells, supernet.channels, search.space)}
+    if idle := sorted(set(search.space.kinds) - standing):
+        raise ValueError(
+            f"{where}.space.kinds has '{idle[0]}' in a stage that has no such cell when "
+            f"supernet.cells is {supernet.cells}, so nothing would be learnt of it: raise "
+            "supernet.cells, 6 is always enough"
+        )
     total = search.adversarial.epochs + search.multiobjective.epochs
     if total > supernet.weights.schedule_epochs:
         raise ValueError(

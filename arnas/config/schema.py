@@ -25,6 +25,12 @@ def schema_text() -> str:
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def _entries(node: dict[str, Any]) -> Any:
+    """Return the schema of the entries of a block whose keys are free names."""
+    named = list(node.get("patternProperties", {}).values())
+    return named[0] if named else node.get("additionalProperties")
+
+
 def fields_at(loc: tuple[int | str, ...]) -> list[str]:
     """Return the settings of the block at a validation error's location.
 
@@ -45,8 +51,8 @@ def fields_at(loc: tuple[int | str, ...]) -> list[str]:
             node = {"$ref": mapping[str(key)]}
         elif key in node.get("properties", {}):
             node = node["properties"][str(key)]
-        elif isinstance(extra := node.get("additionalProperties"), dict):
-            node = extra
+        elif isinstance(entries := _entries(node), dict):
+            node = entries
         elif isinstance(key, int) and "items" in node:
             node = node["items"]
         else:

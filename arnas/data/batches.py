@@ -1,7 +1,7 @@
 """Batches of training images: shuffled, augmented and scaled on the device.
 
-The order of an epoch and its augmentation are functions of their seed parts, so a run resumed in the
-middle of an epoch sees the same batches.
+The order of an epoch and its augmentation are functions of their seed parts, so a run resumed in
+the middle of an epoch sees the same batches.
 """
 
 from __future__ import annotations

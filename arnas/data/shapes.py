@@ -7,8 +7,12 @@ colour. Shapes are given as signed distances in units of their radius, so any im
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 CLASSES = (
     "disk",
@@ -25,18 +29,21 @@ CLASSES = (
 """Class names in label order."""
 
 
-def _box(u: np.ndarray, v: np.ndarray, half_u: float, half_v: float) -> np.ndarray:
+def _box(u: Array, v: Array, half_u: float, half_v: float) -> Array:
     """Return the signed distance (Chebyshev) to a box centred at the origin."""
-    return np.maximum(np.abs(u) - half_u, np.abs(v) - half_v)
+    distance: Array = np.maximum(np.abs(u) - half_u, np.abs(v) - half_v)
+    return distance
 
 
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _triangle(u: Array, v: Array) -> Array:
     """Return the signed distance to an upright triangle of circumradius 1."""
     slope = np.sqrt(3.0) / 2
-    return np.maximum.reduce([v - 0.5, slope * u - 0.5 * v - 0.5, -slope * u - 0.5 * v - 0.5])
+    sides = [v - 0.5, slope * u - 0.5 * v - 0.5, -slope * u - 0.5 * v - 0.5]
+    distance: Array = np.maximum.reduce(sides)
+    return distance
 
 
-DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
     "disk": lambda u, v: np.hypot(u, v) - 0.9,
     "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.2,
     "square": lambda u, v: _box(u, v, 0.8, 0.8),
@@ -50,7 +57,7 @@ DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def draw_shapes(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_shapes(count: int, size: int, seed: int) -> tuple[Array, Array]:
     """Draw `count` images of `size` x `size` pixels, the classes in turn.
 
     Parameters

@@ -20,7 +20,7 @@ TOLERANCE = 1e-6
 def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Return the predicted classes, int64 of shape (N,), in evaluation mode."""
     with attacked(model), torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in x.split(batch_size)])
+        return torch.cat([model(part).argmax(1) for part in torch.split(x, batch_size)])
 
 
 def evaluate(
@@ -39,7 +39,8 @@ def evaluate(
 
     Only images that the model classifies correctly are attacked; one counts as robust if it is
     correct clean and on the adversarial example, which is forwarded anew. Each image's random
-    numbers depend on the seed, the attack and its index, not on the batch.
+    numbers depend on the seed and its index, not on the batch or the attack: PGD-100 walks the path
+    of PGD-20 and goes on, so it is never weaker.
 
     Parameters
     ----------
@@ -104,8 +105,8 @@ def _withstands(
 ) -> Tensor:
     """Return which of the standing images are still correct after the attack."""
     robust = standing.clone()
-    for index in standing.nonzero().flatten().split(batch_size):
-        unit = per_image_uniform(("whitebox", name, seed), index, x.shape[1:]).to(x)
+    for index in torch.split(standing.nonzero().flatten(), batch_size):
+        unit = per_image_uniform(("whitebox", seed), index, x.shape[1:]).to(x)
         x_adv = entry.run(model, x[index], y[index], threat, unit)
         _check_within(x[index], x_adv, threat, name)
         robust[index] = predict(model, x_adv, batch_size) == y[index]

@@ -35,7 +35,7 @@ class ModelEntry:
 def _genotype_entry(published: PublishedGenotype) -> ModelEntry:
     """Return the entry of a published genotype."""
 
-    def build(**sizes: int) -> nn.Module:
+    def build(**sizes: Any) -> nn.Module:
         return DerivedNetwork(published.genotype, published.space, **sizes)
 
     return ModelEntry(build, published.channels, published.cells, published.genotype.origin)
@@ -145,8 +145,8 @@ def describe_model(
 
 def model_from_description(description: Mapping[str, Any], source: str) -> nn.Module:
     """Build the model that `describe_model` described; `source` names it in errors."""
-    arguments = dict(description)
     try:
+        arguments = dict(description)
         name, space = arguments.pop("model"), arguments.pop("space")
         if isinstance(name, dict):
             name = genotype_from_json(name, source)
@@ -201,5 +201,3 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         first = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} does not fit the model it describes: {first}") from None
     return model.eval(), dict(content.get("provenance", {}))
-
-

@@ -109,4 +109,5 @@ def _arrow(axes: Axes, source: int, target: int, primitive: str) -> None:
 
 def _link(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Draw the concatenation of a node into the output."""
-    axes.plot(*zip(start, end, strict=True), color="#bbbbbb", linewidth=0.9, linestyle=":", zorder=1)
+    x, y = zip(start, end, strict=True)
+    axes.plot(x, y, color="#bbbbbb", linewidth=0.9, linestyle=":", zorder=1)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from arnas.attacks.registry import ATTACKS
 from arnas.evaluation.intervals import wilson
 
 Row = dict[str, Any]
@@ -52,7 +53,7 @@ def whitebox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any])
                 "status": "ok",
             }
         )
-    order = ["clean", *description["attacks"]]
+    order = ["clean", *ATTACKS]
     rank = {"selected": 0, "last": 1}
     return sorted(rows, key=lambda row: (rank[row["checkpoint"]], order.index(row["attack"])))
 

@@ -23,7 +23,7 @@ def select_device() -> torch.device:
     name, _, number = wanted.partition(":")
     if name not in {"cpu", "cuda"} or (number and not number.isdigit()):
         raise UserError(
-            f"ARNAS_DEVICE is '{wanted}': allowed are auto, cpu, cuda and cuda:N; unset it for auto."
+            f"ARNAS_DEVICE is '{wanted}': allowed are auto, cpu, cuda, cuda:N; unset it for auto."
         )
     if name == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise UserError(

@@ -94,6 +94,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is not readable JSON ({error}): delete it and rerun the stage that makes it."
@@ -112,6 +114,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is damaged ({error}): delete it and rerun the stage that makes it."
@@ -156,6 +160,8 @@ def load_tensors(path: Path) -> TensorFile:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     beside = description_path(path)
     description: dict[str, Any] = {}
     if beside.exists():
@@ -167,7 +173,13 @@ def load_tensors(path: Path) -> TensorFile:
                 f"{path} is damaged or was replaced: its sha256 is {found[:12]}..., {beside.name} "
                 f"records {str(expected)[:12]}...; delete both and rerun the stage that makes them."
             )
-        description = record["description"]
+        found_description = record.get("description")
+        if not isinstance(found_description, dict):
+            raise UserError(
+                f"{beside} does not describe {path.name}: delete both and rerun the stage that "
+                "makes them."
+            )
+        description = found_description
     else:
         warnings.warn(f"{path} has no {beside.name}: its content is not verified", stacklevel=2)
     try:

@@ -1,4 +1,4 @@
-"""The manifest of a stage instance: what it was made from, with what, where and how long it took."""
+"""The manifest of a stage instance: what it was made from, with what, where, in what time."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Random numbers as a function of what they are for.
 
-A generator is derived from names ("retrain", seed, epoch, step, ...) and never carried along a run, so
-a resumed run draws what an undisturbed one would have drawn, and batch sizes or the order of jobs
-cannot shift anybody's numbers.
+A generator is derived from names ("retrain", seed, epoch, step, ...) and never carried along a run,
+so a resumed run draws what an undisturbed one would have drawn, and batch sizes or the order of
+jobs cannot shift anybody's numbers.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.attacks.modes import module_modes
@@ -60,9 +60,7 @@ def architecture_gradients(
     alphas = list(supernet.alphas.values())
     with module_modes(supernet, "batch"):
         if order == "first":
-            return {
-                name: _with_loss(supernet, batch, alphas) for name, batch in validation.items()
-            }
+            return {name: _with_loss(supernet, batch, alphas) for name, batch in validation.items()}
         return _second_order(supernet, optimiser, train, validation, alphas)
 
 
@@ -78,7 +76,7 @@ def _flat(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> T
 
 
 def _with_loss(
-    supernet: Supernet, batch: Batch, alphas: list[torch.nn.Parameter]
+    supernet: Supernet, batch: Batch, alphas: list[nn.Parameter]
 ) -> ArchitectureGradient:
     """Return the plain gradient of a batch's loss."""
     loss = _loss(supernet, batch)
@@ -89,14 +87,15 @@ def _with_loss(
 @contextmanager
 def _replaced(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
     """Give the parameters other values inside the block and their own, bit for bit, after it."""
-    own = [p.detach().clone() for p in parameters]
+    targets: list[Tensor] = list(parameters)
+    own = [p.detach().clone() for p in targets]
     try:
         with torch.no_grad():
-            torch._foreach_copy_(parameters, values)
+            torch._foreach_copy_(targets, list(values))
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(parameters, own)
+            torch._foreach_copy_(targets, own)
 
 
 def virtual_weights(
@@ -119,7 +118,7 @@ def _second_order(
     optimiser: torch.optim.SGD,
     train: Batch,
     validation: Mapping[str, Batch],
-    alphas: list[torch.nn.Parameter],
+    alphas: list[nn.Parameter],
 ) -> dict[str, ArchitectureGradient]:
     """Return the corrected gradients.
 

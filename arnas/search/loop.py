@@ -47,6 +47,19 @@ class SearchData(NamedTuple):
     """The stored value that means 1.0."""
 
 
+@dataclass(frozen=True)
+class SearchTask:
+    """One stage of one search."""
+
+    plan: StagePlan
+    data: SearchData
+    options: SupernetOptions
+    threat: Threat
+    """Norm and budget of the attacks."""
+    seed: int
+    """The replicate's seed."""
+
+
 class Direction(NamedTuple):
     """What the architecture tables follow in one step."""
 
@@ -82,39 +95,23 @@ def cosine_rate(epoch: int, options: SupernetOptions) -> float:
     return weights.final_learning_rate + 0.5 * span * (1 + math.cos(math.pi * share))
 
 
-def run_stage(
-    state: SearchState,
-    plan: StagePlan,
-    data: SearchData,
-    options: SupernetOptions,
-    threat: Threat,
-    seed: int,
-    report: Report,
-) -> list[dict[str, Any]]:
+def run_stage(state: SearchState, task: SearchTask, report: Report) -> list[dict[str, Any]]:
     """Run the epochs of one stage and return one row of figures for each.
 
     Parameters
     ----------
     state
         Continued in place: weights, tables, optimisers, trajectory and gammas.
-    plan
-        The stage.
-    data
-        Weight and architecture images.
-    options
-        The supernet's settings.
-    threat
-        Norm and budget of the attacks.
-    seed
-        The replicate's seed.
+    task
+        The stage, its data and its settings.
     report
         Called after every epoch.
     """
     history = []
-    for number in range(plan.epochs):
-        row = _run_epoch(state, plan, data, options, threat, seed, number < plan.warmup_epochs)
+    for number in range(task.plan.epochs):
+        row = _run_epoch(state, task, warmup=number < task.plan.warmup_epochs)
         history.append(row)
-        report(number + 1, plan.epochs, _headline(row))
+        report(number + 1, task.plan.epochs, _headline(row))
     return history
 
 
@@ -129,39 +126,31 @@ def _headline(row: dict[str, Any]) -> str:
     return text
 
 
-def _run_epoch(
-    state: SearchState,
-    plan: StagePlan,
-    data: SearchData,
-    options: SupernetOptions,
-    threat: Threat,
-    seed: int,
-    warmup: bool,
-) -> dict[str, Any]:
+def _run_epoch(state: SearchState, task: SearchTask, warmup: bool) -> dict[str, Any]:
     """Run one epoch and return its figures."""
-    epoch = state.epochs
+    epoch, data, options = state.epochs, task.data, task.options
     rate = cosine_rate(epoch, options)
     for group in state.weight_optimiser.param_groups:
         group["lr"] = rate
     state.supernet.train()
-    parts = ("search", seed, epoch)
+    parts = ("search", task.seed, epoch)
     figures: dict[str, list[float]] = {}
     batches = epoch_batches(
         data.train, data.scale, options.batch_size, options.augment, (*parts, "order")
     )
     for step, batch in enumerate(batches):
         purpose = (*parts, step)
-        train = _attack(state, batch, options, threat, (*purpose, "train"))
+        train = _attack(state, task, batch, (*purpose, "train"))
         measured: dict[str, float] = {}
         if not warmup:
-            measured = _architecture_step(state, plan, data, options, threat, train, purpose)
+            measured = _architecture_step(state, task, train, purpose)
             state.gammas.append(measured["gamma"])
         measured["train_loss"], measured["train_accuracy"] = _weight_step(state, train, options)
         for name, value in measured.items():
             figures.setdefault(name, []).append(value)
     tables = {kind: table.cpu() for kind, table in state.supernet.tables().items()}
     state.trajectory.append(tables)
-    return _summarise(plan, epoch, rate, figures, tables)
+    return _summarise(task.plan, epoch, rate, figures, tables)
 
 
 def _summarise(
@@ -197,19 +186,15 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _attack(
-    state: SearchState,
-    batch: Batch,
-    options: SupernetOptions,
-    threat: Threat,
-    purpose: tuple[object, ...],
+    state: SearchState, task: SearchTask, batch: Batch, purpose: tuple[object, ...]
 ) -> Batch:
     """Return the batch's adversarial examples for the present supernet."""
-    attack = options.attack
+    attack = task.options.attack
     x = pgd(
         state.supernet,
         batch.x,
         batch.y,
-        threat,
+        task.threat,
         steps=attack.steps,
         step_size=parse_amount(attack.step_size),
         generator=make_generator(*purpose),
@@ -220,10 +205,9 @@ def _attack(
     return Batch(x, batch.y)
 
 
-def _validation_batch(
-    data: SearchData, options: SupernetOptions, purpose: tuple[object, ...]
-) -> Batch:
+def _validation_batch(task: SearchTask, purpose: tuple[object, ...]) -> Batch:
     """Return a fresh random batch of architecture images."""
+    data, options = task.data, task.options
     generator = make_generator(*purpose, "validation batch")
     order = torch.randperm(len(data.validation.labels), generator=generator)
     index = order[: options.batch_size].to(data.validation.labels.device)
@@ -232,23 +216,18 @@ def _validation_batch(
 
 
 def _architecture_step(
-    state: SearchState,
-    plan: StagePlan,
-    data: SearchData,
-    options: SupernetOptions,
-    threat: Threat,
-    train: Batch,
-    purpose: tuple[object, ...],
+    state: SearchState, task: SearchTask, train: Batch, purpose: tuple[object, ...]
 ) -> dict[str, float]:
     """Move the tables one Adam step and return the step's figures."""
+    plan = task.plan
     combination = COMBINATIONS[plan.combine]
-    natural = _validation_batch(data, options, purpose)
+    natural = _validation_batch(task, purpose)
     validation = {}
     for objective in combination.objectives:
         validation[objective] = (
             natural
             if objective == "natural"
-            else _attack(state, natural, options, threat, (*purpose, "validation"))
+            else _attack(state, task, natural, (*purpose, "validation"))
         )
     found = architecture_gradients(
         state.supernet, state.weight_optimiser, train, validation, plan.order
@@ -280,9 +259,7 @@ def _measure(found: dict[str, ArchitectureGradient]) -> dict[str, float]:
     return measured
 
 
-def _weight_step(
-    state: SearchState, train: Batch, options: SupernetOptions
-) -> tuple[float, float]:
+def _weight_step(state: SearchState, train: Batch, options: SupernetOptions) -> tuple[float, float]:
     """Move the weights one SGD step on adversarial examples; return loss and accuracy (percent)."""
     logits = state.supernet(train.x)
     loss = F.cross_entropy(logits, train.y)

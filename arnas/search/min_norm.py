@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TINY = 1e-30
-"""Guards the denominator when both gradients are equal."""
+TINY = 1e-300
+"""Guards the denominator when both gradients are equal; beyond any square that float64 holds."""
 
 
 class MinNorm(NamedTuple):

@@ -78,7 +78,7 @@ def new_state(
 
 def save_state(path: Path, state: SearchState, description: dict[str, Any]) -> None:
     """Write everything of `state` to a safetensors file."""
-    names = {parameter: name for name, parameter in state.supernet.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in state.supernet.named_parameters()}
     tensors = {f"supernet.{name}": value for name, value in state.supernet.state_dict().items()}
     for prefix, optimiser in _optimisers(state).items():
         for parameter, values in optimiser.state.items():

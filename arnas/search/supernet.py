@@ -60,9 +60,7 @@ class ScaledNorm(nn.BatchNorm2d):
 
 def grouped(channels: int, groups: int, kernel: int = 1, stride: int = 1) -> nn.Conv2d:
     """Return a bias-free convolution of `channels` in and out that keeps or halves the size."""
-    return nn.Conv2d(
-        channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False
-    )
+    return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
 class StateEdges(nn.Module):
@@ -162,7 +160,8 @@ class StateEdges(nn.Module):
         halves = (self.skip_even(active), self.skip_odd(shifted))
         by_edge = [half.unflatten(1, (self.edges, -1)) for half in halves]
         x = torch.cat(by_edge, dim=2).flatten(1, 2)
-        return self.skip_norm(x, self._scale(weights, "skip_connect"))
+        skipped: Tensor = self.skip_norm(x, self._scale(weights, "skip_connect"))
+        return skipped
 
 
 class SupernetCell(nn.Module):
@@ -170,7 +169,7 @@ class SupernetCell(nn.Module):
 
     def __init__(self, plan: CellPlan, older: int, newer: int) -> None:
         super().__init__()
-        self.kind, self.channels = plan.kind, plan.channels
+        self.channels = plan.channels
         self.before0 = (
             FactorizedReduce(older, plan.channels, affine=False)
             if plan.after_reduction
@@ -249,8 +248,10 @@ class Supernet(nn.Module):
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
         )
         self.cells = nn.ModuleList()
+        self.kinds: list[str] = []
         older = newer = width
         for plan in plan_cells(cells, channels, space):
+            self.kinds.append(plan.kind)
             self.cells.append(SupernetCell(plan, older, newer))
             older, newer = newer, NODES * plan.channels
         self.classifier = nn.Linear(newer, num_classes)
@@ -277,6 +278,7 @@ class Supernet(nn.Module):
         weights = {kind: alpha.softmax(dim=1) for kind, alpha in self.alphas.items()}
         # Channels innermost in memory; every layer keeps it.
         older = newer = self.stem(x).contiguous(memory_format=torch.channels_last)
-        for cell in self.cells:
-            older, newer = newer, cell(older, newer, weights[cell.kind])
-        return self.classifier(newer.mean((2, 3)))
+        for kind, cell in zip(self.kinds, self.cells, strict=True):
+            older, newer = newer, cell(older, newer, weights[kind])
+        logits: Tensor = self.classifier(newer.mean((2, 3)))
+        return logits

@@ -82,8 +82,11 @@ class Genotype:
                     f"allowed are {NODES}."
                 )
             for node, edges in enumerate(cell):
+                where = f"genotype from {self.origin}: {kind} node {node + 2}"
+                if not edges:
+                    raise UserError(f"{where} has no edges, needed are one or more.")
                 for edge in edges:
-                    _check_edge(edge, node, f"genotype from {self.origin}: {kind} node {node + 2}")
+                    _check_edge(edge, node, where)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `genotype_from_json` reads."""
@@ -101,9 +104,7 @@ def _check_edge(edge: Edge, node: int, where: str) -> None:
             f"{where} has the operation '{edge.primitive}', allowed are {', '.join(PRIMITIVES)}."
         )
     if not 0 <= edge.state < INPUTS + node:
-        raise UserError(
-            f"{where} takes state {edge.state}, allowed are 0 to {INPUTS + node - 1}."
-        )
+        raise UserError(f"{where} takes state {edge.state}, allowed are 0 to {INPUTS + node - 1}.")
 
 
 def genotype_from_json(value: Any, source: str) -> Genotype:
@@ -111,7 +112,7 @@ def genotype_from_json(value: Any, source: str) -> Genotype:
     try:
         cells = {
             str(kind): tuple(
-                tuple(Edge(str(primitive), int(state)) for primitive, state in edges)
+                tuple(Edge(str(primitive), _whole(state)) for primitive, state in edges)
                 for edges in cell
             )
             for kind, cell in value["cells"].items()
@@ -123,6 +124,13 @@ def genotype_from_json(value: Any, source: str) -> Genotype:
             '{"cells": {kind: four lists of [operation, state]}, "origin": text}.'
         ) from None
     return Genotype(cells, origin)
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number as it is; rounding 1.9 would build another architecture."""
+    if type(value) is not int:
+        raise TypeError(f"a state is {value!r}, needed is a whole number")
+    return value
 
 
 def load_genotype(path: Path) -> Genotype:

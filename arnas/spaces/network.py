@@ -135,4 +135,5 @@ class DerivedNetwork(nn.Module):
         older = newer = stem
         for cell in self.cells:
             older, newer = newer, cell(older, newer)
-        return self.classifier(newer.mean((2, 3)))
+        logits: Tensor = self.classifier(newer.mean((2, 3)))
+        return logits

@@ -24,8 +24,9 @@ class SpaceOptions(Options):
     robust. Swapped: robust, robust, accurate. Two kinds of cells, as in DARTS: normal three
     times."""
     widths: Annotated[list[Width], Field(min_length=3, max_length=3)] = [1, 2, 2]
-    """Width of the three stages in units of the initial channels. ARNAS: 1, 2, 2; DARTS: 1, 2, 4."""
+    """Width of the three stages in units of the initial channels. ARNAS has 1, 2, 2,
+    DARTS 1, 2, 4."""
 
     def searched_kinds(self) -> tuple[str, ...]:
-        """Return the kinds that have an architecture table, each once, `reduction` last."""
+        """Return the kinds that have an architecture table, each once."""
         return (*dict.fromkeys(self.kinds), "reduction")

@@ -1,8 +1,8 @@
 """The operations on an edge and the building blocks around them.
 
-Definitions as in DARTS (arXiv 1806.09055, section 3.1): ReLU, convolution, batch normalisation in that
-order; a separable convolution is two depthwise and pointwise pairs; a dilated one is a single pair
-with dilation 2.
+Definitions as in DARTS (arXiv 1806.09055, section 3.1): ReLU, convolution, batch normalisation in
+that order; a separable convolution is two depthwise and pointwise pairs; a dilated one is a single
+pair with dilation 2.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, channels, ceil(H / 2), ceil(W / 2))."""
         x = F.relu(x)
-        return self.norm(torch.cat([self.even(x), self.odd(shift_by_one(x))], dim=1))
+        out: Tensor = self.norm(torch.cat([self.even(x), self.odd(shift_by_one(x))], dim=1))
+        return out
 
 
 def shift_by_one(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from arnas.runtime.seeds import seeded
 from arnas.spaces.genotype import Genotype, load_genotype
 from arnas.spaces.options import SpaceOptions
 from arnas.stages.run import Job
-from arnas.training.loop import TrainingData, train
+from arnas.training.loop import TrainingData, TrainingTask, train
 
 
 def run(job: Job) -> None:
@@ -37,15 +37,14 @@ def run(job: Job) -> None:
         images, labels = splits.part(*names)
         return LabelledImages(images.to(job.device), labels.to(job.device))
 
-    result = train(
-        model,
+    task = TrainingTask(
         sizes.loss,
         TrainingData(part("train", "search_validation"), part("selection"), info.scale),
         job.params.retrain[dataset],
         job.params.threat[dataset].threat(),
         ("retrain", job.seed),
-        job.report,
     )
+    result = train(model, task, job.report)
     for key, checkpoint in (("last", result.last), ("selected", result.selected)):
         model.load_state_dict(checkpoint.weights)
         provenance = {

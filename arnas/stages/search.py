@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arnas.data.splits import LabelledImages, load_splits
 from arnas.runtime.files import write_json_lines
-from arnas.search.loop import SearchData, StagePlan, run_stage
+from arnas.search.loop import SearchData, SearchTask, StagePlan, run_stage
 from arnas.search.state import load_state, new_state, save_state
 from arnas.stages.run import Job
 
@@ -54,15 +54,14 @@ def _run(job: Job, plan: StagePlan) -> None:
     )
     if "before" in job.inputs:
         load_state(job.inputs["before"], state)
-    history = run_stage(
-        state,
+    task = SearchTask(
         plan,
         SearchData(part("train"), part("search_validation"), splits.info.scale),
         params.supernet,
         params.threat[params.run.search_dataset].threat(),
         job.seed,
-        job.report,
     )
+    history = run_stage(state, task, job.report)
     run = {"search": search, "seed": job.seed, "dataset": splits.info.name, "stage": plan.name}
     save_state(job.outputs["state"], state, run)
     write_json_lines(job.outputs["history"], history)

@@ -29,6 +29,7 @@ def run(job: Job) -> None:
     tensors: dict[str, Tensor] = {}
     provenance: dict[str, Any] = {}
     earlier: dict[str, Tensor] = {}
+    planned = 2 + len(options.attacks) + len(options.last_attacks)
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
         model, origin = load_weights(job.inputs[checkpoint])
         defended = LOSSES[origin["loss"]].defended or options.autoattack_on == "all"
@@ -44,7 +45,7 @@ def run(job: Job) -> None:
             limit=options.autoattack_images,
             batch_size=options.batch_size,
             seed=job.seed,
-            report=_titled(job.report, checkpoint),
+            report=_joined(job.report, checkpoint, planned, len(tensors)),
         )
         for name in ("clean", *attacks):
             # A copy, because safetensors refuses two names for one piece of memory.
@@ -71,10 +72,10 @@ def _same_epoch(provenance: dict[str, Any]) -> bool:
     return len(provenance) > 1 and len(epochs) == 1
 
 
-def _titled(report: Report, checkpoint: str) -> Report:
-    """Return a report that names the checkpoint."""
+def _joined(report: Report, checkpoint: str, total: int, before: int) -> Report:
+    """Return a report that names the checkpoint and counts on from what was done before it."""
 
-    def titled(done: int, total: int, text: str) -> None:
-        report(done, total, f"{checkpoint} checkpoint, {text}")
+    def joined(done: int, _: int, text: str) -> None:
+        report(before + done, total, f"{checkpoint} checkpoint, {text}")
 
-    return titled
+    return joined

@@ -16,8 +16,8 @@ from arnas.data.batches import batches_per_epoch, epoch_batches
 from arnas.data.splits import LabelledImages, to_pixels
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import make_generator
-from arnas.training.losses import LOSSES, LossEntry
-from arnas.training.options import RetrainOptions, SelectionOptions
+from arnas.training.losses import LOSSES, Loss, LossEntry
+from arnas.training.options import RetrainOptions
 
 
 class TrainingData(NamedTuple):
@@ -28,6 +28,20 @@ class TrainingData(NamedTuple):
     """Picks the checkpoint and nothing else."""
     scale: int
     """The stored value that means 1.0."""
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """One training of one network."""
+
+    loss: str
+    """A name of `arnas.training.losses.LOSSES`."""
+    data: TrainingData
+    options: RetrainOptions
+    threat: Threat
+    """Norm and budget of training and of the selection attack."""
+    seed_parts: tuple[object, ...]
+    """What the run's random numbers are for."""
 
 
 @dataclass(frozen=True)
@@ -68,35 +82,19 @@ def learning_rate(step: int, steps_per_epoch: int, options: RetrainOptions) -> f
     return rate
 
 
-def train(
-    model: nn.Module,
-    loss_name: str,
-    data: TrainingData,
-    options: RetrainOptions,
-    threat: Threat,
-    seed_parts: tuple[object, ...],
-    report: Report,
-) -> TrainingResult:
+def train(model: nn.Module, task: TrainingTask, report: Report) -> TrainingResult:
     """Train `model` in place and keep its last and its selected checkpoint.
 
     Parameters
     ----------
     model
         Pixels in [0, 1] to logits, on the data's device.
-    loss_name
-        A name of `arnas.training.losses.LOSSES`.
-    data
-        Training and selection images.
-    options
-        The recipe.
-    threat
-        Norm and budget of training and of the selection attack.
-    seed_parts
-        What the run's random numbers are for.
+    task
+        Loss, data and recipe.
     report
         Called after every epoch.
     """
-    entry = LOSSES[loss_name]
+    entry, options = LOSSES[task.loss], task.options
     optimiser = torch.optim.SGD(
         model.parameters(),
         lr=options.learning_rate,
@@ -107,8 +105,8 @@ def train(
     selected: Checkpoint | None = None
     last: Checkpoint | None = None
     for epoch in range(options.epochs):
-        row = _train_epoch(model, entry, optimiser, data, options, threat, epoch, seed_parts)
-        clean, robust = selection_accuracy(model, data, options.selection, threat, seed_parts)
+        row = _train_epoch(model, entry.loss, optimiser, task, epoch)
+        clean, robust = selection_accuracy(model, task)
         row = {"epoch": epoch + 1, **row, "selection_clean": clean, "selection_robust": robust}
         history.append(row)
         weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -128,19 +126,13 @@ def _score(checkpoint: Checkpoint, entry: LossEntry) -> tuple[float, float]:
 
 
 def _train_epoch(
-    model: nn.Module,
-    entry: LossEntry,
-    optimiser: torch.optim.SGD,
-    data: TrainingData,
-    options: RetrainOptions,
-    threat: Threat,
-    epoch: int,
-    seed_parts: tuple[object, ...],
+    model: nn.Module, loss: Loss, optimiser: torch.optim.SGD, task: TrainingTask, epoch: int
 ) -> dict[str, float]:
     """Run one epoch and return its mean loss and accuracy (percent) on the images trained on."""
     model.train()
+    data, options = task.data, task.options
     steps = batches_per_epoch(len(data.train.labels), options.batch_size)
-    parts = (*seed_parts, epoch)
+    parts = (*task.seed_parts, epoch)
     losses, correct, seen = 0.0, 0, 0
     batches = epoch_batches(
         data.train, data.scale, options.batch_size, options.augment, (*parts, "order")
@@ -152,7 +144,7 @@ def _train_epoch(
             with torch.no_grad():
                 model(batch.x)
         generator = make_generator(*parts, step, "attack")
-        value = entry.loss(model, batch, threat, options.attack, generator)
+        value = loss(model, batch, task.threat, options.attack, generator)
         optimiser.zero_grad()
         value.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
@@ -168,21 +160,16 @@ def _train_epoch(
     }
 
 
-def selection_accuracy(
-    model: nn.Module,
-    data: TrainingData,
-    options: SelectionOptions,
-    threat: Threat,
-    seed_parts: tuple[object, ...],
-) -> tuple[float, float]:
+def selection_accuracy(model: nn.Module, task: TrainingTask) -> tuple[float, float]:
     """Return clean and PGD accuracy in percent on the selection images.
 
     The random starts are the same after every epoch, so that checkpoints are compared on equal
     terms.
     """
+    data, options, threat = task.data, task.options.selection, task.threat
     count = len(data.selection.labels)
     clean = robust = 0
-    generator = make_generator(*seed_parts, "selection")
+    generator = make_generator(*task.seed_parts, "selection")
     for start in range(0, count, options.batch_size):
         images, y = (part[start : start + options.batch_size] for part in data.selection)
         x = to_pixels(images, data.scale)

@@ -145,7 +145,9 @@ def test_a_genotype_that_does_not_fit_the_layout_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "space"), [("arnas", None), (RENAMED, CLASSIC), (ARNAS.genotype, None)], ids=str
+    ("name", "space"),
+    [("arnas", None), (RENAMED, CLASSIC), (ARNAS.genotype, None)],
+    ids=["name", "genotype and layout", "genotype"],
 )
 def test_a_description_builds_the_same_model(
     name: str | Genotype, space: SpaceOptions | None

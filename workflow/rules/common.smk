@@ -19,6 +19,11 @@ from arnas.stages.plan import stage_versions  # noqa: E402
 
 os.environ["ARNAS_PARAMS"] = hand_off(config)
 
+
+envvars:
+    "ARNAS_PARAMS",
+
+
 VERSIONS = stage_versions()
 RUN = config["run"]
 
@@ -39,12 +44,17 @@ def user_files(wildcards):
 
 def searched(pattern):
     """Return the files of every search of the run."""
-    return expand(pattern, name=config["name"], search=RUN["searches"], seed=RUN["seeds"])
+    return expand(
+        pattern, name=config["name"], search=RUN["searches"], seed=RUN["seeds"]
+    )
 
 
 def trained(pattern):
     """Return the files of every trained network of the run."""
-    grid = [(RUN["networks_on"], RUN["networks"]), (RUN["searches_on"], RUN["searches"])]
+    grid = [
+        (RUN["networks_on"], RUN["networks"]),
+        (RUN["searches_on"], RUN["searches"]),
+    ]
     return [
         path
         for datasets, networks in grid

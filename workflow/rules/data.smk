@@ -20,10 +20,10 @@ rule data:
         "results/{name}/logs/data/{dataset}.txt",
     benchmark:
         "results/{name}/benchmarks/data/{dataset}.tsv"
+    threads: 1
     params:
         version=VERSIONS["data"],
         data=lookup("data/{dataset}", within=config),
-    threads: 1
     message:
         "Preparing {wildcards.dataset}"
     shell:

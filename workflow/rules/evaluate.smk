@@ -12,7 +12,9 @@ OUTPUTS:
 # All outcomes of the run.
 rule evaluate:
     input:
-        trained("results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors"),
+        trained(
+            "results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors"
+        ),
 
 
 # Attacks with full knowledge of the network.
@@ -32,13 +34,13 @@ rule whitebox:
         "results/{name}/logs/whitebox/{dataset}/{network}/{seed}.txt",
     benchmark:
         "results/{name}/benchmarks/whitebox/{dataset}/{network}/{seed}.tsv"
+    threads: 1
+    resources:
+        gpu=1,
     params:
         version=VERSIONS["whitebox"],
         whitebox=lookup("whitebox", within=config),
         threat=lookup("threat/{dataset}", within=config),
-    threads: 1
-    resources:
-        gpu=1,
     message:
         "Attacking {wildcards.network} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:

@@ -13,7 +13,9 @@ OUTPUTS:
 # All trained networks of the run.
 rule retrain:
     input:
-        trained("results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors"),
+        trained(
+            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors"
+        ),
 
 
 # A model of the zoo.
@@ -32,16 +34,16 @@ rule retrain_zoo:
         "results/{name}/logs/retrain/{dataset}/{network}/{seed}.txt",
     benchmark:
         "results/{name}/benchmarks/retrain/{dataset}/{network}/{seed}.tsv"
-    params:
-        version=VERSIONS["retrain"],
-        network=lookup("networks/{network}", within=config),
-        retrain=lookup("retrain/{dataset}", within=config),
-        threat=lookup("threat/{dataset}", within=config),
     wildcard_constraints:
         network="|".join(config["networks"]) or "-",
     threads: 1
     resources:
         gpu=1,
+    params:
+        version=VERSIONS["retrain"],
+        network=lookup("networks/{network}", within=config),
+        retrain=lookup("retrain/{dataset}", within=config),
+        threat=lookup("threat/{dataset}", within=config),
     message:
         "Training {wildcards.network} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -55,11 +57,11 @@ use rule retrain_zoo as retrain_searched with:
         splits="results/{name}/data/{dataset}/splits.safetensors",
         splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
         genotype="results/{name}/search/{network}/{seed}/genotype/genotype.json",
+    wildcard_constraints:
+        network="|".join(config["searches"]) or "-",
     params:
         version=VERSIONS["retrain"],
         network=lookup("searches/{network}/network", within=config),
         space=lookup("searches/{network}/space", within=config),
         retrain=lookup("retrain/{dataset}", within=config),
         threat=lookup("threat/{dataset}", within=config),
-    wildcard_constraints:
-        network="|".join(config["searches"]) or "-",

@@ -30,15 +30,15 @@ rule search_adversarial:
         "results/{name}/logs/search_adversarial/{search}/{seed}.txt",
     benchmark:
         "results/{name}/benchmarks/search_adversarial/{search}/{seed}.tsv"
+    threads: 1
+    resources:
+        gpu=1,
     params:
         version=VERSIONS["search_adversarial"],
         supernet=lookup("supernet", within=config),
         space=lookup("searches/{search}/space", within=config),
         adversarial=lookup("searches/{search}/adversarial", within=config),
         threat=lookup(f"threat/{RUN['search_dataset']}", within=config),
-    threads: 1
-    resources:
-        gpu=1,
     message:
         "Searching {wildcards.search}, seed {wildcards.seed}: adversarial stage"
     shell:
@@ -62,15 +62,15 @@ rule search_multiobjective:
         "results/{name}/logs/search_multiobjective/{search}/{seed}.txt",
     benchmark:
         "results/{name}/benchmarks/search_multiobjective/{search}/{seed}.tsv"
+    threads: 1
+    resources:
+        gpu=1,
     params:
         version=VERSIONS["search_multiobjective"],
         supernet=lookup("supernet", within=config),
         space=lookup("searches/{search}/space", within=config),
         multiobjective=lookup("searches/{search}/multiobjective", within=config),
         threat=lookup(f"threat/{RUN['search_dataset']}", within=config),
-    threads: 1
-    resources:
-        gpu=1,
     message:
         "Searching {wildcards.search}, seed {wildcards.seed}: multi-objective stage"
     shell:
@@ -96,11 +96,11 @@ rule derive:
         "results/{name}/logs/derive/{search}/{seed}.txt",
     benchmark:
         "results/{name}/benchmarks/derive/{search}/{seed}.tsv"
+    threads: 1
     params:
         version=VERSIONS["derive"],
         derive=lookup("searches/{search}/derive", within=config),
         space=lookup("searches/{search}/space", within=config),
-    threads: 1
     message:
         "Deriving the genotype of {wildcards.search}, seed {wildcards.seed}"
     shell:

@@ -16,9 +16,15 @@ rule tables:
         searched("results/{name}/search/{search}/{seed}/multiobjective/history.jsonl"),
         searched("results/{name}/search/{search}/{seed}/genotype/genotype.json"),
         trained("results/{name}/retrain/{dataset}/{network}/{seed}/history.jsonl"),
-        trained("results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json"),
-        trained("results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors"),
-        trained("results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors.json"),
+        trained(
+            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json"
+        ),
+        trained(
+            "results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors"
+        ),
+        trained(
+            "results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors.json"
+        ),
     output:
         expand(
             "results/tables/{name}/{table}.csv",
@@ -45,10 +51,10 @@ rule tables:
         expand("results/{name}/logs/tables.txt", name=config["name"]),
     benchmark:
         f"results/{config['name']}/benchmarks/tables.tsv"
+    threads: 1
     params:
         version=VERSIONS["tables"],
         run=RUN,
-    threads: 1
     message:
         "Writing the tables"
     shell:

@@ -1,0 +1,56 @@
+# Everything a newcomer or CI types. Each target installs what it needs into .venv first.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install demo lint test test-long reproduce schema lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: .venv/.installed ## Create .venv and install requirements.lock
+
+.venv/.installed: requirements.lock
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: python3 is " + sys.version.split()[0] + ", needed is 3.11 or later: install it, or put it first in PATH")'
+	python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	touch $@
+
+demo: install ## Run the pipeline on real digits (CPU, no download) and print the tables
+	@start=$$(date +%s); snakemake --cores all; \
+	echo "The pipeline took $$(( $$(date +%s) - start )) s on $$(nproc) cores."
+	@python -m arnas results
+
+lint: install ## Style, types and the workflow's own lint
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check workflow
+	snakemake --lint
+
+test: install ## Fast tests
+	python -m pytest -q -n 2 --dist loadfile
+
+test-long: install ## Long tests: engines end to end, golden runs
+	python -m pytest -q -m long
+
+reproduce: install ## Rerun the committed tables in copies and fail on drift
+	./tests/workflow/reproduce.sh
+
+schema: install ## Rewrite workflow/schemas/params.schema.json from the option models
+	python -m arnas params schema > workflow/schemas/params.schema.json
+
+lock: install ## Resolve pyproject.toml into requirements.lock again
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --extra workflow --extra dev --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make lock' -o requirements.lock pyproject.toml
+
+clean: ## Remove heavy results and caches; tables and .venv stay
+	find results -mindepth 1 -maxdepth 1 ! -name tables -exec rm -rf {} +
+	rm -rf .snakemake .arnas .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots

@@ -1,0 +1,145 @@
+"""Settings are checked before anything runs; errors name the field, the value and the way out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ruamel.yaml import YAML
+
+from arnas.config.load import check_params, load_params, read_yaml
+from arnas.config.schema import SCHEMA_PATH, schema_text
+from arnas.runtime.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
+OUR_YAML = [
+    ROOT / "params.yaml",
+    ROOT / "dvc.yaml",
+    ROOT / "arnas/stages/versions.yaml",
+    *PRESETS,
+]
+
+
+def default() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    return content
+
+
+def change(path: str, value: Any) -> dict[str, Any]:
+    """Return the default settings with one value set, blocks on the way created."""
+    content = copy.deepcopy(default())
+    *blocks, key = path.split(".")
+    here = content
+    for block in blocks:
+        here = here.setdefault(block, {})
+    here[key] = value
+    return content
+
+
+def sentence(content: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        check_params(content, "params.yaml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda p: p.name)
+def test_our_settings_are_valid(path: Path) -> None:
+    assert load_params(path).name == ("digits" if path.stem == "params" else path.stem)
+
+
+def test_the_default_is_the_digits_preset() -> None:
+    default_lines = (ROOT / "params.yaml").read_text().splitlines()[1:]
+    preset_lines = (ROOT / "workflow/presets/digits.yaml").read_text().splitlines()[1:]
+    assert default_lines == preset_lines
+
+
+@pytest.mark.parametrize("path", OUR_YAML, ids=lambda p: p.name)
+def test_both_yaml_dialects_read_our_files_alike(path: Path) -> None:
+    """DVC reads YAML 1.2 through ruamel, Snakemake YAML 1.1 through PyYAML."""
+    with path.open() as stream:
+        assert yaml.safe_load(path.read_text()) == YAML(typ="safe").load(stream)
+
+
+def test_schema_file_is_in_step_with_the_models() -> None:
+    stored = (ROOT / SCHEMA_PATH).read_text()
+    assert stored == schema_text(), "run `make schema`"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("retrain.digits.epoch", 3, ["retrain.digits.epoch", "epochs", "did you mean epochs"]),
+        ("colour", "red", ["colour", "is not a setting", "supernet"]),
+        ("data.digits.tset_images", 3, ["data.digits.tset_images", "did you mean test_images"]),
+        ("retrain.digits.epochs", "ten", ["retrain.digits.epochs", "'ten'", "integer"]),
+        ("retrain.digits.epochs", 2.5, ["retrain.digits.epochs", "2.5"]),
+        ("retrain.digits.epochs", 0, ["retrain.digits.epochs", "0", "greater than or equal to 1"]),
+        ("retrain.digits.learning_rate", "1e-3", ["learning_rate", "'1e-3'", "write 0.001"]),
+        ("threat.digits.epsilon", 8, ["threat.digits", "epsilon is 8", "8/255"]),
+        ("threat.digits.epsilon", "eight", ["threat.digits.epsilon", "'eight'", "8/255"]),
+        ("threat.digits.norm", "l7", ["threat.digits.norm", "'l7'", "linf"]),
+        ("networks.arnas.model", "resnet999", ["networks.arnas.model", "'resnet999'", "arnas"]),
+        ("networks.arnas.loss", "hinge", ["networks.arnas.loss", "'hinge'", "pgd"]),
+        ("networks.arnas.cells", 2, ["networks.arnas.cells", "2", "3"]),
+        ("data.digits.source", "mnist", ["data.digits", "mnist", "sklearn_digits"]),
+        ("whitebox.attacks", ["fgsm", "pgd7"], ["whitebox.attacks[1]", "'pgd7'", "pgd20"]),
+        ("run.seeds", [], ["run.seeds", "at least 1"]),
+        ("run.seeds", [0, 0], ["run.seeds", "[0, 0]", "once"]),
+        ("run.networks", ["arnas", "vgg"], ["run.networks", "'vgg'", "arnas_undefended"]),
+        ("run.searches", ["rush"], ["run.searches", "'rush'", "dsara"]),
+        ("run.datasets", ["shapes"], ["'digits'", "run.datasets", "shapes"]),
+        ("run.networks_on", ["mars"], ["'mars'", "run.datasets", "digits"]),
+        ("networks.dsara", {"model": "arnas"}, ["'dsara'", "both a search and a network"]),
+        ("searches.dsara.derive.epoch", 99, ["searches.dsara.derive.epoch", "99", "0 to 8"]),
+        ("searches.dsara.multiobjective.epochs", 99, ["searches.dsara", "schedule_epochs"]),
+        ("searches.dsara.adversarial.warmup_epochs", 9, ["warmup_epochs is 9", "0 to its"]),
+        ("searches.dsara.space.kinds", ["accurate"], ["space.kinds", "at least 3"]),
+        ("retrain.digits.milestones", [5], ["retrain.digits", "cosine has no milestones"]),
+        ("name", "Bad Name", ["name", "'Bad Name'"]),
+        ("supernet", None, ["supernet", "None"]),
+    ],
+)
+def test_mistakes_are_named(path: str, value: Any, words: list[str]) -> None:
+    text = sentence(change(path, value))
+    assert "\n" not in text
+    assert text.startswith("params.yaml: ")
+    for word in words:
+        assert word in text, text
+
+
+def test_a_missing_block_is_named() -> None:
+    content = default()
+    del content["whitebox"]
+    assert "whitebox is missing" in sentence(content)
+
+
+@pytest.mark.parametrize("content", [None, [], "text", 3])
+def test_settings_that_are_no_mapping(content: Any) -> None:
+    assert "needed is a block of settings" in sentence(content)
+
+
+def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
+    """PyYAML would keep the last one without a word."""
+    path = tmp_path / "params.yaml"
+    path.write_text("name: a\nrun: {seeds: [0]}\nname: b\n")
+    with pytest.raises(UserError, match=r"line 3: 'name' stands twice"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "\t- x", "a: b: c"])
+def test_unreadable_yaml(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is not readable YAML") as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARNAS_PARAMS", "nowhere.yaml")
+    with pytest.raises(UserError, match=r"nowhere\.yaml is missing.*ARNAS_PARAMS"):
+        load_params()

@@ -1,0 +1,331 @@
+"""Files are whole or absent, and damage is noticed when they are read."""
+
+import hashlib
+import json
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import (
+    atomic_path,
+    canonical_json,
+    description_path,
+    load_tensors,
+    read_json,
+    read_json_lines,
+    save_tensors,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_json_lines,
+)
+
+TEXT = st.text(st.characters(codec="utf-8"))
+SEPARATORS = "\u0085\u2028\u2029"
+LINES = st.text(st.characters(codec="utf-8", exclude_characters=SEPARATORS), max_size=5)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+examples = settings(
+    max_examples=40,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def refusal(action: object, *arguments: object) -> str:
+    """Return the one line of the `UserError` that a call ends in."""
+    with pytest.raises(UserError) as caught:
+        action(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# Atomic writing
+
+
+def test_a_finished_file_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old", "the old file is whole until the new one is"
+        assert temporary.parent == path.parent, "a rename is atomic within one file system only"
+        assert temporary.suffix == path.suffix
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", ["old", None])
+def test_a_failure_leaves_everything_as_it_was(
+    tmp_path: Path, error: type[BaseException], old: str | None
+) -> None:
+    path = tmp_path / "a.txt"
+    if old is not None:
+        path.write_text(old)
+    before = {item: item.read_text() for item in tmp_path.iterdir()}
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert {item: item.read_text() for item in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    write_bytes(tmp_path / "a.txt", b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_bytes(tmp_path / "a.txt", b"new")
+    assert [item.read_bytes() for item in tmp_path.iterdir()] == [b"old"]
+
+
+def test_bytes_reach_the_disk_before_the_name_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, order = tmp_path / "a.txt", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append(path.exists()))
+    write_bytes(path, b"new")
+    assert order == [False]
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink], ids=["hard", "symbolic"])
+def test_a_link_into_a_cache_is_cut_not_written_through(tmp_path: Path, link: object) -> None:
+    cached, path = tmp_path / "cache", tmp_path / "a.txt"
+    cached.write_text("cached")
+    link(cached, path)
+    write_bytes(path, b"new")
+    assert cached.read_text() == "cached"
+    assert path.read_text() == "new"
+    assert not path.is_symlink()
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "one" / "two" / "a.txt", b"new")
+    assert (tmp_path / "one" / "two" / "a.txt").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_files_have_the_permissions_of_the_users_umask(
+    tmp_path: Path, mask: int, mode: int
+) -> None:
+    """Temporary files are private; a result shared by a group must not stay so."""
+    before = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "a.txt", b"new")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
+# Digests
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000_000])
+def test_a_file_and_its_bytes_have_the_published_sha256(tmp_path: Path, size: int) -> None:
+    data = b"a" * size
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_file(tmp_path / "a") == sha256_bytes(data) == hashlib.sha256(data).hexdigest()
+
+
+def test_sha256_is_the_standards_own_example() -> None:
+    assert sha256_bytes(b"abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
+
+
+# JSON
+
+
+@given(VALUES)
+@examples
+def test_json_comes_back(tmp_path: Path, value: object) -> None:
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+
+
+def test_json_is_readable_and_ends_in_a_line_break(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
+
+
+@given(st.dictionaries(TEXT, VALUES, max_size=4))
+@examples
+def test_canonical_json_knows_no_order(value: dict[str, object]) -> None:
+    text = canonical_json(value)
+    assert canonical_json(dict(reversed(value.items()))) == text
+    assert json.loads(text) == value
+
+
+def test_canonical_json_has_no_spaces() -> None:
+    assert canonical_json({"b": [1, 2], "a": {"d": None, "c": 0.5}}) == (
+        '{"a":{"c":0.5,"d":null},"b":[1,2]}'
+    )
+
+
+ROWS = st.lists(st.dictionaries(LINES, st.none() | st.floats(allow_nan=False) | LINES, max_size=3))
+
+
+@given(ROWS)
+@examples
+def test_json_lines_come_back(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    write_json_lines(tmp_path / "a.jsonl", rows)
+    assert read_json_lines(tmp_path / "a.jsonl") == rows
+
+
+@pytest.mark.parametrize("rows", [[], [{}], [{"epoch": 1, "loss": 0.5}, {"text": "a\nb\r\tc"}]])
+def test_each_row_has_a_line(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    write_json_lines(tmp_path / "a.jsonl", rows)
+    assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == len(rows)
+    assert read_json_lines(tmp_path / "a.jsonl") == rows
+
+
+@pytest.mark.xfail(strict=True, raises=UserError, reason="U+2028 is taken for the end of a row")
+@pytest.mark.parametrize("mark", SEPARATORS)
+def test_a_row_may_hold_any_line_separator(tmp_path: Path, mark: str) -> None:
+    write_json_lines(tmp_path / "a.jsonl", [{"text": mark}])
+    assert read_json_lines(tmp_path / "a.jsonl") == [{"text": mark}]
+
+
+@pytest.mark.parametrize("read", [read_json, read_json_lines, load_tensors])
+def test_a_missing_file_is_named_with_the_way_out(tmp_path: Path, read: object) -> None:
+    path = tmp_path / "a.json"
+    assert refusal(read, path) == f"{path} is missing: run the stage that makes it."
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1', b"\xff\xfe", b"nonsense"])
+@pytest.mark.parametrize("read", [read_json, read_json_lines])
+def test_damaged_json_is_named_with_the_way_out(
+    tmp_path: Path, read: object, content: bytes
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    message = refusal(read, path)
+    assert message.startswith(str(path))
+    assert "rerun the stage" in message
+
+
+# Tensors
+
+
+def some_tensors() -> dict[str, Tensor]:
+    weight = torch.arange(12.0).view(3, 4)
+    return {
+        "weight": weight,
+        "turned": (weight + 1).T,
+        "column": (weight + 2)[:, 1],
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "images": torch.arange(6, dtype=torch.uint8),
+        "count": torch.tensor(7),
+        "mask": torch.tensor([True, False]),
+        "half": torch.tensor([0.5], dtype=torch.bfloat16),
+        "nothing": torch.empty(0, 3),
+        "special": torch.tensor([torch.inf, -0.0, torch.nan]),
+    }
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, some_tensors(), {"epoch": 3, "name": "é"})
+    return path
+
+
+def test_tensors_of_every_kind_come_back(stored: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensors, description = load_tensors(stored)
+    assert description == {"epoch": 3, "name": "é"}
+    assert tensors.keys() == some_tensors().keys()
+    for name, expected in some_tensors().items():
+        assert tensors[name].dtype == expected.dtype
+        assert tensors[name].shape == expected.shape
+        assert not tensors[name].requires_grad
+        assert torch.equal(tensors[name].nan_to_num(9), expected.detach().nan_to_num(9))
+
+
+def test_other_programs_can_read_the_file_and_its_digest(stored: Path) -> None:
+    assert torch.equal(load_file(stored)["weight"], some_tensors()["weight"])
+    record = json.loads(description_path(stored).read_text(encoding="utf-8"))
+    assert description_path(stored).name == "a.safetensors.json"
+    assert record["sha256"] == hashlib.sha256(stored.read_bytes()).hexdigest()
+
+
+def test_the_same_tensors_are_the_same_bytes(stored: Path, tmp_path: Path) -> None:
+    backwards = dict(reversed(some_tensors().items()))
+    save_tensors(tmp_path / "b.safetensors", backwards, {})
+    assert (tmp_path / "b.safetensors").read_bytes() == stored.read_bytes()
+
+
+@pytest.mark.parametrize("place", [0, 9, 100, -1])
+def test_a_flipped_bit_is_noticed(stored: Path, place: int) -> None:
+    data = bytearray(stored.read_bytes())
+    data[place] ^= 1
+    stored.write_bytes(data)
+    message = refusal(load_tensors, stored)
+    assert message.startswith(f"{stored} is damaged or was replaced")
+    assert sha256_bytes(bytes(data))[:12] in message
+
+
+@pytest.mark.parametrize("kept", [0, 50, -1])
+def test_truncation_is_noticed(stored: Path, kept: int) -> None:
+    stored.write_bytes(stored.read_bytes()[:kept])
+    assert "damaged or was replaced" in refusal(load_tensors, stored)
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", '"text"', "null", '{"sha256": null}'])
+def test_a_description_of_another_form_is_refused(stored: Path, record: str) -> None:
+    description_path(stored).write_text(record)
+    assert "a.safetensors.json" in refusal(load_tensors, stored)
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="the digest alone is taken for a record")
+def test_a_record_without_a_description_is_refused(stored: Path) -> None:
+    description_path(stored).write_text(json.dumps({"sha256": sha256_file(stored)}))
+    assert "a.safetensors.json" in refusal(load_tensors, stored)
+
+
+def test_a_foreign_file_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.warns(UserWarning, match=r"no a\.safetensors\.json: its content is not verified"):
+        tensors, description = load_tensors(path)
+    assert tensors["weight"].tolist() == [1, 1]
+    assert description == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x80\x04pickle" * 9])
+def test_a_foreign_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="not verified"):
+        message = refusal(load_tensors, path)
+    assert message.startswith(f"{path} is not a readable safetensors file")
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="safetensors refuses shared memory")
+def test_tensors_that_share_memory_come_back(tmp_path: Path) -> None:
+    """Tied weights are one tensor under two names."""
+    weight = torch.arange(4.0)
+    save_tensors(
+        tmp_path / "a.safetensors", {"one": weight, "tied": weight, "part": weight[1:]}, {}
+    )
+    tensors = load_tensors(tmp_path / "a.safetensors").tensors
+    assert torch.equal(tensors["one"], weight)
+    assert torch.equal(tensors["tied"], weight)
+    assert torch.equal(tensors["part"], weight[1:])

@@ -1,0 +1,149 @@
+"""A tiny run of every stage with recorded figures.
+
+When a stage's figures change while its integer in versions.yaml does not, results made before and
+after the change would be mixed under one name. So: raise the integer of the stage that changed,
+then record the new figures with
+``ARNAS_GOLDEN=write python -m pytest tests/stages/test_golden.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from arnas.cli import main
+from arnas.config.load import load_params
+from arnas.runtime.files import load_tensors, read_json, read_json_lines, save_tensors
+from arnas.stages.plan import find_instance, stage_versions
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).with_name("golden.json")
+RELATIVE = 2e-3
+"""Other CPUs round differently; two training steps amplify that to less than this."""
+
+SEARCH = {"search": "dsara", "seed": "0"}
+CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
+COMMANDS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("data", {"dataset": "digits"}),
+    ("search_adversarial", SEARCH),
+    ("search_multiobjective", SEARCH),
+    ("derive", SEARCH),
+    ("retrain", CELL),
+    ("whitebox", CELL),
+    ("tables", {}),
+)
+
+
+def settings() -> dict[str, Any]:
+    """Return the smoke preset cut down to two steps a stage and one network."""
+    content: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
+    content["name"] = "golden"
+    content["run"] |= {"searches_on": [], "networks": ["arnas"]}
+    content["data"]["digits"] |= {
+        "test_images": 20,
+        "selection_images": 20,
+        "search_validation_fraction": 0.97,
+    }
+    content["supernet"] |= {"batch_size": 26}
+    content["retrain"]["digits"] |= {"epochs": 1, "batch_size": 800}
+    content["whitebox"] |= {"attacks": ["fgsm", "pgd20"]}
+    return content
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run every stage once, in process, in a folder of its own."""
+    place = tmp_path_factory.mktemp("golden")
+    (place / "params.yaml").write_text(yaml.safe_dump(settings()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.delenv("ARNAS_PARAMS", raising=False)
+        patch.setenv("ARNAS_DEVICE", "cpu")
+        for command, axes in COMMANDS:
+            if command == "derive":
+                _set_tables(place)
+            options = [word for axis, value in axes.items() for word in (f"--{axis}", value)]
+            patch.setattr("sys.argv", ["arnas", command, *options])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert ended.value.code in {0, None}, command
+    return place
+
+
+def _set_tables(folder: Path) -> None:
+    """Replace the searched tables by round numbers: near ties would be decided by rounding."""
+    instance = find_instance("derive", SEARCH, load_params(folder / "params.yaml"))
+    tensors, description = load_tensors(folder / instance.inputs["state"])
+    for name, value in tensors.items():
+        if name.startswith("trajectory."):
+            tensors[name] = (torch.arange(value.numel()) * 37 % 101 / 101).view_as(value)
+    save_tensors(folder / instance.inputs["state"], tensors, description)
+
+
+def figures(folder: Path, command: str, axes: dict[str, str]) -> dict[str, Any]:
+    """Return what a stage's outputs amount to, in a few numbers."""
+    instance = find_instance(command, axes, load_params(folder / "params.yaml"))
+    found: dict[str, Any] = {}
+    for key, path in instance.outputs.items():
+        place = folder / path
+        if path.suffix == ".safetensors":
+            for name, value in load_tensors(place).tensors.items():
+                total = found.setdefault(f"{key}.{name.split('.')[0]}", 0.0)
+                found[f"{key}.{name.split('.')[0]}"] = total + _size(value)
+        elif path.suffix == ".jsonl":
+            found[key] = [
+                {k: v for k, v in row.items() if isinstance(v, float)}
+                for row in read_json_lines(place)
+            ]
+        elif key in {"genotype", "metrics"}:
+            found[key] = read_json(place)
+    return found
+
+
+def _size(value: torch.Tensor) -> float:
+    """Return the sum of the absolute values, of numbers only."""
+    return float(value.double().nan_to_num().abs().sum())
+
+
+def approximately(expected: Any, absolute: float) -> Any:
+    """Return `expected` with every number replaced by pytest.approx."""
+    if isinstance(expected, dict):
+        return {key: approximately(value, absolute) for key, value in expected.items()}
+    if isinstance(expected, list):
+        return [approximately(value, absolute) for value in expected]
+    if not isinstance(expected, float):
+        return expected
+    return pytest.approx(expected, rel=RELATIVE, abs=absolute)
+
+
+@pytest.mark.parametrize(("command", "axes"), COMMANDS, ids=[command for command, _ in COMMANDS])
+def test_results_change_only_with_the_version(
+    folder: Path, command: str, axes: dict[str, str]
+) -> None:
+    found = {"version": stage_versions()[command], "figures": figures(folder, command, axes)}
+    if os.environ.get("ARNAS_GOLDEN") == "write":
+        recorded = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+        recorded[command] = found
+        GOLDEN.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+    recorded = json.loads(GOLDEN.read_text())[command]
+    assert found["version"] == recorded["version"], "record the new version's figures, see above"
+    one_image = {"whitebox": 1.0, "tables": 5.0}.get(command, 0.0)
+    expected = approximately(recorded["figures"], one_image)
+    assert found["figures"] == expected, "raise the version, see above"
+
+
+def test_manifests_say_what_was_made_from_what(folder: Path) -> None:
+    for command, axes in COMMANDS:
+        instance = find_instance(command, axes, load_params(folder / "params.yaml"))
+        manifest = read_json(folder / instance.manifest)
+        assert manifest["stage"] == command
+        assert set(manifest["inputs"]) == {str(path) for path in instance.inputs.values()}
+        assert set(manifest["outputs"]) == {str(path) for path in instance.outputs.values()}
+        assert manifest["device"] == "cpu"
+        assert len(manifest["fingerprint"]) == 64

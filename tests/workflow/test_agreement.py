@@ -1,0 +1,73 @@
+"""Snakemake and DVC express the same pipeline as the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from engines import Seen, copy_checkout, seen_by_dvc, seen_by_snakemake
+
+from arnas.config.load import load_params
+from arnas.config.params import Params
+from arnas.stages.plan import Instance, instances
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy whose run has two datasets, searches, networks and seeds, so that axes can mix up."""
+    folder = copy_checkout(tmp_path_factory.mktemp("agreement"), "digits")
+    settings = yaml.safe_load((folder / "params.yaml").read_text())
+    settings["searches"]["sum"] = settings["searches"]["dsara"]
+    settings["run"] |= {
+        "datasets": ["digits", "shapes"],
+        "searches": ["dsara", "sum"],
+        "searches_on": ["digits", "shapes"],
+        "networks_on": ["shapes"],
+        "seeds": [0, 1],
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+    yield folder
+
+
+@pytest.fixture(scope="module")
+def params(checkout: Path) -> Params:
+    return load_params(checkout / "params.yaml")
+
+
+def as_seen(instance: Instance) -> Seen:
+    outputs = [str(path) for path in [*instance.outputs.values(), instance.manifest]]
+    inputs = sorted(str(path) for path in instance.inputs.values())
+    return Seen(" ".join(instance.command), tuple(inputs), tuple(sorted(outputs)))
+
+
+def test_snakemake_has_the_plan(checkout: Path, params: Params) -> None:
+    assert seen_by_snakemake(checkout) == {as_seen(instance) for instance in instances(params)}
+
+
+def test_dvc_has_the_plan(checkout: Path, params: Params) -> None:
+    """An aggregate of DVC depends on folders, because it cannot take a list from `run`."""
+    expected = {as_seen(i) for i in instances(params) if not i.stage.aggregate}
+    found = {seen for seen, _ in seen_by_dvc(checkout).values() if seen.command[-6:] != "tables"}
+    assert found == expected
+
+
+def test_the_aggregate_of_dvc_depends_on_what_contains_its_inputs(
+    checkout: Path, params: Params
+) -> None:
+    (plan,) = (instance for instance in instances(params) if instance.stage.aggregate)
+    found, _ = seen_by_dvc(checkout)["tables"]
+    assert found.outputs == as_seen(plan).outputs
+    for path in plan.inputs.values():
+        assert any(path.is_relative_to(folder) for folder in found.inputs)
+    for folder in found.inputs:
+        assert any(path.is_relative_to(folder) for path in plan.inputs.values())
+
+
+def test_dvc_reads_the_settings_of_the_plan(checkout: Path, params: Params) -> None:
+    by_command = {" ".join(i.command): i for i in instances(params)}
+    for seen, settings in seen_by_dvc(checkout).values():
+        instance = by_command[seen.command]
+        assert sorted(settings["params.yaml"]) == sorted(instance.params)
+        assert settings["arnas/stages/versions.yaml"] == [instance.stage.command]
