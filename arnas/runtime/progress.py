@@ -12,7 +12,7 @@ from typing import Protocol
 class Report(Protocol):
     """What a library loop calls after each unit of work; the library itself never prints."""
 
-    def __call__(self, done: int, total: int, text: str) -> None:
+    def __call__(self, done: int, total: int, text: str, /) -> None:
         """Say that `done` of `total` units are finished, with their figures in `text`."""
 
 

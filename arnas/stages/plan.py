@@ -301,6 +301,11 @@ def stage_by_name(name: str) -> Stage:
     return next(stage for stage in STAGES if stage.name == name)
 
 
+def stage_by_command(command: str) -> Stage:
+    """Return the first stage that a command runs; all of a command have the same axes."""
+    return next(stage for stage in STAGES if stage.command == command)
+
+
 @cache
 def stage_versions() -> dict[str, int]:
     """Return the version of each stage, from `versions.yaml`."""

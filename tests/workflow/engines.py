@@ -84,11 +84,16 @@ def seen_by_snakemake(folder: Path) -> set[Seen]:
     return {
         Seen(
             words(match["shell"]),
-            tuple(sorted((match["input"] or "").split(", "))) if match["input"] else (),
+            tuple(sorted(_without_tokens(match["input"] or ""))),
             tuple(sorted(match["output"].split(", "))),
         )
         for match in pattern.finditer(done.stdout)
     }
+
+
+def _without_tokens(inputs: str) -> list[str]:
+    """Return the inputs of a job that are made by stages or users."""
+    return [path for path in inputs.split(", ") if path and not path.startswith(".arnas/")]
 
 
 def seen_by_dvc(folder: Path) -> dict[str, tuple[Seen, dict[str, list[str]]]]:

@@ -6,6 +6,7 @@ REQUIRED INPUTS:
 
 OUTPUTS:
     .arnas/params/<digest>.json: the settings as resolved, named to the stages by ARNAS_PARAMS
+    .arnas/tokens/<name>/...: for each job, new if its result on disk does not fit the settings
 """
 
 import os
@@ -15,7 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir).parent))
 
 from arnas.config.handoff import hand_off  # noqa: E402
-from arnas.stages.plan import stage_versions  # noqa: E402
+from arnas.stages.current import token_path, write_token  # noqa: E402
+from arnas.stages.plan import stage_by_command, stage_versions  # noqa: E402
 
 os.environ["ARNAS_PARAMS"] = hand_off(config)
 
@@ -40,6 +42,18 @@ def user_files(wildcards):
     """Return the user's own file that a dataset is read from, if any."""
     options = config["data"][wildcards.dataset]
     return [options["path"]] if options["source"] == "npz" else []
+
+
+def token(command):
+    """Return an input function for the job's token, which makes Snakemake see stale results."""
+
+    def find(wildcards):
+        axes = {axis: wildcards[axis] for axis in stage_by_command(command).axes}
+        if workflow.is_main_process:
+            return write_token(command, axes, config)
+        return str(token_path(command, axes, config["name"]))
+
+    return find
 
 
 def searched(pattern):

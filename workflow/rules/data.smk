@@ -12,6 +12,7 @@ OUTPUTS:
 rule data:
     input:
         user_files,
+        token=token("data"),
     output:
         splits="results/{name}/data/{dataset}/splits.safetensors",
         splits_description="results/{name}/data/{dataset}/splits.safetensors.json",

@@ -26,6 +26,7 @@ rule whitebox:
         last_description="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors.json",
         selected="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors",
         selected_description="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json",
+        token=token("whitebox"),
     output:
         outcomes="results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors",
         outcomes_description="results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors.json",

@@ -23,6 +23,7 @@ rule retrain_zoo:
     input:
         splits="results/{name}/data/{dataset}/splits.safetensors",
         splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
+        token=token("retrain"),
     output:
         last="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors",
         last_description="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors.json",

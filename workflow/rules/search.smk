@@ -21,6 +21,7 @@ rule search_adversarial:
     input:
         splits=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors",
         splits_description=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors.json",
+        token=token("search_adversarial"),
     output:
         state="results/{name}/search/{search}/{seed}/adversarial/state.safetensors",
         state_description="results/{name}/search/{search}/{seed}/adversarial/state.safetensors.json",
@@ -53,6 +54,7 @@ rule search_multiobjective:
         splits_description=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors.json",
         before="results/{name}/search/{search}/{seed}/adversarial/state.safetensors",
         before_description="results/{name}/search/{search}/{seed}/adversarial/state.safetensors.json",
+        token=token("search_multiobjective"),
     output:
         state="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors",
         state_description="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors.json",
@@ -83,6 +85,7 @@ rule derive:
     input:
         state="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors",
         state_description="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors.json",
+        token=token("derive"),
     output:
         genotype="results/{name}/search/{search}/{seed}/genotype/genotype.json",
         drawing=report(

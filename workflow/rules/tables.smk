@@ -25,6 +25,7 @@ rule tables:
         trained(
             "results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors.json"
         ),
+        token=token("tables"),
     output:
         expand(
             "results/tables/{name}/{table}.csv",

@@ -1,0 +1,47 @@
+"""The README tells the truth: its table, its graph, its commands."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from arnas.config.load import load_params
+from arnas.reporting.tables import overview, to_markdown
+from arnas.stages.plan import instances
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_is_the_committed_one() -> None:
+    table = pd.read_csv(ROOT / "results/tables/digits/whitebox.csv", dtype={"epsilon": str})
+    shown = README.split("tests/test_readme.py -->\n")[1].split("<!-- end of table -->")[0]
+    expected = to_markdown(overview(table).drop(columns=["dataset", "seed", "epsilon"]))
+    assert shown == expected, f"paste into README.md:\n{expected}"
+
+
+def test_the_graph_is_the_plan() -> None:
+    graph = re.search(r"```mermaid\n(.*?)```", README, re.S)
+    assert graph is not None
+    drawn = set()
+    for line in graph[1].splitlines()[1:]:
+        stages = [name.strip() for name in line.split("-->")]
+        drawn |= set(itertools.pairwise(stages))
+    planned = instances(load_params(ROOT / "params.yaml"))
+    producer = {path: i.stage.name for i in planned for path in i.outputs.values()}
+    expected = {(producer[path], i.stage.name) for i in planned for path in i.inputs.values()}
+    assert drawn == expected
+
+
+@pytest.mark.parametrize("target", re.findall(r"\bmake ([a-z-]+)", README))
+def test_make_targets_exist(target: str) -> None:
+    assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.M)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()

@@ -1,0 +1,190 @@
+"""Both engines run the smoke preset, and a changed setting leads both to the same instances."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from engines import copy_checkout, jobs_with_changed_params, run, stages_with_changed_params
+
+from arnas.config.load import check_params, load_params
+from arnas.stages.plan import instances, lookup
+
+pytestmark = pytest.mark.long
+
+CHANGES: dict[str, Any] = {
+    "data.digits.split_seed": 1,
+    "threat.digits.epsilon": 0.2,
+    "supernet.batch_size": 32,
+    "searches.dsara.space.widths": [1, 2, 4],
+    "searches.dsara.adversarial.epochs": 2,
+    "searches.dsara.multiobjective.adversarial_weight": 1.0,
+    "searches.dsara.derive.epoch": 1,
+    "searches.dsara.network.channels": 6,
+    "networks.arnas.channels": 6,
+    "retrain.digits.epochs": 3,
+    "whitebox.batch_size": 99,
+    "run.networks": ["arnas"],
+    "reproduction.orderings": [],
+}
+"""One key of each block, and a value that is still valid."""
+
+
+def changed(settings: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    result = copy.deepcopy(settings)
+    *blocks, key = path.split(".")
+    here = result
+    for block in blocks:
+        here = here[block]
+    here[key] = value
+    return result
+
+
+def touched(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Return the commands of the plan's instances whose own settings differ."""
+    old, new = check_params(before, "before"), check_params(after, "after")
+    return {
+        " ".join(instance.command)
+        for instance in instances(new)
+        if any(lookup(old, path) != lookup(new, path) for path in instance.params)
+    }
+
+
+@pytest.fixture(scope="module")
+def by_snakemake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_checkout(tmp_path_factory.mktemp("snakemake"), "smoke")
+    done = run(folder, "snakemake", "--cores", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_checkout(tmp_path_factory.mktemp("dvc"), "smoke")
+    done = run(folder, "dvc", "repro")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """Yield the smoke settings; afterwards every copy has them again."""
+    folders = [request.getfixturevalue(name) for name in ("by_snakemake", "by_dvc")]
+    text = (folders[0] / "params.yaml").read_text()
+    yield yaml.safe_load(text)
+    for folder in folders:
+        (folder / "params.yaml").write_text(text)
+
+
+def test_both_engines_make_the_same_bytes(by_snakemake: Path, by_dvc: Path) -> None:
+    names = sorted(path.name for path in (by_snakemake / "results/tables/smoke").iterdir())
+    assert len(names) == 11
+    for name in names:
+        table = Path("results/tables/smoke") / name
+        assert (by_snakemake / table).read_bytes() == (by_dvc / table).read_bytes(), name
+
+
+def test_nothing_is_left_to_do(by_snakemake: Path, by_dvc: Path) -> None:
+    again = run(by_snakemake, "snakemake", "-n")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    assert json.loads(run(by_dvc, "dvc", "status", "--json").stdout) == {}
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_a_change_leads_both_to_the_same_instances(
+    path: str, settings: dict[str, Any], by_snakemake: Path, by_dvc: Path
+) -> None:
+    after = changed(settings, path, CHANGES[path])
+    expected = touched(settings, after)
+    assert bool(expected) == (not path.startswith("reproduction"))
+    for folder in (by_snakemake, by_dvc):
+        (folder / "params.yaml").write_text(yaml.safe_dump(after, sort_keys=False))
+    assert jobs_with_changed_params(by_snakemake) == expected
+    assert stages_with_changed_params(by_dvc) == expected
+
+
+def test_raising_a_version_reruns_the_stage_in_both(by_snakemake: Path, by_dvc: Path) -> None:
+    expected = {"python -m arnas derive --search dsara --seed 0"}
+    for folder, found in (
+        (by_snakemake, jobs_with_changed_params),
+        (by_dvc, stages_with_changed_params),
+    ):
+        versions = folder / "arnas/stages/versions.yaml"
+        text = versions.read_text()
+        versions.write_text(text.replace("derive: 1", "derive: 2"))
+        assert found(folder) == expected
+        versions.write_text(text)
+
+
+def test_an_edit_of_code_reruns_nothing(by_snakemake: Path, by_dvc: Path) -> None:
+    for folder in (by_snakemake, by_dvc):
+        with (folder / "arnas/training/loop.py").open("a") as stream:
+            stream.write("\n# an edit\n")
+    assert "Nothing to be done" in run(by_snakemake, "snakemake", "-n").stderr
+    assert json.loads(run(by_dvc, "dvc", "status", "--json").stdout) == {}
+
+
+def test_an_override_reaches_the_stage(by_snakemake: Path) -> None:
+    history = "results/smoke/retrain/digits/arnas/1/history.jsonl"
+    override = '{"digits": {"epochs": 1}}'
+    done = run(
+        by_snakemake, "snakemake", "--cores", "1", history, "--config", f"retrain={override}"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len((by_snakemake / history).read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("target", ["search", "retrain", "evaluate", "tables"])
+def test_targets_have_names(by_snakemake: Path, target: str) -> None:
+    done = run(by_snakemake, "snakemake", "-n", target)
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_mistake_in_the_settings_is_one_sentence(by_snakemake: Path) -> None:
+    done = run(by_snakemake, "snakemake", "-n", "--config", 'retrain={"digits": {"epoch": 3}}')
+    assert done.returncode != 0
+    assert "error: settings: retrain.digits.epoch is not a setting" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_snakemake_reports_and_draws(by_snakemake: Path) -> None:
+    done = run(by_snakemake, "snakemake", "--report", "report.html")
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = (by_snakemake / "report.html").read_text()
+    assert "cells.svg" in report
+    assert "whitebox.csv" in report
+    graph = run(by_snakemake, "snakemake", "--rulegraph", "mermaid-js")
+    assert re.search(r"search_adversarial", graph.stdout)
+    assert run(by_snakemake, "snakemake", "--lint").returncode == 0
+
+
+def test_dvc_shows_metrics_params_and_plots(by_dvc: Path) -> None:
+    metrics = run(by_dvc, "dvc", "metrics", "show", "--json")
+    content = json.loads(metrics.stdout)[""]["data"]["results/tables/smoke/metrics.json"]["data"]
+    assert set(content["digits"]) == {"arnas", "arnas_undefended", "dsara"}
+    assert set(content["digits"]["dsara"]) == {"clean", "fgsm", "pgd20"}
+    plots = run(by_dvc, "dvc", "plots", "show", "-o", "plots")
+    assert plots.returncode == 0, plots.stderr
+    assert "selection_robust" in (by_dvc / "plots/index.html").read_text()
+
+
+def test_dvc_experiments_compare_variants(by_dvc: Path) -> None:
+    """Only the attacks and the tables rerun, and the variant can be told from the baseline."""
+    run(by_dvc, "git", "add", "-A")
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    run(by_dvc, "git", *who, "commit", "-q", "-m", "results")
+    done = run(by_dvc, "dvc", "exp", "run", "-n", "wider", "-S", "threat.digits.epsilon=0.15")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Stage 'data@digits' didn't change" in done.stdout
+    shown = run(by_dvc, "dvc", "exp", "show", "--csv", "--no-pager")
+    assert "wider" in shown.stdout
+    assert "digits.dsara.pgd20" in shown.stdout
+    differences = run(by_dvc, "dvc", "params", "diff", "--md")
+    assert "threat.digits.epsilon" in differences.stdout
+    assert load_params(by_dvc / "params.yaml").threat["digits"].epsilon == 0.15
