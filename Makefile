@@ -7,6 +7,8 @@ SHELL := bash
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Without byte code on disk every start of a stage compiles its imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo lint test test-long reproduce schema lock clean
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,15 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import make_generator
 
 Keep = Literal["best", "last"]
+ROUNDING = 1e-6
+"""What float32 preprocessing may add to pixels in [0, 1]."""
 
 
 def project(x: Tensor, delta: Tensor, threat: Threat, clip: bool = True) -> Tensor:
-    """Return the perturbation nearest to `delta` inside the ball and, if `clip`, the box [0, 1].
+    """Return `delta` brought into the ball and, if `clip`, x + delta into the box [0, 1].
 
-    For L2 the ball comes first and the box second: clipping a point towards the image's own box
-    never leaves the ball.
+    The ball comes first and the box second: clipping towards a box that holds the image never
+    leaves the ball again. For linf this is the nearest point, for L2 a nearby one.
 
     Parameters
     ----------
@@ -73,7 +75,7 @@ def _check(x: Tensor, y: Tensor) -> None:
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed is one label for each "
             "image."
         )
-    if len(x) and not (x.min() >= 0 and x.max() <= 1):
+    if len(x) and not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):
         raise UserError(
             f"x runs from {x.min():.4g} to {x.max():.4g}: attacks take pixels in [0, 1]; put the "
             "normalisation into the model."
@@ -147,7 +149,7 @@ def pgd(
     start
         A perturbation of x's shape to start from instead; projected first.
     generator
-        CPU generator of the random start; None uses a fixed seed.
+        Source of the random start, on any device; None uses a CPU generator with a fixed seed.
     keep
         ``best`` returns for each image the iterate that is misclassified, and of those the one
         with the highest loss, the start included; it costs one forward pass more. ``last`` returns
@@ -159,7 +161,8 @@ def pgd(
         them leave the box.
     stop_when_broken
         Spend no further steps on an image once an iterate is misclassified; needs
-        ``keep="best"``. The answer to "is it broken?" is the same.
+        ``keep="best"``. The answer to "is it broken?" is the same, as long as an image's logits
+        do not depend on the batch (``batch_norm="eval"``).
 
     Returns
     -------
@@ -174,6 +177,12 @@ def pgd(
     _check(x, y)
     if steps < 0:
         raise UserError(f"steps is {steps}: allowed are 0 and more.")
+    if keep not in get_args(Keep):
+        raise UserError(f"keep is '{keep}': allowed are {', '.join(get_args(Keep))}.")
+    if start is not None and start.shape != x.shape:
+        raise UserError(
+            f"start has shape {tuple(start.shape)}: needed is that of x, {tuple(x.shape)}."
+        )
     if stop_when_broken and keep != "best":
         raise UserError('stop_when_broken needs keep="best", because the last iterate is dropped.')
     x = x.detach()
@@ -182,7 +191,7 @@ def pgd(
         delta = project(x, start.to(x), threat, clip)
     elif random_start:
         generator = make_generator("pgd") if generator is None else generator
-        unit = torch.rand(x.shape, generator=generator).to(x)
+        unit = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
         delta = project(x, random_perturbation(unit, threat), threat, clip)
     else:
         delta = torch.zeros_like(x)

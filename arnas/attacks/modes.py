@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from arnas.runtime.errors import UserError
 
 BatchNorm = Literal["eval", "batch"]
 
@@ -27,6 +29,10 @@ def module_modes(model: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
         ``eval`` uses the running statistics; ``batch`` uses those of the batch without updating
         the running ones, as for a supernet whose running statistics mean little.
     """
+    if batch_norm not in get_args(BatchNorm):
+        raise UserError(
+            f"batch_norm is '{batch_norm}': allowed are {', '.join(get_args(BatchNorm))}."
+        )
     modes = {module: module.training for module in model.modules()}
     tracked = {m: m.track_running_stats for m in model.modules() if isinstance(m, _BatchNorm)}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from arnas.runtime.errors import UserError
 PACKAGE_NORMS = {"linf": "Linf", "l2": "L2"}
 MIN_CLASSES = 4
 """The targeted losses of the composition compare the four largest logits."""
+TARGETS = 9
+"""Targets of the published composition."""
 SEED = 0
 """Fixed, because the package's own default is the clock."""
 
@@ -62,7 +65,7 @@ def autoattack(
                 f"AutoAttack standard needs {MIN_CLASSES} classes, the model has {classes}: leave "
                 "autoattack out of whitebox.attacks."
             )
-        return _package_attack(model, x, y, threat, batch_size)
+        return _package_attack(model, x, y, threat, batch_size, classes)
 
 
 def package_name() -> str:
@@ -71,7 +74,7 @@ def package_name() -> str:
 
 
 def _package_attack(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch_size: int
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch_size: int, classes: int
 ) -> Tensor:
     """Call whichever package is installed; their interfaces differ, their attacks do not."""
     name = package_name()
@@ -81,11 +84,19 @@ def _package_attack(
         adversary = package.AutoAttack(
             model, norm=norm, eps=threat.epsilon, seed=SEED, verbose=False, device=x.device
         )
+        _fit_targets(adversary, classes)
         found: Tensor = adversary.run_standard_evaluation(x, y, bs=batch_size)
         return found.detach()
     logging.getLogger("auto-attack").setLevel(logging.WARNING)
     adversary = package.AutoAttack(
         model, norm=norm, eps=threat.epsilon, seed=SEED, version="standard", device=x.device
     )
+    _fit_targets(adversary, classes)
     found, _ = adversary.run_standard_evaluation(x, y, batch_size=batch_size)
     return found.detach()
+
+
+def _fit_targets(adversary: Any, classes: int) -> None:
+    """Let the targeted attacks try every other class where there are fewer than their nine."""
+    for attack in (adversary.apgd_targeted, adversary.fab):
+        attack.n_target_classes = min(TARGETS, classes - 1)

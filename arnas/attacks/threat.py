@@ -39,7 +39,7 @@ def parse_amount(value: float | str) -> float:
             amount = amount / GREY_LEVELS if levels else amount
         else:
             amount = float(value)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         amount = math.nan
     if not (math.isfinite(amount) and amount >= 0):
         raise UserError(
@@ -54,8 +54,8 @@ def check_epsilon(norm: str, epsilon: float | str) -> float:
     amount = parse_amount(epsilon)
     if norm == "linf" and amount > 1:
         raise UserError(
-            f"epsilon is {epsilon}: pixels are in [0, 1], so a linf budget lies between 0 and 1; "
-            f"write {amount:g}/255 if grey levels are meant."
+            f"epsilon is {epsilon}: pixels are in [0, 1], so a linf budget lies between 0 and 1"
+            + (f"; write {amount:g}/255 if grey levels are meant." if 1 < amount <= 255 else ".")
         )
     return amount
 
@@ -73,19 +73,23 @@ class Threat:
     norm: str
     """``linf`` or ``l2``."""
     epsilon: float
-    """Budget in input units."""
+    """Budget in input units; text such as ``8/255`` is read by `parse_amount`."""
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise UserError(f"norm is '{self.norm}': allowed are {', '.join(NORMS)}.")
-        check_epsilon(self.norm, self.epsilon)
+        object.__setattr__(self, "epsilon", check_epsilon(self.norm, self.epsilon))
 
     def __str__(self) -> str:
         """Return the budget in three units, as in ``8/255 = 0.031373 = 8 of 255, linf``."""
         levels = self.epsilon * GREY_LEVELS
         fraction = Fraction(self.epsilon).limit_denominator(GREY_LEVELS)
-        whole = abs(levels - round(levels)) < 1e-6
-        ratio = f"{round(levels)}/{GREY_LEVELS}" if whole else str(fraction)
+        if abs(levels - round(levels)) < 1e-6:
+            ratio = f"{round(levels)}/{GREY_LEVELS}"
+        elif abs(float(fraction) - self.epsilon) < 1e-9:
+            ratio = str(fraction)
+        else:
+            ratio = f"{levels:.4g}/{GREY_LEVELS}"
         return f"{ratio} = {self.epsilon:.6g} = {levels:.4g} of 255, {self.norm}"
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from arnas.config.load import check_params
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import canonical_json, sha256_bytes, write_bytes
@@ -14,12 +16,16 @@ from arnas.runtime.files import canonical_json, sha256_bytes, write_bytes
 FOLDER = Path(".arnas/params")
 
 
-def hand_off(config: Mapping[str, Any]) -> str:
+def hand_off(config: dict[str, Any], overrides: Mapping[str, Any]) -> str:
     """Check resolved settings, store them and return the path for ``ARNAS_PARAMS``.
+
+    Snakemake hands over nested values of ``--config`` as text; those are read as YAML here, and
+    put into `config`.
 
     The file is named by its content, so that runs with different overrides side by side each
     keep their own. A mistake in the settings ends the process with one sentence and exit code 2.
     """
+    _retype(config, overrides)
     try:
         check_params(config, "settings")
     except UserError as error:
@@ -30,3 +36,23 @@ def hand_off(config: Mapping[str, Any]) -> str:
     if not path.exists():
         write_bytes(path, text.encode())
     return str(path)
+
+
+def _retype(config: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Read the text values of `config` that `overrides` has too as YAML, in place."""
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and isinstance(config.get(key), dict):
+            _retype(config[key], value)
+        else:
+            config[key] = _typed(value)
+
+
+def _typed(value: Any) -> Any:
+    """Return a value with every text in it read as YAML."""
+    if isinstance(value, str):
+        return yaml.safe_load(value)
+    if isinstance(value, Mapping):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    return value

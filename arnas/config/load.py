@@ -107,7 +107,7 @@ def _describe(problem: Any, raw: Any) -> str:
     value = problem["input"]
     text = f"{path} is {value!r}: {message[0].lower()}{message[1:]}"
     if isinstance(value, str) and _is_number(value):
-        text += f" (YAML reads {value} as text: write {float(value):.10g})"
+        text += f" ('{value}' is text to YAML: write {float(value):.10g} without quotes)"
     return text
 
 

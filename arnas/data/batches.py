@@ -57,10 +57,12 @@ def augment(images: Tensor, options: AugmentOptions, generator: torch.Generator)
     if options.flip:
         images = torch.where(draw(0, 2)[:, :, None, None] == 1, images.flip(3), images)
     if options.cutout:
-        half = options.cutout / 2
-        rows = (torch.arange(height, device=device) + 0.5 - draw(0, height)).abs() < half
-        columns = (torch.arange(width, device=device) + 0.5 - draw(0, width)).abs() < half
-        hole = rows[:, None, :, None] & columns[:, None, None, :]
+
+        def band(size: int) -> Tensor:
+            place = torch.arange(size, device=device) - draw(0, size) + options.cutout // 2
+            return (place >= 0) & (place < options.cutout)
+
+        hole = band(height)[:, None, :, None] & band(width)[:, None, None, :]
         images = images.masked_fill(hole, 0)
     return images.contiguous()
 

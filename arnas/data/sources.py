@@ -6,14 +6,12 @@ option model, one reader here and one line in `SOURCES`.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from arnas.data.options import DatasetOptions, DigitsOptions, NpzOptions, ShapesOptions
 from arnas.data.shapes import draw_shapes
@@ -48,6 +46,8 @@ class Source:
 
 def read_digits(options: DigitsOptions, name: str) -> RawImages:
     """Read scikit-learn's digits; 17 grey levels, stored as 0 to 16."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     images = digits.images.astype(np.uint8)[:, None]
     return RawImages(images, digits.target.astype(np.int64), 10, 16)
@@ -74,10 +74,11 @@ def read_npz(options: NpzOptions, name: str) -> RawImages:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {key: np.asarray(archive[key]) for key in archive.files}
+    except Exception as error:  # numpy raises over a dozen kinds, by where the damage is
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{where}: {path} is not a readable npz without pickles ({error}); write it with "
+            f"{where}: {path} is not a readable npz without pickles ({reason}); write it with "
             "numpy.savez_compressed(path, images=..., labels=...)."
         ) from None
     if absent := {"images", "labels"} - arrays.keys():
@@ -91,8 +92,10 @@ def read_npz(options: NpzOptions, name: str) -> RawImages:
     )
     split = arrays.get("split")
     if split is not None:
+        if split.dtype.kind == "S":
+            split = np.char.decode(split, "utf-8", "replace")
         split = split.astype(str)
-        unknown = sorted(set(split.ravel()) - set(PARTS))
+        unknown = sorted(set(split.ravel().tolist()) - set(PARTS))
         if split.shape != labels.shape or unknown:
             raise UserError(
                 f"{where}: split has shape {split.shape} and the unknown values {unknown}; needed "
@@ -123,7 +126,7 @@ def _check_labels(
     labels: np.ndarray, count: int, num_classes: int | None, where: str
 ) -> tuple[np.ndarray, int]:
     """Return the labels as int64 with the number of classes, or say what is wrong with them."""
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise UserError(
             f"{where} are {labels.dtype} of shape {labels.shape}, needed are integers of shape "
             f"({count},), one for each image."

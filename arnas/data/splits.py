@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from arnas.data.options import SplitOptions
@@ -113,13 +112,15 @@ def cut(
         rest = rest[given == "train"]
     wanted = {"test": options.test_images, "selection": options.selection_images}
     missing = {name: count for name, count in wanted.items() if name not in indices}
-    needed = sum(missing.values()) + 2 * info.num_classes
+    learning = 2 * info.num_classes
+    needed = sum(missing.values()) + learning
     if len(rest) < needed:
+        asked = "".join(f"{count} for {name}, " for name, count in missing.items())
+        sizes = " or ".join(f"{where}.{name}_images" for name in missing)
+        advice = f"lower {sizes}" if missing else "mark more images as train"
         raise UserError(
             f"{where} has {len(rest)} images to divide, but its settings need at least {needed}: "
-            f"{' and '.join(f'{count} for {name}' for name, count in missing.items()) or 'none'} "
-            f"and {2 * info.num_classes} to train and search on; lower {where}.test_images or "
-            f"{where}.selection_images."
+            f"{asked}{learning} to train and search on; {advice}."
         )
     for name, count in missing.items():
         rest, indices[name] = _take(rest, labels, count, options, f"{where}.{name}_images")
@@ -143,6 +144,9 @@ def _take(
     """Split `rest` into what stays and `count` indices that are taken."""
     if options.split == "contiguous":
         return rest[:-count], rest[-count:]
+    # Imported here, because every stage reads splits and few cut them: it costs half the start-up.
+    from sklearn.model_selection import train_test_split
+
     try:
         stays, taken = train_test_split(
             rest, test_size=count, stratify=labels[rest], random_state=options.split_seed
@@ -173,5 +177,11 @@ def load_splits(path: Path) -> Splits:
     tensors, description = load_tensors(path)
     if "info" not in description or not {"images", "labels", *PARTS} <= tensors.keys():
         raise UserError(f"{path} does not hold a dataset's splits: rerun `python -m arnas data`.")
+    try:
+        info = DatasetInfo(**description["info"])
+    except TypeError:
+        raise UserError(
+            f"{path} was made by another version: rerun `python -m arnas data`."
+        ) from None
     indices = {name: tensors[name] for name in PARTS}
-    return Splits(tensors["images"], tensors["labels"], indices, DatasetInfo(**description["info"]))
+    return Splits(tensors["images"], tensors["labels"], indices, info)

@@ -20,8 +20,8 @@ def select_device() -> torch.device:
     wanted = os.environ.get("ARNAS_DEVICE", "auto")
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name, _, number = wanted.partition(":")
-    if name not in {"cpu", "cuda"} or (number and not number.isdigit()):
+    name, colon, number = wanted.partition(":")
+    if name not in {"cpu", "cuda"} or (colon and not number.isdecimal()):
         raise UserError(
             f"ARNAS_DEVICE is '{wanted}': allowed are auto, cpu, cuda, cuda:N; unset it for auto."
         )

@@ -111,7 +111,8 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file written by `write_json_lines`."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it.") from None
     except OSError as error:
@@ -139,7 +140,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping
     description
         JSON values: what the tensors are and how to use them.
     """
-    data = safetensors_save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    # Copies, because safetensors refuses two names for one piece of memory.
+    own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    data = safetensors_save(own)
     write_bytes(path, data)
     record = {"sha256": sha256_bytes(data), "description": dict(description)}
     write_json(description_path(path), record)

@@ -36,14 +36,12 @@ def why_stale(instance: Instance, params: Params) -> str | None:
     It is current if its manifest has the settings' digest and the stage's version, and if each
     input that it recorded still has the same sha256 in the manifest beside that input.
     """
-    try:
-        manifest = read_json(instance.manifest)
-        recorded: dict[str, str] = manifest["inputs"]
-        found = {key: manifest[key] for key in ("params", "version")}
-    except (UserError, KeyError, TypeError):
+    manifest = _manifest(instance.manifest)
+    if not {"params", "version", "inputs"} <= manifest.keys():
         return "it has no manifest"
+    recorded: dict[str, str] = manifest["inputs"]
     for key, value in expected(instance, params).items():
-        if found[key] != value:
+        if manifest[key] != value:
             return "its settings differ" if key == "params" else "the stage's version was raised"
     if set(recorded) != {str(path) for path in instance.inputs.values()}:
         return "its inputs are others"
@@ -55,11 +53,17 @@ def why_stale(instance: Instance, params: Params) -> str | None:
 
 def _recorded_sha256(path: Path, default: str) -> str:
     """Return the sha256 of a file by the manifest beside it; `default` where there is none."""
+    outputs: dict[str, str] = _manifest(path.with_name("manifest.json")).get("outputs", {})
+    return outputs.get(str(path), default)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Return a manifest; an empty one where it is missing or damaged, which fits nothing."""
     try:
-        outputs: Mapping[str, str] = read_json(path.with_name("manifest.json"))["outputs"]
-        return outputs.get(str(path), default)
-    except (UserError, KeyError, TypeError):
-        return default
+        content = read_json(path)
+    except UserError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]) -> str:
@@ -74,8 +78,7 @@ def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]
     content = expected(instance, params)
     stale = why_stale(instance, params)
     if stale is not None:
-        before = read_json(instance.manifest) if instance.manifest.is_file() else {}
-        content["replaces"] = before.get("fingerprint") if isinstance(before, dict) else None
+        content["replaces"] = _manifest(instance.manifest).get("fingerprint")
     write_json(path, content)
     if stale is None:
         os.utime(path, (LONG_AGO, LONG_AGO))

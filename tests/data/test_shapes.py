@@ -69,6 +69,18 @@ def test_nearly_every_shape_stands_out_from_its_noise(size: int) -> None:
     assert (strongest > 40).mean() > 0.98
 
 
+def test_a_drawn_disk_is_round_and_of_the_size_drawn() -> None:
+    """Its radius is 0.9 of 0.5 to 0.75 of half the image, whatever its place and turn."""
+    images, labels = draw_shapes(200, 64, 0)
+    disks = contrast(images[labels == CLASSES.index("disk")]).reshape(-1, 64, 64)
+    for disk in disks[disks.max((1, 2)) > 60]:
+        inside = disk > disk.max() / 2
+        height, width = inside.any(1).sum(), inside.any(0).sum()
+        assert abs(int(height) - int(width)) <= 2
+        assert 0.45 * 64 - 2 <= height <= 0.675 * 64 + 2
+        assert inside.sum() == pytest.approx(np.pi / 4 * height * width, rel=0.1)
+
+
 @pytest.mark.parametrize("size", [8, 16])
 def test_a_linear_probe_tells_the_classes_apart(size: int) -> None:
     """Far above the chance of 0.1; the outlines turn and move, so it stays short of perfect."""

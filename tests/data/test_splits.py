@@ -69,6 +69,7 @@ def test_the_parts_are_disjoint_complete_and_of_the_sizes_asked_for(split: str) 
     together = torch.cat([splits.indices[name] for name in PARTS])
     assert together.dtype == torch.int64
     assert sorted(together.tolist()) == list(range(1797))
+    assert all(part == sorted(part) for part in lists(splits).values()), "stored order"
     rest = 1797 - 360 - 144
     expected = {"search_validation": round(rest / 4), "selection": 144, "test": 360}
     assert splits.counts() == {"train": rest - round(rest / 4), **expected}

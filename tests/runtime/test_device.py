@@ -62,7 +62,6 @@ def test_an_unknown_device_is_refused(
 
 
 @with_gpus(1)
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch cannot read a bare colon")
 @pytest.mark.parametrize("wanted", ["cpu:", "cuda:"])
 def test_a_device_without_its_number_is_refused(
     gpus: int, wanted: str, monkeypatch: pytest.MonkeyPatch

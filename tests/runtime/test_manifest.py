@@ -71,7 +71,7 @@ def test_a_list_is_a_tuple_is_a_list() -> None:
 
 def test_the_environment_is_on_record() -> None:
     record = environment("cpu", 1)
-    assert record["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert (record["device"], record["threads"]) == ("cpu", 1)
     assert record.keys() == {"packages", "python", "git", "device", "threads"}
 

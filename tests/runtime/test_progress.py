@@ -34,10 +34,12 @@ def test_a_log_has_one_line_a_unit(
     ]
 
 
-def test_a_line_appears_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_reaches_a_buffered_log_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(log))
     with console_report("pgd20") as report:
         report(1, 2, "half")
-        assert capsys.readouterr().err.startswith("[pgd20] 1/2 half, ")
+        assert log.getvalue().startswith(b"[pgd20] 1/2 half, ")
 
 
 def test_nothing_done_yet_is_no_division_by_zero(capsys: pytest.CaptureFixture[str]) -> None:

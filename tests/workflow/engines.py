@@ -92,8 +92,11 @@ def seen_by_snakemake(folder: Path) -> set[Seen]:
 
 
 def _without_tokens(inputs: str) -> list[str]:
-    """Return the inputs of a job that are made by stages or users."""
-    return [path for path in inputs.split(", ") if path and not path.startswith(".arnas/")]
+    """Return the inputs of a job that are made by stages or users; every job has one token."""
+    paths = [path for path in inputs.split(", ") if path]
+    tokens = [path for path in paths if path.startswith(".arnas/tokens/")]
+    assert len(tokens) == 1, inputs
+    return [path for path in paths if path not in tokens]
 
 
 def seen_by_dvc(folder: Path) -> dict[str, tuple[Seen, dict[str, list[str]]]]:
@@ -116,16 +119,12 @@ def seen_by_dvc(folder: Path) -> dict[str, tuple[Seen, dict[str, list[str]]]]:
     }
 
 
-def jobs_with_changed_params(folder: Path, *options: str) -> set[str]:
-    """Return the commands that a dry run would run because of changed params."""
+def jobs_to_run(folder: Path, *options: str) -> set[str]:
+    """Return the commands that a dry run would run."""
     done = run(folder, "snakemake", "-n", *options)
     assert done.returncode == 0, done.stderr + done.stdout
-    found = set()
-    pattern = re.compile(r"Reason: (?P<why>.*?)\nShell command: (?P<shell>.*?)\n", re.S)
-    for match in pattern.finditer(done.stdout + done.stderr):
-        if "arams have changed" in match["why"]:
-            found.add(words(match["shell"]))
-    return found
+    shells = re.findall(r"\nShell command: (python [^\n]*)", done.stdout + done.stderr)
+    return {words(shell) for shell in shells}
 
 
 def stages_with_changed_params(folder: Path) -> set[str]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from engines import copy_checkout, jobs_with_changed_params, run, stages_with_changed_params
+from engines import copy_checkout, jobs_to_run, run, stages_with_changed_params
 
-from arnas.config.load import check_params, load_params
+from arnas.config.load import check_params
 from arnas.stages.plan import instances, lookup
 
 pytestmark = pytest.mark.long
@@ -54,6 +54,19 @@ def touched(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
         for instance in instances(new)
         if any(lookup(old, path) != lookup(new, path) for path in instance.params)
     }
+
+
+def with_consumers(commands: set[str], settings: dict[str, Any]) -> set[str]:
+    """Return the commands and those of all instances that depend on them."""
+    planned = instances(check_params(settings, "after"))
+    made: set[Path] = set()
+    result = set()
+    for instance in planned:
+        command = " ".join(instance.command)
+        if command in commands or made & set(instance.inputs.values()):
+            result.add(command)
+            made |= set(instance.outputs.values())
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -105,28 +118,28 @@ def test_a_change_leads_both_to_the_same_instances(
     assert bool(expected) == (not path.startswith("reproduction"))
     for folder in (by_snakemake, by_dvc):
         (folder / "params.yaml").write_text(yaml.safe_dump(after, sort_keys=False))
-    assert jobs_with_changed_params(by_snakemake) == expected
+    assert jobs_to_run(by_snakemake) == with_consumers(expected, after)
     assert stages_with_changed_params(by_dvc) == expected
 
 
 def test_raising_a_version_reruns_the_stage_in_both(by_snakemake: Path, by_dvc: Path) -> None:
     expected = {"python -m arnas derive --search dsara --seed 0"}
-    for folder, found in (
-        (by_snakemake, jobs_with_changed_params),
-        (by_dvc, stages_with_changed_params),
-    ):
+    settings = yaml.safe_load((by_snakemake / "params.yaml").read_text())
+    for folder in (by_snakemake, by_dvc):
         versions = folder / "arnas/stages/versions.yaml"
-        text = versions.read_text()
-        versions.write_text(text.replace("derive: 1", "derive: 2"))
-        assert found(folder) == expected
-        versions.write_text(text)
+        versions.write_text(versions.read_text().replace("derive: 1", "derive: 2"))
+    assert jobs_to_run(by_snakemake) == with_consumers(expected, settings)
+    assert stages_with_changed_params(by_dvc) == expected
+    for folder in (by_snakemake, by_dvc):
+        versions = folder / "arnas/stages/versions.yaml"
+        versions.write_text(versions.read_text().replace("derive: 2", "derive: 1"))
 
 
 def test_an_edit_of_code_reruns_nothing(by_snakemake: Path, by_dvc: Path) -> None:
     for folder in (by_snakemake, by_dvc):
         with (folder / "arnas/training/loop.py").open("a") as stream:
             stream.write("\n# an edit\n")
-    assert "Nothing to be done" in run(by_snakemake, "snakemake", "-n").stderr
+    assert jobs_to_run(by_snakemake) == set()
     assert json.loads(run(by_dvc, "dvc", "status", "--json").stdout) == {}
 
 
@@ -175,16 +188,30 @@ def test_dvc_shows_metrics_params_and_plots(by_dvc: Path) -> None:
 
 
 def test_dvc_experiments_compare_variants(by_dvc: Path) -> None:
-    """Only the attacks and the tables rerun, and the variant can be told from the baseline."""
+    """Only the attacks and the tables rerun, and the variant stands beside the baseline."""
     run(by_dvc, "git", "add", "-A")
     who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
     run(by_dvc, "git", *who, "commit", "-q", "-m", "results")
-    done = run(by_dvc, "dvc", "exp", "run", "-n", "wider", "-S", "threat.digits.epsilon=0.15")
+    done = run(
+        by_dvc, "dvc", "exp", "run", "-n", "wider", "-S", "whitebox.attacks=[fgsm,pgd20,pgd100]"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Stage 'data@digits' didn't change" in done.stdout
+    assert "Running stage 'whitebox@digits-arnas-0'" in done.stdout
+    assert "Running stage 'retrain" not in done.stdout
     shown = run(by_dvc, "dvc", "exp", "show", "--csv", "--no-pager")
     assert "wider" in shown.stdout
-    assert "digits.dsara.pgd20" in shown.stdout
+    assert "digits.dsara.pgd100" in shown.stdout
     differences = run(by_dvc, "dvc", "params", "diff", "--md")
-    assert "threat.digits.epsilon" in differences.stdout
-    assert load_params(by_dvc / "params.yaml").threat["digits"].epsilon == 0.15
+    assert "whitebox.attacks" in differences.stdout
+
+
+def test_what_dvc_made_is_never_stale_to_snakemake(by_dvc: Path) -> None:
+    """Made at one setting by DVC, changed, and changed back: the manifests decide."""
+    text = (by_dvc / "params.yaml").read_text()
+    assert jobs_to_run(by_dvc) == set()
+    content = yaml.safe_load(text)
+    after = changed(content, "retrain.digits.epochs", 3)
+    (by_dvc / "params.yaml").write_text(yaml.safe_dump(after, sort_keys=False))
+    assert jobs_to_run(by_dvc) == with_consumers(touched(content, after), after)
+    (by_dvc / "params.yaml").write_text(text)
+    assert jobs_to_run(by_dvc) == set()

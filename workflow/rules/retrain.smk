@@ -58,6 +58,7 @@ use rule retrain_zoo as retrain_searched with:
         splits="results/{name}/data/{dataset}/splits.safetensors",
         splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
         genotype="results/{name}/search/{network}/{seed}/genotype/genotype.json",
+        token=token("retrain"),
     wildcard_constraints:
         network="|".join(config["searches"]) or "-",
     params:

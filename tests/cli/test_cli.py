@@ -1,0 +1,139 @@
+"""The command line: a mistake is one sentence on stderr, exit code 2, nothing written is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from arnas.cli import main
+from arnas.config.load import load_params
+from arnas.config.schema import schema_text
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ended:
+    """What a command left."""
+
+    def __init__(self, code: object, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with settings and presets, and nothing else."""
+    shutil.copytree(ROOT / "workflow/presets", tmp_path / "workflow/presets")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def arnas(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Return a function that runs a command line in this process."""
+
+    def call(line: str) -> Ended:
+        monkeypatch.setattr("sys.argv", ["arnas", *line.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return Ended(ended.value.code, shown.out, shown.err)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("data --dataset mars", ["--dataset is 'mars'", "digits, shapes"]),
+        ("retrain --dataset digits --network vgg --seed 0", ["--network is 'vgg'"]),
+        ("derive --search dsara --seed one", ["--seed is 'one'"]),
+        ("derive --search dsara --seed 0", ["multiobjective/state.safetensors is missing"]),
+        ("tables", ["is missing", "snakemake --cores all"]),
+        ("results", ["results/tables/digits/whitebox.csv is missing"]),
+        ("params use nothing", ["no preset 'nothing'", "digits, smoke"]),
+        ("params show --params nowhere.yaml", ["nowhere.yaml is missing"]),
+        ("reproduces here there", ["here/whitebox.csv is missing"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(arnas, line: str, words: list[str]) -> None:  # type: ignore[no-untyped-def]
+    ended = arnas(line)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+    for word in words:
+        assert word in ended.err
+
+
+@pytest.mark.parametrize("line", ["data", "fly", "data --dataset", "retrain --speed 3"])
+def test_a_wrong_command_line_is_refused(arnas, line: str) -> None:  # type: ignore[no-untyped-def]
+    assert arnas(line).code == 2
+
+
+def test_settings_are_checked_before_the_work(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+    """A mistake in a block that the stage does not read stops it all the same."""
+    content = yaml.safe_load((project / "params.yaml").read_text())
+    content["whitebox"]["attacks"] = ["fgsm", "magic"]
+    (project / "params.yaml").write_text(yaml.safe_dump(content))
+    ended = arnas("data --dataset digits")
+    assert ended.code == 2
+    assert "whitebox.attacks[1] is 'magic'" in ended.err
+    assert not (project / "results").exists()
+
+
+def test_params_use_keeps_settings_of_the_users_own(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+    own = (project / "params.yaml").read_text() + "# mine\n"
+    (project / "params.yaml").write_text(own)
+    ended = arnas("params use smoke")
+    assert ended.code in {0, None}
+    assert "params.previous.yaml" in ended.out
+    assert (project / "params.previous.yaml").read_text() == own
+    assert load_params().name == "smoke"
+    again = arnas("params use digits")
+    assert "previous" not in again.out
+    assert load_params().name == "digits"
+
+
+def test_a_preset_that_is_wrong_is_not_taken(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+    before = (project / "params.yaml").read_bytes()
+    (project / "workflow/presets/bad.yaml").write_text("name: bad\n")
+    assert arnas("params use bad").code == 2
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_params_show_prints_valid_settings(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+    ended = arnas("params show")
+    (project / "shown.yaml").write_text(ended.out)
+    assert load_params(project / "shown.yaml") == load_params()
+
+
+def test_params_schema_is_the_stored_one(arnas) -> None:  # type: ignore[no-untyped-def]
+    ended = arnas("params schema")
+    assert ended.out == schema_text()
+    assert json.loads(ended.out)["properties"]["threat"]
+
+
+def test_a_damaged_input_is_named(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+    assert arnas("data --dataset digits").code in {0, None}
+    splits = project / "results/digits/data/digits/splits.safetensors"
+    content = bytearray(splits.read_bytes())
+    content[-5] ^= 1
+    splits.write_bytes(content)
+    ended = arnas("retrain --dataset digits --network arnas --seed 0")
+    assert ended.code == 2
+    assert "splits.safetensors is damaged or was replaced" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_unusable_threads_and_devices(arnas, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("ARNAS_THREADS", "many")
+    assert "ARNAS_THREADS is 'many'" in arnas("data --dataset digits").err
+    monkeypatch.setenv("ARNAS_THREADS", "1")
+    monkeypatch.setenv("ARNAS_DEVICE", "abacus")
+    assert "ARNAS_DEVICE is 'abacus'" in arnas("data --dataset digits").err

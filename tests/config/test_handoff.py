@@ -1,0 +1,61 @@
+"""Settings that Snakemake resolved reach the stages typed and checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from arnas.config.handoff import hand_off
+from arnas.config.load import load_params
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    content: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    return content
+
+
+def test_without_overrides_the_file_holds_the_settings(config: dict[str, Any]) -> None:
+    before = json.loads(json.dumps(config))
+    path = Path(hand_off(config, {}))
+    assert config == before
+    assert load_params(path) == load_params(ROOT / "params.yaml")
+
+
+def test_text_from_the_command_line_gets_its_type(config: dict[str, Any]) -> None:
+    override = {"retrain": {"digits": {"epochs": "3"}}, "run": {"seeds": ["4", "5"]}}
+    config["retrain"]["digits"]["epochs"] = "3"
+    config["run"]["seeds"] = ["4", "5"]
+    params = load_params(Path(hand_off(config, override)))
+    assert params.retrain["digits"].epochs == 3
+    assert params.run.seeds == [4, 5]
+    assert config["run"]["seeds"] == [4, 5]
+
+
+def test_other_text_stays_text(config: dict[str, Any]) -> None:
+    config["threat"]["digits"]["epsilon"] = "8/255"
+    params = load_params(Path(hand_off(config, {"threat": {"digits": {"epsilon": "8/255"}}})))
+    assert params.threat["digits"].epsilon == "8/255"
+
+
+def test_different_settings_have_different_files(config: dict[str, Any]) -> None:
+    first = hand_off(config, {})
+    config["whitebox"]["batch_size"] = 7
+    assert hand_off(config, {}) != first
+
+
+def test_a_mistake_ends_with_exit_code_2(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config["colour"] = "red"
+    with pytest.raises(SystemExit) as ended:
+        hand_off(config, {"colour": "red"})
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: settings: colour is not a setting")

@@ -1,0 +1,88 @@
+"""Results that another engine made are judged by their manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from arnas.config.load import check_params, load_params
+from arnas.runtime.files import read_json, write_json
+from arnas.stages.current import LONG_AGO, expected, why_stale, write_token
+from arnas.stages.data import run as run_data
+from arnas.stages.plan import find_instance
+from arnas.stages.run import run_command
+
+ROOT = Path(__file__).parents[2]
+AXES = {"dataset": "digits"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A folder in which `data` was run by hand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
+    text = (ROOT / "workflow/presets/smoke.yaml").read_text()
+    Path("params.yaml").write_text(text)
+    run_command("data", AXES, run_data)
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def reason(settings: dict[str, Any]) -> str | None:
+    params = check_params(settings, "test")
+    return why_stale(find_instance("data", AXES, params), params)
+
+
+def test_what_fits_the_settings_is_current(settings: dict[str, Any]) -> None:
+    assert reason(settings) is None
+    token = Path(write_token("data", AXES, settings))
+    assert token.stat().st_mtime == LONG_AGO
+
+
+def test_changed_settings_make_it_stale_and_the_token_new(settings: dict[str, Any]) -> None:
+    current = Path(write_token("data", AXES, settings)).read_text()
+    settings["data"]["digits"]["split_seed"] = 5
+    assert reason(settings) == "its settings differ"
+    token = Path(write_token("data", AXES, settings))
+    manifest = Path("results/smoke/data/digits/manifest.json")
+    assert token.stat().st_mtime >= manifest.stat().st_mtime
+    assert token.read_text() != current
+    assert read_json(token)["replaces"] == read_json(manifest)["fingerprint"]
+
+
+def test_changed_and_reverted_settings_are_current_again(settings: dict[str, Any]) -> None:
+    first = Path(write_token("data", AXES, settings)).read_text()
+    settings["data"]["digits"]["split_seed"] = 5
+    write_token("data", AXES, settings)
+    settings["data"]["digits"]["split_seed"] = 0
+    token = Path(write_token("data", AXES, settings))
+    assert token.read_text() == first
+    assert token.stat().st_mtime == LONG_AGO
+
+
+def test_an_older_version_is_stale(settings: dict[str, Any]) -> None:
+    path = Path("results/smoke/data/digits/manifest.json")
+    write_json(path, read_json(path) | {"version": 0})
+    assert reason(settings) == "the stage's version was raised"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"stage": "data"}'])
+def test_a_damaged_manifest_is_stale(settings: dict[str, Any], content: str) -> None:
+    Path("results/smoke/data/digits/manifest.json").write_text(content)
+    assert reason(settings) == "it has no manifest"
+    write_token("data", AXES, settings)
+
+
+def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -> None:
+    params = load_params()
+    axes = {"dataset": "digits", "network": "arnas", "seed": "0"}
+    retrain = find_instance("retrain", axes, params)
+    producer = read_json(Path("results/smoke/data/digits/manifest.json"))
+    write_json(retrain.manifest, {**expected(retrain, params), "inputs": dict(producer["outputs"])})
+    assert why_stale(retrain, params) is None
+    changed = dict.fromkeys(producer["outputs"], "0" * 64)
+    write_json(Path("results/smoke/data/digits/manifest.json"), {**producer, "outputs": changed})
+    assert "has changed" in str(why_stale(retrain, params))

@@ -1,0 +1,319 @@
+"""The training loop: schedule, checkpoints, statistics, determinism."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from training_cases import CLASSES, DATA, OPTIONS, SCALE, THREAT, bits, images, small_net, task
+
+from arnas.attacks.threat import Threat
+from arnas.data.splits import LabelledImages
+from arnas.runtime.progress import silent
+from arnas.training import loop
+from arnas.training.loop import TrainingResult, TrainingTask, learning_rate, selection_accuracy
+from arnas.training.options import RetrainOptions, SelectionOptions
+
+ONE_BATCH = DATA._replace(train=images(4, 3))
+PLAIN = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "milestones": [], "gradient_clip": 1e9}
+
+
+def run(model: nn.Module, what: TrainingTask) -> TrainingResult:
+    return loop.train(model, what, silent)
+
+
+def test_multistep_drops_to_a_tenth_at_each_milestone() -> None:
+    options = RetrainOptions(learning_rate=0.8, milestones=[2, 3], epochs=5)
+    found = [learning_rate(step, 4, options) for step in range(20)]
+    assert found == pytest.approx([0.8] * 8 + [0.08] * 4 + [0.008] * 8, rel=1e-12)
+
+
+def test_cosine_falls_from_the_full_rate_to_zero() -> None:
+    options = RetrainOptions(learning_rate=0.8, schedule="cosine", milestones=[], epochs=5)
+    root = math.sqrt(0.5)
+    found = [learning_rate(step, 4, options) for step in (0, 5, 10, 15, 20)]
+    expected = [0.8, 0.4 * (1 + root), 0.4, 0.4 * (1 - root), 0.0]
+    assert found == pytest.approx(expected, abs=1e-15)
+    assert learning_rate(19, 4, options) == pytest.approx(0.8 * math.sin(math.pi / 40) ** 2)
+
+
+@pytest.mark.parametrize("schedule", ["multistep", "cosine"])
+def test_warmup_rises_in_equal_steps_to_the_schedule(schedule: str) -> None:
+    plain = RetrainOptions(learning_rate=0.7, schedule=schedule, milestones=[], epochs=5)
+    warm = plain.model_copy(update={"warmup_epochs": 1.5})
+    shares = [learning_rate(step, 4, warm) / learning_rate(step, 4, plain) for step in range(9)]
+    assert shares == pytest.approx([k / 7 for k in range(1, 7)] + [1.0] * 3, rel=1e-12)
+
+
+def test_milestones_and_warmup_go_together() -> None:
+    options = RetrainOptions(learning_rate=0.5, milestones=[1], warmup_epochs=2.0, epochs=3)
+    assert learning_rate(1, 2, options) == pytest.approx(0.5 * 2 / 5)
+    assert learning_rate(2, 2, options) == pytest.approx(0.05 * 3 / 5)
+    assert learning_rate(4, 2, options) == pytest.approx(0.05)
+
+
+def script(monkeypatch: pytest.MonkeyPatch, pairs: list[tuple[float, float]]) -> list[bytes]:
+    """Let the epochs have given (clean, robust) accuracies; return the weights after each."""
+    seen: list[bytes] = []
+    left = iter(pairs)
+
+    def fake(model: nn.Module, what: TrainingTask) -> tuple[float, float]:
+        seen.append(bits(model.state_dict()))
+        return next(left)
+
+    monkeypatch.setattr(loop, "selection_accuracy", fake)
+    return seen
+
+
+SCRIPTS = {
+    "the_best": ([(50, 10), (40, 30), (90, 20)], {"pgd": 2, "natural": 3}),
+    "later_of_equals": ([(60, 30), (60, 30), (60, 30), (10, 10)], {"pgd": 3, "natural": 3}),
+    "the_other_accuracy_breaks_ties": (
+        [(50, 30), (40, 30), (60, 20), (60, 10)],
+        {"pgd": 1, "natural": 3},
+    ),
+    "the_last": ([(1, 1), (2, 2)], {"pgd": 2, "natural": 2}),
+    "the_first": ([(2, 2), (1, 1)], {"pgd": 1, "natural": 1}),
+}
+
+
+@pytest.mark.parametrize("loss", ["pgd", "natural"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_checkpoint_is_selected_by_the_loss_s_own_accuracy(
+    name: str, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, expected = SCRIPTS[name]
+    seen = script(monkeypatch, pairs)
+    result = run(small_net(), task(loss, epochs=len(pairs)))
+    best = expected[loss]
+    assert result.selected.epoch == best
+    assert (result.selected.selection_clean, result.selected.selection_robust) == pairs[best - 1]
+    assert result.last.epoch == len(pairs)
+    assert (result.last.selection_clean, result.last.selection_robust) == pairs[-1]
+    assert bits(result.selected.weights) == seen[best - 1]
+    assert bits(result.last.weights) == seen[-1]
+    assert len({str(state) for state in seen}) == len(pairs), "every epoch moved the weights"
+
+
+def test_a_checkpoint_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, [(1, 1), (0, 0)])
+    model = small_net()
+    result = run(model, task())
+    before = bits(result.selected.weights), bits(result.last.weights)
+    assert before[1] == bits(model.state_dict())
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.add_(1)
+    assert (bits(result.selected.weights), bits(result.last.weights)) == before
+
+
+def test_the_history_has_a_row_for_every_epoch() -> None:
+    said: list[tuple[int, int, str]] = []
+    result = loop.train(small_net(), task(epochs=3), lambda *words: said.append(words))
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert [row["learning_rate"] for row in result.history] == pytest.approx([0.1, 0.01, 0.01])
+    assert [words[:2] for words in said] == [(1, 3), (2, 3), (3, 3)]
+    assert result.history[-1]["selection_clean"] == result.last.selection_clean
+    assert result.history[-1]["selection_robust"] == result.last.selection_robust
+    assert json.loads(json.dumps(result.history)) == result.history
+
+
+def test_the_figures_of_an_epoch_are_means_over_its_images() -> None:
+    """With steps too small to matter and no statistics, both batches see one model."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES))
+    data = DATA._replace(train=images(8, 6))
+    x, y = data.train.images.float() / SCALE, data.train.labels
+    with torch.no_grad():
+        logits = model(x)
+    row = run(model, task("natural", data=data, **PLAIN, learning_rate=1e-12)).history[0]
+    assert row["train_loss"] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    accuracy = (logits.argmax(1) == y).float().mean().item()
+    assert row["train_accuracy"] == pytest.approx(100 * accuracy)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    """Whatever else drew random numbers in between."""
+    first = run(small_net(), task())
+    torch.manual_seed(5)
+    torch.rand(3)
+    second = run(small_net(), task())
+    assert bits(first.last.weights) == bits(second.last.weights)
+    assert bits(first.selected.weights) == bits(second.selected.weights)
+    assert first.history == second.history
+    assert bits(run(small_net(), task(seed=1)).last.weights) != bits(first.last.weights)
+
+
+def test_selection_images_pick_the_checkpoint_and_nothing_else() -> None:
+    first = run(small_net(), task())
+    second = run(small_net(), task(data=DATA._replace(selection=images(11, 8))))
+    assert bits(first.last.weights) == bits(second.last.weights)
+    figures = ("learning_rate", "train_loss", "train_accuracy")
+    for one, other in zip(first.history, second.history, strict=True):
+        assert [one[name] for name in figures] == [other[name] for name in figures]
+
+
+def step_of(model: nn.Module, what: TrainingTask) -> Tensor:
+    """Train one step and return by how much the parameters moved, joined."""
+    before = [p.detach().clone() for p in model.parameters()]
+    run(model, what)
+    pairs = zip(model.parameters(), before, strict=True)
+    return torch.cat([(p.detach() - b).flatten() for p, b in pairs])
+
+
+def slope_of(model: nn.Module) -> Tensor:
+    """Return the gradient of the mean cross-entropy of the one batch, joined."""
+    other = copy.deepcopy(model).train()
+    x = ONE_BATCH.train.images.float() / SCALE
+    loss = F.cross_entropy(other(x), ONE_BATCH.train.labels)
+    slopes = torch.autograd.grad(loss, list(other.parameters()))
+    return torch.cat([slope.flatten() for slope in slopes])
+
+
+def test_a_step_is_that_of_sgd() -> None:
+    model = small_net()
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    expected = -0.1 * (slope_of(model) + 0.03 * before)
+    changes = {**PLAIN, "weight_decay": 0.03}
+    found = step_of(model, task("natural", data=ONE_BATCH, **changes))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_gradient_is_clipped_before_weight_decay() -> None:
+    model = small_net()
+    slope = slope_of(model)
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert slope.norm() > 0.01
+    expected = -0.1 * (0.01 * slope / slope.norm() + 0.03 * before)
+    changes = {**PLAIN, "gradient_clip": 0.01, "weight_decay": 0.03}
+    found = step_of(model, task("natural", data=ONE_BATCH, **changes))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_momentum_carries_the_first_step_on() -> None:
+    """Two steps on a linear loss of one class each: v2 = m v1 + g2, with the slopes as measured."""
+    changes = {**PLAIN, "epochs": 2, "momentum": 0.5}
+    model, plain = small_net(), small_net()
+    first = step_of(plain, task("natural", data=ONE_BATCH, **PLAIN))
+    slope = slope_of(plain)
+    found = step_of(model, task("natural", data=ONE_BATCH, **changes))
+    torch.testing.assert_close(found, first + 0.5 * first - 0.1 * slope, rtol=0, atol=2e-6)
+
+
+def statistics_after(clean_forward: bool, loss: str) -> tuple[Tensor, int, dict[str, bytes]]:
+    """Train one batch on a model that normalises its input; return the running mean's state."""
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+    with torch.no_grad():
+        model[2].weight.copy_(torch.linspace(-1, 1, 48).view(3, 16))
+        model[2].bias.zero_()
+    run(model, task(loss, data=ONE_BATCH, **PLAIN, clean_forward=clean_forward))
+    norm = model[0]
+    return norm.running_mean, int(norm.num_batches_tracked), bits(dict(model.named_parameters()))
+
+
+def test_a_clean_forward_counts_the_clean_batch_too() -> None:
+    """One pass leaves 0.1 of the mean, two of the same batch 0.1 + 0.9 * 0.1."""
+    mean = ONE_BATCH.train.images.float().mean() / SCALE
+    without, one, weights = statistics_after(False, "natural")
+    along, two, same = statistics_after(True, "natural")
+    assert (one, two) == (1, 2)
+    assert without.item() == pytest.approx(0.1 * mean.item(), rel=1e-5)
+    assert along.item() == pytest.approx(0.19 * mean.item(), rel=1e-5)
+    assert weights == same, "a pass without gradient moves no weight"
+
+
+def test_a_clean_forward_comes_before_the_adversarial_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples of constant pixels tell both means apart."""
+    from arnas.training import losses
+
+    monkeypatch.setattr(losses, "pgd", lambda model, x, *rest, **settings: torch.ones_like(x))
+    mean = (ONE_BATCH.train.images.float().mean() / SCALE).item()
+    without, _, _ = statistics_after(False, "pgd")
+    along, count, _ = statistics_after(True, "pgd")
+    assert without.item() == pytest.approx(0.1, rel=1e-5)
+    assert along.item() == pytest.approx(0.9 * 0.1 * mean + 0.1, rel=1e-5)
+    assert count == 2
+
+
+def test_training_runs_in_training_mode_after_every_selection() -> None:
+    """Selection looks at the model in evaluation mode; each epoch must wake it again."""
+    model = small_net().eval()
+    run(model, task(epochs=3))
+    assert int(model[1].num_batches_tracked) == 3 * 2
+
+
+def linear_case() -> tuple[nn.Sequential, TrainingTask, Tensor, Tensor]:
+    """Return a linear model, a task and each selection image's clean and worst smallest margin.
+
+    Pixels lie inside the box by more than epsilon, where the worst margin is epsilon times the L1
+    distance of two rows below the clean one.
+    """
+    narrow, generator = Threat("linf", 0.02), torch.Generator().manual_seed(4)
+    x = torch.randint(4, 13, (40, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    y = torch.arange(40) % 2
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(2, 16, generator=generator))
+        model[1].bias.copy_(-model[1].weight.sum(1) / 2)
+        logits = model(x.float() / SCALE)
+        clean = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None])).flatten()
+        shift = narrow.epsilon * (model[1].weight[0] - model[1].weight[1]).abs().sum()
+    data = DATA._replace(selection=LabelledImages(x, y))
+    what = task(data=data, selection=SelectionOptions(steps=10, batch_size=7))
+    return model, dataclasses.replace(what, threat=narrow), clean, clean - shift
+
+
+def test_selection_of_a_linear_model_is_the_closed_form() -> None:
+    model, what, clean, worst = linear_case()
+    expected = [100 * (margin > 0).float().mean().item() for margin in (clean, worst)]
+    assert 0 < expected[1] < expected[0] < 100
+    assert selection_accuracy(model, what) == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_image_wrong_when_clean_is_not_robust() -> None:
+    """Even if the attack happens to mend it."""
+
+    class Contrary(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            known = (x.flatten(1) * SCALE % 1 == 0).all(1)
+            score = torch.where(known, -1.0, 1.0)[:, None] + 0 * x.flatten(1).sum(1, keepdim=True)
+            return torch.cat([score, -score], dim=1)
+
+    data = DATA._replace(selection=LabelledImages(images(5, 2).images, torch.zeros(5).long()))
+    assert selection_accuracy(Contrary(), task(data=data)) == (0.0, 0.0)
+
+
+def test_selection_leaves_the_model_and_repeats_itself() -> None:
+    """Random starts are the same after every epoch."""
+    model = small_net().train()
+    before, modes = bits(model.state_dict()), [m.training for m in model.modules()]
+    first = selection_accuracy(model, task())
+    assert bits(model.state_dict()) == before
+    assert [m.training for m in model.modules()] == modes
+    assert selection_accuracy(model, task()) == first
+
+
+def test_the_selection_attack_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    starts: list[Tensor] = []
+
+    def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, **settings: Any) -> Tensor:
+        calls.append({**settings, "threat": threat, "count": len(x)})
+        starts.append(torch.rand(2, generator=settings["generator"]))
+        return x
+
+    monkeypatch.setattr(loop, "pgd", spy)
+    clean, robust = selection_accuracy(small_net(), task())
+    assert clean == robust
+    assert [call["count"] for call in calls] == [3, 3, 1]
+    assert not torch.equal(starts[0], starts[1]), "batches have random starts of their own"
+    for call in calls:
+        assert call["threat"] == THREAT
+        assert call["steps"] == OPTIONS.selection.steps
+        assert call["step_size"] == pytest.approx(THREAT.epsilon / 4)

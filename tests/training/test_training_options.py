@@ -1,0 +1,87 @@
+"""The recipe's settings: what they refuse, and that their names are those of the registries."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from arnas.models.options import LossName, ModelName, NetworkOptions
+from arnas.models.registry import MODELS
+from arnas.search.options import SearchedNetworkOptions
+from arnas.training.losses import LOSSES
+from arnas.training.options import RetrainOptions, SelectionOptions, TrainingAttackOptions
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"milestones": []},
+        {"milestones": [1]},
+        {"milestones": [1, 2, 50]},
+        {"schedule": "cosine", "milestones": []},
+        {"warmup_epochs": 0.5},
+    ],
+)
+def test_a_schedule_that_makes_sense_is_taken(settings: dict[str, Any]) -> None:
+    options = RetrainOptions(**settings)
+    assert all(getattr(options, name) == value for name, value in settings.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"schedule": "cosine"}, r"schedule cosine has no milestones: write milestones: \[\]"),
+        ({"schedule": "cosine", "milestones": [3]}, "schedule cosine has no milestones"),
+        ({"milestones": [104, 99]}, "milestones must rise"),
+        ({"milestones": [5, 5]}, "milestones must rise"),
+        ({"milestones": [0, 5]}, "start at 1 or later"),
+        ({"milestones": [-1]}, "start at 1 or later"),
+        ({"schedule": "linear"}, "multistep"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 1}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"gradient_clip": 0.0}, "gradient_clip"),
+        ({"weight_decay": -1e-4}, "weight_decay"),
+        ({"warmup": 1.0}, "warmup"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        RetrainOptions(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"step_size": "8/0"}, {"step_size": "wide"}, {"step_size": -0.1}, {"steps": -1}]
+)
+def test_an_attack_that_makes_no_sense_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(settings))):
+        TrainingAttackOptions(**settings)
+
+
+def test_selection_attacks_with_one_step_at_least() -> None:
+    with pytest.raises(ValidationError, match="steps"):
+        SelectionOptions(steps=0)
+
+
+def test_settings_keep_the_way_a_distance_was_written() -> None:
+    assert TrainingAttackOptions(step_size="2/255").step_size == "2/255"
+
+
+def test_the_names_of_losses_are_those_of_the_registry() -> None:
+    assert set(get_args(LossName)) == set(LOSSES)
+    assert len(get_args(LossName)) == len(LOSSES)
+
+
+def test_the_names_of_models_are_those_of_the_registry() -> None:
+    assert set(get_args(ModelName)) == set(MODELS)
+    assert len(get_args(ModelName)) == len(MODELS)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_can_be_set_for_every_network(name: str) -> None:
+    assert SearchedNetworkOptions(loss=name).loss == name
+    assert all(NetworkOptions(model=model, loss=name).loss == name for model in MODELS)
