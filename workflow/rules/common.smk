@@ -19,7 +19,7 @@ from arnas.config.handoff import hand_off  # noqa: E402
 from arnas.stages.current import token_path, write_token  # noqa: E402
 from arnas.stages.plan import stage_by_command, stage_versions  # noqa: E402
 
-os.environ["ARNAS_PARAMS"] = hand_off(config, workflow.overwrite_config)
+os.environ["ARNAS_PARAMS"] = hand_off(config, workflow.config_settings.config)
 
 
 envvars:
