@@ -25,7 +25,7 @@ install: .venv/.installed ## Create .venv and install requirements.lock
 	touch $@
 
 demo: install ## Run the pipeline on real digits (CPU, no download) and print the tables
-	@start=$$(date +%s); snakemake --cores all; \
+	@start=$$(date +%s); snakemake --cores all --quiet rules reason host; \
 	echo "The pipeline took $$(( $$(date +%s) - start )) s on $$(nproc) cores."
 	@python -m arnas results
 

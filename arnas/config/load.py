@@ -85,7 +85,9 @@ def describe_errors(error: ValidationError, raw: Any) -> str:
     problems = error.errors()
     text = _describe(problems[0], raw).rstrip(".")
     more = len(problems) - 1
-    return text + (f" (and {more} more)." if more else ".")
+    if more:
+        return f"{text} (and {more} more)."
+    return text if text.endswith("?") else f"{text}."
 
 
 def _describe(problem: Any, raw: Any) -> str:

@@ -102,14 +102,8 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `rows` to `path`, one JSON object a line with its keys in order, atomically."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_bytes(path, text.encode())
-
-
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file written by `write_json_lines`."""
+    """Read a file with one JSON object a line."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line]

@@ -15,6 +15,7 @@ from arnas.attacks.gradient import pgd
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch, augment, epoch_batches
 from arnas.data.splits import LabelledImages, to_pixels
+from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import make_generator
 from arnas.search.derive import collapsed, count_skips, derive_genotype
@@ -95,7 +96,9 @@ def cosine_rate(epoch: int, options: SupernetOptions) -> float:
     return weights.final_learning_rate + 0.5 * span * (1 + math.cos(math.pi * share))
 
 
-def run_stage(state: SearchState, task: SearchTask, report: Report) -> list[dict[str, Any]]:
+def run_stage(
+    state: SearchState, task: SearchTask, report: Report, record: Record = discard
+) -> list[dict[str, Any]]:
     """Run the epochs of one stage and return one row of figures for each.
 
     Parameters
@@ -104,13 +107,14 @@ def run_stage(state: SearchState, task: SearchTask, report: Report) -> list[dict
         Continued in place: weights, tables, optimisers, trajectory and gammas.
     task
         The stage, its data and its settings.
-    report
-        Called after every epoch.
+    report, record
+        Called after every epoch, with its figures in words and as a row.
     """
     history = []
     for number in range(task.plan.epochs):
         row = _run_epoch(state, task, warmup=number < task.plan.warmup_epochs)
         history.append(row)
+        record(row)
         report(number + 1, task.plan.epochs, _headline(row))
     return history
 

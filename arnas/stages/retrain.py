@@ -6,7 +6,7 @@ from typing import Any
 
 from arnas.data.splits import LabelledImages, load_splits
 from arnas.models.registry import describe_model, model_from_description, save_weights
-from arnas.runtime.files import write_json_lines
+from arnas.runtime.history import growing_history
 from arnas.runtime.seeds import seeded
 from arnas.spaces.genotype import Genotype, load_genotype
 from arnas.spaces.options import SpaceOptions
@@ -44,7 +44,8 @@ def run(job: Job) -> None:
         job.params.threat[dataset].threat(),
         ("retrain", job.seed),
     )
-    result = train(model, task, job.report)
+    with growing_history(job.state, job.outputs["history"]) as record:
+        result = train(model, task, job.report, record)
     for key, checkpoint in (("last", result.last), ("selected", result.selected)):
         model.load_state_dict(checkpoint.weights)
         provenance = {
@@ -60,7 +61,6 @@ def run(job: Job) -> None:
             "selection_robust": checkpoint.selection_robust,
         }
         save_weights(job.outputs[key], model, description, provenance)
-    write_json_lines(job.outputs["history"], result.history)
 
 
 def _network(job: Job) -> tuple[str | Genotype, SpaceOptions | None, Any]:

@@ -15,6 +15,7 @@ from arnas.config.params import Params
 from arnas.runtime.device import configure_threads, select_device
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file
+from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import digest, environment, fingerprint, write_manifest
 from arnas.runtime.progress import Report, console_report
 from arnas.stages.plan import Instance, find_instance, lookup, stage_versions
@@ -28,6 +29,8 @@ class Job:
     instance: Instance
     device: torch.device
     report: Report
+    state: Path
+    """Where the run keeps what outlives a kill, outside every engine's outputs."""
 
     @property
     def axes(self) -> Mapping[str, str]:
@@ -71,12 +74,14 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
     device = select_device()
     instance.manifest.unlink(missing_ok=True)
     start = time.monotonic()
+    made_from = describe(instance, params, inputs)
+    state = state_folder(command, made_from["fingerprint"])
     with console_report(instance.title) as report:
-        function(Job(params, instance, device, report))
-    slices = {path: lookup(params, path) for path in instance.params}
+        function(Job(params, instance, device, report, state))
     write_manifest(
         instance.manifest,
-        describe(instance, slices, inputs)
+        made_from
+        | {"outputs": {str(path): sha256_file(path) for path in instance.outputs.values()}}
         | environment(str(device), threads)
         | {"wall_seconds": round(time.monotonic() - start, 2)},
     )
@@ -92,10 +97,9 @@ def _hash_input(path: Path, instance: Instance) -> str:
     return sha256_file(path)
 
 
-def describe(
-    instance: Instance, slices: Mapping[str, Any], inputs: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the part of a manifest that says what the outputs are and were made from."""
+def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Return the part of a manifest that says what a result is made from."""
+    slices = {path: lookup(params, path) for path in instance.params}
     version = stage_versions()[instance.stage.command]
     seed = instance.axes.get("seed")
     return {
@@ -105,5 +109,4 @@ def describe(
         "params": digest(slices),
         "fingerprint": fingerprint(slices, inputs, None if seed is None else int(seed), version),
         "inputs": dict(inputs),
-        "outputs": {str(path): sha256_file(path) for path in instance.outputs.values()},
     }

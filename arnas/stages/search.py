@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arnas.data.splits import LabelledImages, load_splits
-from arnas.runtime.files import write_json_lines
+from arnas.runtime.history import growing_history
 from arnas.search.loop import SearchData, SearchTask, StagePlan, run_stage
 from arnas.search.state import load_state, new_state, save_state
 from arnas.stages.run import Job
@@ -61,7 +61,7 @@ def _run(job: Job, plan: StagePlan) -> None:
         params.threat[params.run.search_dataset].threat(),
         job.seed,
     )
-    history = run_stage(state, task, job.report)
+    with growing_history(job.state, job.outputs["history"]) as record:
+        run_stage(state, task, job.report, record)
     run = {"search": search, "seed": job.seed, "dataset": splits.info.name, "stage": plan.name}
     save_state(job.outputs["state"], state, run)
-    write_json_lines(job.outputs["history"], history)

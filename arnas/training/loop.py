@@ -14,6 +14,7 @@ from arnas.attacks.modes import attacked
 from arnas.attacks.threat import Threat
 from arnas.data.batches import batches_per_epoch, epoch_batches
 from arnas.data.splits import LabelledImages, to_pixels
+from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import make_generator
 from arnas.training.losses import LOSSES, Loss, LossEntry
@@ -82,7 +83,9 @@ def learning_rate(step: int, steps_per_epoch: int, options: RetrainOptions) -> f
     return rate
 
 
-def train(model: nn.Module, task: TrainingTask, report: Report) -> TrainingResult:
+def train(
+    model: nn.Module, task: TrainingTask, report: Report, record: Record = discard
+) -> TrainingResult:
     """Train `model` in place and keep its last and its selected checkpoint.
 
     Parameters
@@ -91,8 +94,8 @@ def train(model: nn.Module, task: TrainingTask, report: Report) -> TrainingResul
         Pixels in [0, 1] to logits, on the data's device.
     task
         Loss, data and recipe.
-    report
-        Called after every epoch.
+    report, record
+        Called after every epoch, with its figures in words and as a row.
     """
     entry, options = LOSSES[task.loss], task.options
     optimiser = torch.optim.SGD(
@@ -109,6 +112,7 @@ def train(model: nn.Module, task: TrainingTask, report: Report) -> TrainingResul
         clean, robust = selection_accuracy(model, task)
         row = {"epoch": epoch + 1, **row, "selection_clean": clean, "selection_robust": robust}
         history.append(row)
+        record(row)
         weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
         last = Checkpoint(epoch + 1, weights, clean, robust)
         if selected is None or _score(last, entry) >= _score(selected, entry):

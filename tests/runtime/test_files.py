@@ -27,8 +27,8 @@ from arnas.runtime.files import (
     sha256_file,
     write_bytes,
     write_json,
-    write_json_lines,
 )
+from arnas.runtime.history import growing_history
 
 TEXT = st.text(st.characters(codec="utf-8"))
 SEPARATORS = "\u0085\u2028\u2029"
@@ -182,22 +182,29 @@ ROWS = st.lists(st.dictionaries(LINES, st.none() | st.floats(allow_nan=False) | 
 
 
 @given(ROWS)
+def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write rows as a stage does."""
+    with growing_history(path.with_name("state"), path) as record:
+        for row in rows:
+            record(row)
+
+
 @examples
 def test_json_lines_come_back(tmp_path: Path, rows: list[dict[str, object]]) -> None:
-    write_json_lines(tmp_path / "a.jsonl", rows)
+    write_rows(tmp_path / "a.jsonl", rows)
     assert read_json_lines(tmp_path / "a.jsonl") == rows
 
 
 @pytest.mark.parametrize("rows", [[], [{}], [{"epoch": 1, "loss": 0.5}, {"text": "a\nb\r\tc"}]])
 def test_each_row_has_a_line(tmp_path: Path, rows: list[dict[str, object]]) -> None:
-    write_json_lines(tmp_path / "a.jsonl", rows)
+    write_rows(tmp_path / "a.jsonl", rows)
     assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == len(rows)
     assert read_json_lines(tmp_path / "a.jsonl") == rows
 
 
 @pytest.mark.parametrize("mark", SEPARATORS)
 def test_a_row_may_hold_any_line_separator(tmp_path: Path, mark: str) -> None:
-    write_json_lines(tmp_path / "a.jsonl", [{"text": mark}])
+    write_rows(tmp_path / "a.jsonl", [{"text": mark}])
     assert read_json_lines(tmp_path / "a.jsonl") == [{"text": mark}]
 
 

@@ -1,0 +1,51 @@
+"""Figures of a run in progress, to be looked at while it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from arnas.runtime.files import write_bytes
+
+Record = Callable[[Mapping[str, Any]], None]
+"""What a library loop calls with an epoch's figures, as soon as it has them."""
+
+
+def discard(row: Mapping[str, Any]) -> None:
+    """Record nothing."""
+
+
+def state_folder(stage: str, fingerprint: str) -> Path:
+    """Return where a run in progress keeps its state, outside every engine's outputs.
+
+    Under ``ARNAS_STATE_DIR``, else under ``.arnas/state`` of the main checkout, which DVC names
+    in ``DVC_ROOT`` when it runs in a copy, else of the current folder.
+    """
+    root = os.environ.get("ARNAS_STATE_DIR")
+    base = Path(root) if root else Path(os.environ.get("DVC_ROOT", ".")) / ".arnas/state"
+    return base / stage / fingerprint[:16]
+
+
+@contextmanager
+def growing_history(folder: Path, final: Path) -> Iterator[Record]:
+    """Yield a `Record` whose rows grow in `folder` and become the file `final` at the end.
+
+    One JSON object a line, keys in their order, no clock times. After a failure the rows so far
+    stay in `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    growing = folder / "history.jsonl"
+    with growing.open("w", encoding="utf-8") as stream:
+
+        def record(row: Mapping[str, Any]) -> None:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            stream.flush()
+
+        yield record
+    write_bytes(final, growing.read_bytes())
+    growing.unlink()
+    folder.rmdir()
