@@ -181,7 +181,6 @@ def test_canonical_json_has_no_spaces() -> None:
 ROWS = st.lists(st.dictionaries(LINES, st.none() | st.floats(allow_nan=False) | LINES, max_size=3))
 
 
-@given(ROWS)
 def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
     """Write rows as a stage does."""
     with growing_history(path.with_name("state"), path) as record:
@@ -189,6 +188,7 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
             record(row)
 
 
+@given(ROWS)
 @examples
 def test_json_lines_come_back(tmp_path: Path, rows: list[dict[str, object]]) -> None:
     write_rows(tmp_path / "a.jsonl", rows)
