@@ -26,7 +26,7 @@ class PlainFactorizedReduce(nn.Module):
     def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
         super().__init__()
         self.even = nn.Conv2d(in_channels, channels // 2, 1, bias=False)
-        self.odd = nn.Conv2d(in_channels, channels // 2, 1, bias=False)
+        self.odd = nn.Conv2d(in_channels, channels - channels // 2, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -105,6 +105,8 @@ def _withstands(
 ) -> Tensor:
     """Return which of the standing images are still correct after the attack."""
     robust = standing.clone()
+    if not bool(standing.any()):
+        return robust
     for index in torch.split(standing.nonzero().flatten(), batch_size):
         unit = per_image_uniform(("whitebox", seed), index, x.shape[1:]).to(x)
         x_adv = entry.run(model, x[index], y[index], threat, unit)

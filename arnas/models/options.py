@@ -8,7 +8,9 @@ from pydantic import Field
 
 from arnas.runtime.options import Options
 
-ModelName = Literal["arnas"]
+ModelName = Literal[
+    "arnas", "advrush", "darts_v1", "darts_v2", "pdarts", "pc_darts", "racl", "resnet18"
+]
 LossName = Literal["pgd", "natural"]
 
 
@@ -19,7 +21,8 @@ class NetworkOptions(Options):
     """A name of the model registry."""
     loss: LossName = "pgd"
     """A name of the training losses."""
-    channels: int | None = Field(default=None, ge=2, multiple_of=2)
-    """Initial channels; null for the published size."""
+    channels: int | None = Field(default=None, ge=2)
+    """Initial channels, or width of a residual network's first stage; null for the published
+    size."""
     cells: int | None = Field(default=None, ge=3)
-    """Number of cells; null for the published size."""
+    """Number of cells of a genotype; null for the published size."""

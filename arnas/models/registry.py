@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from arnas.models.residual import ResNet18
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import load_tensors, save_tensors
 from arnas.spaces.genotype import Genotype, genotype_from_json, load_genotype
@@ -27,8 +28,8 @@ class ModelEntry:
     """Called with num_classes, in_channels, channels and cells."""
     channels: int
     """Published initial channels."""
-    cells: int
-    """Published number of cells."""
+    cells: int | None
+    """Published number of cells; None where a model has no cells."""
     citation: str
 
 
@@ -41,7 +42,19 @@ def _genotype_entry(published: PublishedGenotype) -> ModelEntry:
     return ModelEntry(build, published.channels, published.cells, published.genotype.origin)
 
 
-MODELS: dict[str, ModelEntry] = {name: _genotype_entry(g) for name, g in GENOTYPES.items()}
+def _resnet18(*, cells: int | None, **sizes: int) -> nn.Module:
+    """Build a ResNet-18, which has no cells to choose."""
+    if cells is not None:
+        raise UserError(f"cells is {cells}, but resnet18 has no cells: leave it out.")
+    return ResNet18(**sizes)
+
+
+MODELS: dict[str, ModelEntry] = {
+    **{name: _genotype_entry(published) for name, published in GENOTYPES.items()},
+    "resnet18": ModelEntry(
+        _resnet18, 64, None, "He, Zhang, Ren, Sun, CVPR 2016, arXiv 1512.03385; CIFAR form"
+    ),
+}
 """Name to model."""
 
 

@@ -40,11 +40,13 @@ NAMES = ("older\ninput", "newer\ninput", "2", "3", "4", "5")
 def draw_cells(path: Path, genotype: Genotype) -> None:
     """Draw every cell of a genotype below each other and write an SVG, the same bytes each time."""
     kinds = list(genotype.cells)
-    figure = Figure(figsize=(8.5, 2.6 * len(kinds)), layout="constrained")
-    for number, kind in enumerate(kinds):
-        _draw(figure.add_subplot(len(kinds), 1, number + 1), kind, genotype.cells[kind])
-    with mpl.rc_context({"svg.hashsalt": "arnas"}), atomic_path(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    # The user's own matplotlibrc would change the bytes.
+    with mpl.rc_context({**mpl.rcParamsDefault, "svg.hashsalt": "arnas"}):
+        figure = Figure(figsize=(8.5, 2.6 * len(kinds)), layout="constrained")
+        for number, kind in enumerate(kinds):
+            _draw(figure.add_subplot(len(kinds), 1, number + 1), kind, genotype.cells[kind])
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
 def _draw(axes: Axes, kind: str, cell: Cell) -> None:

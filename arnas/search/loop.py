@@ -15,6 +15,7 @@ from arnas.attacks.gradient import pgd
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch, augment, epoch_batches
 from arnas.data.splits import LabelledImages, to_pixels
+from arnas.runtime.errors import UserError
 from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import make_generator
@@ -150,6 +151,11 @@ def _run_epoch(state: SearchState, task: SearchTask, warmup: bool) -> dict[str, 
             measured = _architecture_step(state, task, train, purpose)
             state.gammas.append(measured["gamma"])
         measured["train_loss"], measured["train_accuracy"] = _weight_step(state, train, options)
+        if not math.isfinite(measured["train_loss"]):
+            raise UserError(
+                f"the supernet's loss is {measured['train_loss']} in epoch {epoch + 1}: lower "
+                "supernet.weights.learning_rate or gradient_clip."
+            )
         for name, value in measured.items():
             figures.setdefault(name, []).append(value)
     tables = {kind: table.cpu() for kind, table in state.supernet.tables().items()}

@@ -58,7 +58,7 @@ class AlphaOptions(Options):
 class SupernetOptions(Options):
     """The supernet and how it is trained; the same for every search."""
 
-    channels: int = Field(default=24, ge=2, multiple_of=2)
+    channels: int = Field(default=24, ge=2)
     """Initial channels."""
     cells: int = Field(default=8, ge=4)
     """Number of cells; from 4 up every kind of cell occurs."""
@@ -106,7 +106,7 @@ class SearchedNetworkOptions(Options):
 
     loss: LossName = "pgd"
     """A name of the training losses."""
-    channels: int = Field(default=64, ge=2, multiple_of=2)
+    channels: int = Field(default=64, ge=2)
     """Initial channels."""
     cells: int = Field(default=20, ge=3)
     """Number of cells."""

@@ -27,7 +27,7 @@ class SearchState:
     trajectory: list[dict[str, Tensor]] = field(default_factory=list)
     """The tables before the first epoch and after each one."""
     gammas: list[float] = field(default_factory=list)
-    """Share of the natural gradient in every step that combined two; NaN in all others."""
+    """Share of the natural gradient in every architecture step; NaN where nothing was shared."""
 
     @property
     def epochs(self) -> int:

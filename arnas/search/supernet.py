@@ -86,7 +86,7 @@ class StateEdges(nn.Module):
         if stride == 2:
             half = channels // 2
             self.skip_even = nn.Conv2d(channels, edges * half, 1, 2, bias=False)
-            self.skip_odd = nn.Conv2d(channels, edges * half, 1, 2, bias=False)
+            self.skip_odd = nn.Conv2d(channels, edges * (channels - half), 1, 2, bias=False)
             self.skip_norm = ScaledNorm(wide)
 
     def forward(self, state: Tensor, weights: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from arnas.runtime.errors import UserError
 from arnas.spaces.options import SpaceOptions
 
 MIN_CELLS = 3
+MIN_CHANNELS = 2
 
 
 class CellPlan(NamedTuple):
@@ -48,9 +49,9 @@ def plan_cells(cells: int, channels: int, space: SpaceOptions) -> tuple[CellPlan
             f"cells is {cells}: allowed are {MIN_CELLS} and more, because cells L//3 and 2L//3 "
             "halve the resolution."
         )
-    if channels < 2 or channels % 2:
+    if channels < MIN_CHANNELS:
         raise UserError(
-            f"channels is {channels}: allowed are even numbers from 2 up, because halving the "
+            f"channels is {channels}: allowed are {MIN_CHANNELS} and more, because halving the "
             "resolution joins two halves of the channels."
         )
     reductions = (cells // 3, 2 * cells // 3)

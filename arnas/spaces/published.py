@@ -52,5 +52,54 @@ ARNAS = PublishedGenotype(
     cells=20,
 )
 
-GENOTYPES: dict[str, PublishedGenotype] = {"arnas": ARNAS}
+_DARTS_SPACE = SpaceOptions(kinds=["normal", "normal", "normal"], widths=[1, 2, 4])
+"""One kind of cell besides the reduction, and twice the width after each reduction."""
+
+
+def _normal_and_reduction(normal: str, reduction: str, citation: str) -> PublishedGenotype:
+    """Return a genotype of the DARTS space at its usual size on CIFAR-10."""
+    cells = {"normal": _cell(normal), "reduction": _cell(reduction)}
+    return PublishedGenotype(Genotype(cells, citation), _DARTS_SPACE, channels=36, cells=20)
+
+
+_DARTS = (
+    "Liu, Simonyan, Yang, DARTS: Differentiable Architecture Search, ICLR 2019, arXiv 1806.09055"
+)
+
+GENOTYPES: dict[str, PublishedGenotype] = {
+    "arnas": ARNAS,
+    "advrush": _normal_and_reduction(
+        "s3:1 s3:0 / s5:0 s3:1 / s3:1 s3:0 / sk:0 s3:1",
+        "s3:0 s3:1 / sk:0 d3:2 / sk:0 av:1 / sk:0 sk:2",
+        "Mok, Na, Choe, Yoon, AdvRush: Searching for Adversarially Robust Neural Architectures, "
+        "ICCV 2021, arXiv 2108.01289",
+    ),
+    "darts_v1": _normal_and_reduction(
+        "s3:1 s3:0 / sk:0 s3:1 / sk:0 s3:1 / s3:0 sk:2",
+        "mx:0 mx:1 / sk:2 mx:0 / mx:0 sk:2 / sk:2 av:0",
+        f"{_DARTS}; first order",
+    ),
+    "darts_v2": _normal_and_reduction(
+        "s3:0 s3:1 / s3:0 s3:1 / s3:1 sk:0 / sk:0 d3:2",
+        "mx:0 mx:1 / sk:2 mx:1 / mx:0 sk:2 / sk:2 mx:1",
+        f"{_DARTS}; second order",
+    ),
+    "pdarts": _normal_and_reduction(
+        "sk:0 d3:1 / sk:0 s3:1 / s3:1 s3:3 / s3:0 d5:4",
+        "av:0 s5:1 / s3:0 d5:2 / mx:0 d3:1 / d3:1 d5:3",
+        "Chen, Xie, Wu, Tian, Progressive Differentiable Architecture Search, ICCV 2019, "
+        "arXiv 1904.12760",
+    ),
+    "pc_darts": _normal_and_reduction(
+        "s3:1 sk:0 / s3:0 d3:1 / s5:0 s3:1 / av:0 d3:1",
+        "s5:1 mx:0 / s5:1 s5:2 / s3:0 s3:3 / s3:1 s3:2",
+        "Xu et al., PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture "
+        "Search, ICLR 2020, arXiv 1907.05737; the CIFAR cells",
+    ),
+    "racl": _normal_and_reduction(
+        "s3:0 s3:1 / s5:0 sk:1 / s3:0 sk:3 / s3:3 sk:4",
+        "s3:0 s5:1 / av:0 d3:1 / s3:0 s5:1 / s3:2 d3:3",
+        "Dong, Li, Wang, Xu, Adversarially Robust Neural Architectures, arXiv 2009.00902",
+    ),
+}
 """Name to published genotype."""

@@ -14,6 +14,7 @@ from arnas.attacks.modes import attacked
 from arnas.attacks.threat import Threat
 from arnas.data.batches import batches_per_epoch, epoch_batches
 from arnas.data.splits import LabelledImages, to_pixels
+from arnas.runtime.errors import UserError
 from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import make_generator
@@ -156,6 +157,11 @@ def _train_epoch(
         losses += float(value.loss.detach()) * len(batch.y)
         correct += int((value.logits.argmax(1) == batch.y).sum())
         seen += len(batch.y)
+    if not math.isfinite(losses):
+        raise UserError(
+            f"the training loss is {losses} in epoch {epoch + 1}: lower the recipe's learning_rate "
+            "or gradient_clip."
+        )
     rate = optimiser.param_groups[0]["lr"]
     return {
         "learning_rate": rate,

@@ -64,6 +64,15 @@ class RetrainOptions(Options):
         """Refuse milestones that the schedule would never use."""
         if self.schedule == "cosine" and self.milestones:
             raise ValueError("schedule cosine has no milestones: write milestones: []")
+        if self.milestones and self.milestones[-1] >= self.epochs:
+            raise ValueError(
+                f"milestones are {self.milestones}, but there are only {self.epochs} epochs: lower "
+                "them, or write milestones: []"
+            )
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs:g}: allowed are 0 to {self.epochs}, epochs"
+            )
         if self.milestones != sorted(set(self.milestones)) or min(self.milestones, default=1) < 1:
             raise ValueError("milestones must rise and start at 1 or later")
         return self

@@ -349,7 +349,6 @@ def test_a_report_is_made_after_every_attack(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the largest perturbation of no images is asked for")
 @pytest.mark.parametrize("name", ["fgsm", "pgd20"])
 def test_a_model_that_is_always_wrong_has_no_image_to_attack(name: str) -> None:
     model, x = linear_model(), pictures(5)

@@ -42,7 +42,6 @@ def test_the_same_genotype_gives_the_same_bytes(drawing: Path, tmp_path: Path) -
     assert (tmp_path / "again.svg").read_bytes() == drawing.read_bytes()
 
 
-@pytest.mark.xfail(strict=True, reason="the figure follows the user's matplotlibrc")
 def test_the_user_s_taste_does_not_change_the_bytes(drawing: Path, tmp_path: Path) -> None:
     with mpl.rc_context({"font.family": "monospace", "svg.fonttype": "none"}):
         draw_cells(tmp_path / "again.svg", ARNAS.genotype)

@@ -143,7 +143,7 @@ def _edge_matches(edge: MixedOp, source: nn.Module, place: int) -> Iterator[Matc
     yield Match(plain["avg_pool_3x3"][0], source.average_norm, slice(None))
     if plain["skip_connect"]:
         layers = (source.skip_even, source.skip_odd, source.skip_norm)
-        widths = (channels // 2, channels // 2, channels)
+        widths = (channels // 2, channels - channels // 2, channels)
         for layer, batched, width in zip(plain["skip_connect"], layers, widths, strict=True):
             yield Match(layer, batched, rows(0, width))
     for block, kernel in enumerate((3, 5)):

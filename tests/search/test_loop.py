@@ -169,6 +169,10 @@ def test_a_row_tells_what_the_tables_look_like(searched: Searched) -> None:
 
 def test_a_report_is_made_after_every_epoch(searched: Searched) -> None:
     assert [words[:2] for words in searched.said] == [(1, 1), (1, 1)]
+    for row, words in zip(searched.rows, searched.said, strict=True):
+        skips = row["skips"]
+        assert f", skips {skips['accurate']}+{skips['robust']}" in words[2]
+        assert words[2].startswith(f"adversarial loss {row['train_loss']:.3f}")
     assert "gamma" not in searched.said[0][2]
     assert f"gamma {searched.rows[1]['gamma']:.2f}" in searched.said[1][2]
 
@@ -256,8 +260,10 @@ def test_attacks_have_the_settings_and_random_numbers_of_their_own(
     attack = OPTIONS.attack.model_copy(
         update={"steps": 0, "clip": False, "batch_norm": "eval", "step_size": "4/255"}
     )
-    search(FIRST_ORDER, options=OPTIONS.model_copy(update={"attack": attack}))
+    plan = dataclasses.replace(FIRST_ORDER, epochs=2)
+    search(plan, data=ONE_STEP, options=OPTIONS.model_copy(update={"attack": attack}))
     noise = [call.x_adv - call.x for call in attacks]
+    assert len(noise) == 4, "training and validation, twice"
     assert all(not torch.allclose(a, b) for i, a in enumerate(noise) for b in noise[:i])
     for call in attacks:
         assert call.settings["steps"] == 0

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.attacks.modes import attacked
-from arnas.runtime.errors import UserError
 from arnas.search.supernet import Supernet
 from arnas.spaces.genotype import PRIMITIVES
 from arnas.spaces.options import SpaceOptions
@@ -41,6 +40,7 @@ CASES = {
     "odd_after_one_halving": Case(NORMAL, (1, 2, 4), 5, 2, 3, (12, 12), batch=3),
     "swapped_to_one_pixel": Case(SWAPPED, (1, 2, 2), 4, 2, 1, (4, 4), batch=6),
     "oblong_and_narrowing": Case(SWAPPED, (2, 1, 3), 4, 2, 2, (6, 9)),
+    "odd_channels": Case(ARNAS, (1, 1, 2), 4, 3, 1, (8, 8)),
     "even_then_odd_nine": Case(ARNAS, (1, 1, 1), 4, 2, 3, (9, 9), batch=2),
 }
 
@@ -271,8 +271,3 @@ def test_tables_are_copies() -> None:
     supernet = small_supernet(0)
     supernet.tables()["robust"].fill_(7)
     assert supernet.alphas["robust"].abs().max() < 1
-
-
-def test_odd_channels_are_refused() -> None:
-    with pytest.raises(UserError, match="channels is 3"):
-        Supernet(SpaceOptions(), num_classes=2, in_channels=1, channels=3, cells=3)

@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from training_cases import CLASSES, DATA, OPTIONS, SCALE, THREAT, bits, images, small_net, task
 
 from arnas.attacks.threat import Threat
+from arnas.data.batches import Batch
 from arnas.data.splits import LabelledImages
 from arnas.runtime.progress import silent
 from arnas.training import loop
 from arnas.training.loop import TrainingResult, TrainingTask, learning_rate, selection_accuracy
+from arnas.training.losses import LOSSES, LossValue, natural_loss
 from arnas.training.options import RetrainOptions, SelectionOptions
 
 ONE_BATCH = DATA._replace(train=images(4, 3))
@@ -148,6 +150,23 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert bits(first.selected.weights) == bits(second.selected.weights)
     assert first.history == second.history
     assert bits(run(small_net(), task(seed=1)).last.weights) != bits(first.last.weights)
+
+
+def test_every_step_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By epoch, step and run; batches too are shuffled anew in every epoch."""
+    drawn: list[float] = []
+    batches: list[bytes] = []
+
+    def spy(model: nn.Module, batch: Batch, *rest: Any) -> LossValue:
+        drawn.append(torch.rand((), generator=rest[-1]).item())
+        batches.append(batch.x.numpy().tobytes())
+        return natural_loss(model, batch, *rest)
+
+    monkeypatch.setitem(LOSSES, "pgd", LOSSES["pgd"]._replace(loss=spy))
+    for seed in (0, 1):
+        run(small_net(), task(seed=seed))
+    assert len(drawn) == 2 * OPTIONS.epochs * 2
+    assert len(set(drawn)) == len(set(batches)) == len(drawn)
 
 
 def test_selection_images_pick_the_checkpoint_and_nothing_else() -> None:
