@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,8 +90,21 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or damaged one is a `UserError` that names it."""
+    return _parse(path, json.loads)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file with one JSON object a line, likewise."""
+    rows: list[dict[str, Any]] = _parse(
+        path, lambda text: [json.loads(line) for line in text.split("\n") if line]
+    )
+    return rows
+
+
+def _parse(path: Path, parse: Callable[[str], Any]) -> Any:
+    """Return what `parse` makes of a text file, or say what is wrong with the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it.") from None
     except OSError as error:
@@ -99,21 +112,6 @@ def read_json(path: Path) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is not readable JSON ({error}): delete it and rerun the stage that makes it."
-        ) from None
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file with one JSON object a line."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the stage that makes it.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): delete it and rerun the stage that makes it."
         ) from None
 
 
