@@ -10,18 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arnas.attacks.adaptive import apgd
     from arnas.attacks.gradient import fgsm, pgd
     from arnas.attacks.standard import autoattack
     from arnas.attacks.threat import Threat
 
 _HOMES = {
     "Threat": "arnas.attacks.threat",
+    "apgd": "arnas.attacks.adaptive",
     "fgsm": "arnas.attacks.gradient",
     "pgd": "arnas.attacks.gradient",
     "autoattack": "arnas.attacks.standard",
 }
 
-__all__ = ["Threat", "autoattack", "fgsm", "pgd"]
+__all__ = ["Threat", "apgd", "autoattack", "fgsm", "pgd"]
 
 
 def __getattr__(name: str) -> Any:

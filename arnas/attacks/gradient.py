@@ -1,9 +1,9 @@
-"""Attacks along the gradient of the cross-entropy: FGSM and PGD."""
+"""Attacks of fixed steps along an objective's gradient: FGSM and PGD."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,26 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import make_generator
 
 Keep = Literal["best", "last"]
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""What an attack climbs: logits (N, classes) and labels (N,) to one number for each image."""
 ROUNDING = 1e-6
 """What float32 preprocessing may add to pixels in [0, 1]."""
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy of each image."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the largest other logit minus the true one; positive where misclassified.
+
+    The loss of Carlini and Wagner (arXiv 1608.04644, section V, f6) without its cut-off. It does
+    not saturate when logits are large, as the cross-entropy does.
+    """
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.amax(1) - true
 
 
 def project(x: Tensor, delta: Tensor, threat: Threat, clip: bool = True) -> Tensor:
@@ -68,7 +86,7 @@ def random_perturbation(unit: Tensor, threat: Threat) -> Tensor:
     return threat.epsilon * radius * centred / _l2_norm(centred).clamp_min(1e-12)
 
 
-def _check(x: Tensor, y: Tensor) -> None:
+def check_start(x: Tensor, y: Tensor, steps: int, start: Tensor | None) -> None:
     """Refuse inputs that no attack can mean."""
     if len(x) != len(y) or y.ndim != 1:
         raise UserError(
@@ -79,6 +97,12 @@ def _check(x: Tensor, y: Tensor) -> None:
         raise UserError(
             f"x runs from {x.min():.4g} to {x.max():.4g}: attacks take pixels in [0, 1]; put the "
             "normalisation into the model."
+        )
+    if steps < 0:
+        raise UserError(f"steps is {steps}: allowed are 0 and more.")
+    if start is not None and start.shape != x.shape:
+        raise UserError(
+            f"start has shape {tuple(start.shape)}: needed is that of x, {tuple(x.shape)}."
         )
 
 
@@ -126,8 +150,9 @@ def pgd(
     batch_norm: BatchNorm = "eval",
     clip: bool = True,
     stop_when_broken: bool = False,
+    objective: Objective = cross_entropy,
 ) -> Tensor:
-    """Climb the cross-entropy by projected gradient steps (arXiv 1706.06083, section 2.1).
+    """Climb an objective by projected gradient steps (arXiv 1706.06083, section 2.1).
 
     Parameters
     ----------
@@ -152,8 +177,8 @@ def pgd(
         Source of the random start, on any device; None uses a CPU generator with a fixed seed.
     keep
         ``best`` returns for each image the iterate that is misclassified, and of those the one
-        with the highest loss, the start included; it costs one forward pass more. ``last`` returns
-        the last iterate, as training and the published PGD-k protocols do.
+        with the highest objective, the start included; it costs one forward pass more. ``last``
+        returns the last iterate, as training and the published PGD-k protocols do.
     batch_norm
         See `arnas.attacks.modes.attacked`.
     clip
@@ -163,6 +188,9 @@ def pgd(
         Spend no further steps on an image once an iterate is misclassified; needs
         ``keep="best"``. The answer to "is it broken?" is the same, as long as an image's logits
         do not depend on the batch (``batch_norm="eval"``).
+
+    objective
+        What the steps climb; the cross-entropy by default.
 
     Returns
     -------
@@ -174,15 +202,9 @@ def pgd(
     UserError
         When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
     """
-    _check(x, y)
-    if steps < 0:
-        raise UserError(f"steps is {steps}: allowed are 0 and more.")
+    check_start(x, y, steps, start)
     if keep not in get_args(Keep):
         raise UserError(f"keep is '{keep}': allowed are {', '.join(get_args(Keep))}.")
-    if start is not None and start.shape != x.shape:
-        raise UserError(
-            f"start has shape {tuple(start.shape)}: needed is that of x, {tuple(x.shape)}."
-        )
     if stop_when_broken and keep != "best":
         raise UserError('stop_when_broken needs keep="best", because the last iterate is dropped.')
     x = x.detach()
@@ -198,12 +220,13 @@ def pgd(
     with attacked(model, batch_norm):
         if keep == "last":
             for _ in range(steps):
-                gradient, _, _ = _gradient(model, x + delta, y)
+                gradient, _, _ = input_gradient(model, x + delta, y, objective)
                 delta = project(
                     x, delta + size * ascent_direction(gradient, threat.norm), threat, clip
                 )
             return _assemble(x, delta, clip)
-        return _best_iterate(model, x, y, threat, delta, steps, size, clip, stop_when_broken)
+        path = _Path(threat, steps, size, clip, stop_when_broken, objective)
+        return _best_iterate(model, x, y, delta, path)
 
 
 def _assemble(x: Tensor, delta: Tensor, clip: bool) -> Tensor:
@@ -211,12 +234,25 @@ def _assemble(x: Tensor, delta: Tensor, clip: bool) -> Tensor:
     return (x + delta).clamp(0, 1) if clip else x + delta
 
 
-def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the input gradient of the summed cross-entropy, the losses and the logits."""
+class _Path(NamedTuple):
+    """How `pgd` moves."""
+
+    threat: Threat
+    steps: int
+    size: float
+    clip: bool
+    stop_when_broken: bool
+    objective: Objective
+
+
+def input_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the input gradient of the summed objective, its values and the logits."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(x)
-        losses = F.cross_entropy(logits, y, reduction="none")
+        losses = objective(logits, y)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
     return gradient, losses.detach(), logits.detach()
 
@@ -225,12 +261,8 @@ def _best_iterate(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    threat: Threat,
     delta: Tensor,
-    steps: int,
-    size: float,
-    clip: bool,
-    stop_when_broken: bool,
+    path: _Path,
 ) -> Tensor:
     """Run the steps of `pgd` and return each image's best iterate."""
     best = delta.clone()
@@ -246,20 +278,22 @@ def _best_iterate(
         best[changed], best_loss[changed] = delta[changed], losses[better]
         broken[changed] = wrong[better]
 
-    for _ in range(steps):
-        gradient, losses, logits = _gradient(model, (x + delta)[active], y[active])
+    for _ in range(path.steps):
+        gradient, losses, logits = input_gradient(
+            model, (x + delta)[active], y[active], path.objective
+        )
         record(losses, logits)
-        moved = delta[active] + size * ascent_direction(gradient, threat.norm)
-        delta[active] = project(x[active], moved, threat, clip)
-        if stop_when_broken:
+        moved = delta[active] + path.size * ascent_direction(gradient, path.threat.norm)
+        delta[active] = project(x[active], moved, path.threat, path.clip)
+        if path.stop_when_broken:
             active = active[~broken[active]]
             if not len(active):
                 break
     if len(active):
         with torch.no_grad():
             logits = model((x + delta)[active])
-        record(F.cross_entropy(logits, y[active], reduction="none"), logits)
-    return _assemble(x, best, clip)
+        record(path.objective(logits, y[active]), logits)
+    return _assemble(x, best, path.clip)
 
 
 Attack = Callable[..., Tensor]

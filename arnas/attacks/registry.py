@@ -7,9 +7,21 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from arnas.attacks.gradient import fgsm, pgd, random_perturbation
+from arnas.attacks.adaptive import apgd
+from arnas.attacks.gradient import (
+    Objective,
+    cross_entropy,
+    fgsm,
+    margin,
+    pgd,
+    random_perturbation,
+)
 from arnas.attacks.standard import autoattack
 from arnas.attacks.threat import Threat
+
+_MADRY = "Madry et al., ICLR 2018, arXiv 1706.06083"
+_CARLINI = "Carlini and Wagner, S&P 2017, arXiv 1608.04644; as PGD in the ball"
+_CROCE = "Croce and Hein, ICML 2020, arXiv 2003.01690"
 
 Run = Callable[[nn.Module, Tensor, Tensor, Threat, Tensor], Tensor]
 """``(model, x, y, threat, unit) -> x_adv``; `unit` holds numbers uniform in [0, 1] of x's shape,
@@ -32,11 +44,17 @@ def _fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) 
     return fgsm(model, x, y, threat)
 
 
+def _apgd_ce(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
+    return apgd(model, x, y, threat, start=random_perturbation(unit, threat))
+
+
 def _autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
     return autoattack(model, x, y, threat)
 
 
-def _pgd(steps: int) -> AttackEntry:
+def _pgd(
+    steps: int, objective: Objective, name: str = "cross-entropy", citation: str = _MADRY
+) -> AttackEntry:
     """Return PGD with the step of a quarter epsilon that 2/255 is at 8/255 (arXiv 2405.05502)."""
 
     def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
@@ -50,13 +68,11 @@ def _pgd(steps: int) -> AttackEntry:
             start=random_perturbation(unit, threat),
             keep="best",
             stop_when_broken=True,
+            objective=objective,
         )
 
-    return AttackEntry(
-        run,
-        f"{steps} steps of epsilon/4 on the cross-entropy, one uniform start, best iterate",
-        "Madry et al., ICLR 2018, arXiv 1706.06083",
-    )
+    settings = f"{steps} steps of epsilon/4 on the {name}, one uniform start, best iterate"
+    return AttackEntry(run, settings, citation)
 
 
 ATTACKS: dict[str, AttackEntry] = {
@@ -65,12 +81,18 @@ ATTACKS: dict[str, AttackEntry] = {
         "one step of epsilon, no random start, kept where it raises the loss",
         "Goodfellow et al., ICLR 2015, arXiv 1412.6572",
     ),
-    "pgd20": _pgd(20),
-    "pgd100": _pgd(100),
+    "pgd20": _pgd(20, cross_entropy),
+    "pgd100": _pgd(100, cross_entropy),
+    "cw_inf": _pgd(100, margin, "margin of the logits", _CARLINI),
+    "apgd_ce": AttackEntry(
+        _apgd_ce,
+        "APGD on the cross-entropy: 100 steps of its own size, one random start",
+        _CROCE,
+    ),
     "autoattack": AttackEntry(
         _autoattack,
         "standard: APGD-CE, targeted APGD, targeted FAB, Square",
-        "Croce and Hein, ICML 2020, arXiv 2003.01690",
+        _CROCE,
         limited=True,
     ),
 }

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from arnas.runtime.options import Options
 
-AttackName = Literal["fgsm", "pgd20", "pgd100", "autoattack"]
+AttackName = Literal["fgsm", "pgd20", "pgd100", "cw_inf", "apgd_ce", "autoattack"]
 
 
 class WhiteboxOptions(Options):

@@ -314,8 +314,12 @@ def stage_versions() -> dict[str, int]:
 
 
 def lookup(params: Params, path: str) -> Any:
-    """Return the settings at a dotted path as JSON values."""
-    value: Any = params.model_dump(mode="json")
+    """Return the settings at a dotted path as JSON values, those at their defaults left out.
+
+    So results stay current when a new setting appears whose default is the old behaviour, and a
+    default written out is no change.
+    """
+    value: Any = params
     for key in path.split("."):
-        value = value[key]
-    return value
+        value = value[key] if isinstance(value, dict) else getattr(value, key)
+    return value.model_dump(mode="json", exclude_defaults=True)
