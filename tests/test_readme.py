@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
 from arnas.config.load import load_params
+from arnas.evaluation.options import AttackName
+from arnas.models.options import LossName, ModelName
 from arnas.reporting.tables import overview, to_markdown
+from arnas.search.options import Combine
+from arnas.spaces.options import Kind
 from arnas.stages.plan import instances
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +40,22 @@ def test_the_graph_is_the_plan() -> None:
     producer = {path: i.stage.name for i in planned for path in i.outputs.values()}
     expected = {(producer[path], i.stage.name) for i in planned for path in i.inputs.values()}
     assert drawn == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ("models", get_args(ModelName)),
+        ("losses", get_args(LossName)),
+        ("attacks", get_args(AttackName)),
+        ("search directions", get_args(Combine)),
+        ("cells by stage of resolution", get_args(Kind)),
+    ],
+)
+def test_all_names_are_listed(row: str, names: tuple[str, ...]) -> None:
+    line = re.search(rf"^\| {row} \|(.*)\|$", README, re.M)
+    assert line is not None
+    assert set(re.findall(r"`(\w+)`", line[1])) == set(names)
 
 
 @pytest.mark.parametrize("target", re.findall(r"\bmake ([a-z-]+)", README))

@@ -11,7 +11,7 @@ from arnas.runtime.options import Options
 ModelName = Literal[
     "arnas", "advrush", "darts_v1", "darts_v2", "pdarts", "pc_darts", "racl", "resnet18"
 ]
-LossName = Literal["pgd", "natural"]
+LossName = Literal["pgd", "trades", "mart", "natural"]
 
 
 class NetworkOptions(Options):

@@ -18,7 +18,7 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import make_generator
-from arnas.training.losses import LOSSES, Loss, LossEntry
+from arnas.training.losses import LOSSES, Loss, LossEntry, Step
 from arnas.training.options import RetrainOptions
 
 
@@ -149,7 +149,7 @@ def _train_epoch(
             with torch.no_grad():
                 model(batch.x)
         generator = make_generator(*parts, step, "attack")
-        value = loss(model, batch, task.threat, options.attack, generator)
+        value = loss(Step(model, batch, task.threat, options, generator))
         optimiser.zero_grad()
         value.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)

@@ -1,4 +1,8 @@
-"""Training losses: each is a function of model, batch and threat, with its citation."""
+"""Training losses: each is a function of model, batch and threat, with its citation.
+
+A loss calls the model in training mode; the examples that it trains on are made as the recipe's
+`attack` says.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.gradient import pgd
+from arnas.attacks.gradient import Objective, cross_entropy, pgd
+from arnas.attacks.modes import attacked
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch
-from arnas.training.options import TrainingAttackOptions
+from arnas.training.options import RetrainOptions
+
+TINY = 1e-12
+"""Keeps the logarithm of a probability of zero finite."""
 
 
 class LossValue(NamedTuple):
@@ -24,57 +32,90 @@ class LossValue(NamedTuple):
     """Logits of the images trained on, (N, classes); for the training accuracy."""
 
 
-Loss = Callable[[nn.Module, Batch, Threat, TrainingAttackOptions, torch.Generator], LossValue]
+class Step(NamedTuple):
+    """All that a loss works with."""
+
+    model: nn.Module
+    batch: Batch
+    threat: Threat
+    options: RetrainOptions
+    generator: torch.Generator
+    """CPU generator of the attack's start."""
 
 
-def training_examples(
-    model: nn.Module,
-    batch: Batch,
-    threat: Threat,
-    attack: TrainingAttackOptions,
-    generator: torch.Generator,
-) -> Tensor:
+Loss = Callable[[Step], LossValue]
+
+
+def training_examples(step: Step, objective: Objective = cross_entropy) -> Tensor:
     """Return the adversarial examples of a batch for the present weights, of its shape."""
+    attack, x = step.options.attack, step.batch.x
     start = None
     if attack.start == "normal":
-        noise = torch.randn(batch.x.shape, generator=generator)
-        start = (attack.start_scale * noise).to(batch.x.device)
+        noise = torch.randn(x.shape, generator=step.generator)
+        start = (attack.start_scale * noise).to(x.device)
     return pgd(
-        model,
-        batch.x,
-        batch.y,
-        threat,
+        step.model,
+        x,
+        step.batch.y,
+        step.threat,
         steps=attack.steps,
         step_size=parse_amount(attack.step_size),
         start=start,
-        generator=generator,
+        generator=step.generator,
         keep="last",
         batch_norm=attack.batch_norm,
+        objective=objective,
     )
 
 
-def natural_loss(
-    model: nn.Module,
-    batch: Batch,
-    threat: Threat,
-    attack: TrainingAttackOptions,
-    generator: torch.Generator,
-) -> LossValue:
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Return KL(softmax(first) || softmax(second)) of each image; logits of shape (N, classes)."""
+    terms = F.kl_div(second.log_softmax(1), first.log_softmax(1), log_target=True, reduction="none")
+    return terms.sum(1)
+
+
+def natural_loss(step: Step) -> LossValue:
     """Return the cross-entropy of the clean batch; the undefended control."""
-    logits = model(batch.x)
-    return LossValue(F.cross_entropy(logits, batch.y), logits.detach())
+    logits = step.model(step.batch.x)
+    return LossValue(F.cross_entropy(logits, step.batch.y), logits.detach())
 
 
-def pgd_loss(
-    model: nn.Module,
-    batch: Batch,
-    threat: Threat,
-    attack: TrainingAttackOptions,
-    generator: torch.Generator,
-) -> LossValue:
+def pgd_loss(step: Step) -> LossValue:
     """Return the cross-entropy of the batch's PGD examples (arXiv 1706.06083, equation 2.1)."""
-    x = training_examples(model, batch, threat, attack, generator)
-    return natural_loss(model, Batch(x, batch.y), threat, attack, generator)
+    logits = step.model(training_examples(step))
+    return LossValue(F.cross_entropy(logits, step.batch.y), logits.detach())
+
+
+def trades_loss(step: Step) -> LossValue:
+    """Return CE(x) + beta KL(p(x) || p(x')), x' maximising the divergence.
+
+    arXiv 1901.08573, equation 5 with the divergence of its released code. The clean prediction is
+    the same in every step of the attack, so it is made once.
+    """
+    x, y = step.batch
+    with attacked(step.model, step.options.attack.batch_norm), torch.no_grad():
+        target = step.model(x)
+    x_adv = training_examples(step, lambda logits, _: divergence(target, logits))
+    clean, adversarial = step.model(x), step.model(x_adv)
+    penalty = divergence(clean, adversarial).mean()
+    loss = F.cross_entropy(clean, y) + step.options.trades_beta * penalty
+    return LossValue(loss, adversarial.detach())
+
+
+def mart_loss(step: Step) -> LossValue:
+    """Return BCE(p(x'), y) + lambda KL(p(x) || p(x')) (1 - p_y(x)), x' as for PGD training.
+
+    Wang et al., ICLR 2020, equations 10 and 11; the boosted cross-entropy BCE adds
+    ``-log(1 - max_{k != y} p_k(x'))`` to the cross-entropy.
+    """
+    x, y = step.batch
+    x_adv = training_examples(step)
+    clean, adversarial = step.model(x), step.model(x_adv)
+    others = adversarial.softmax(1).scatter(1, y[:, None], 0.0).amax(1)
+    boosted = F.cross_entropy(adversarial, y) - (1 - others).clamp_min(TINY).log().mean()
+    doubt = 1 - clean.softmax(1).gather(1, y[:, None]).squeeze(1)
+    penalty = (divergence(clean, adversarial) * doubt).mean()
+    return LossValue(boosted + step.options.mart_lambda * penalty, adversarial.detach())
 
 
 class LossEntry(NamedTuple):
@@ -90,6 +131,14 @@ class LossEntry(NamedTuple):
 
 LOSSES: dict[str, LossEntry] = {
     "pgd": LossEntry(pgd_loss, "robust", True, "Madry et al., ICLR 2018, arXiv 1706.06083"),
+    "trades": LossEntry(trades_loss, "robust", True, "Zhang et al., ICML 2019, arXiv 1901.08573"),
+    "mart": LossEntry(
+        mart_loss,
+        "robust",
+        True,
+        "Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified "
+        "Examples, ICLR 2020",
+    ),
     "natural": LossEntry(natural_loss, "clean", False, "empirical risk minimisation"),
 }
 """Name to loss."""

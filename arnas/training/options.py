@@ -52,6 +52,10 @@ class RetrainOptions(Options):
     weight_decay: float = Field(default=0.0001, ge=0)
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest L2 norm of a step's gradient."""
+    trades_beta: float = Field(default=6.0, ge=0)
+    """Weight of the divergence in the loss `trades`."""
+    mart_lambda: float = Field(default=5.0, ge=0)
+    """Weight of the divergence in the loss `mart`."""
     clean_forward: bool = False
     """Also send each clean batch through in training mode, so that the running statistics mix
     clean and adversarial batches; the released code does."""

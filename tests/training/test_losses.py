@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -14,8 +15,17 @@ from training_cases import THREAT, small_net
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch
 from arnas.training import losses
-from arnas.training.losses import LOSSES, natural_loss, pgd_loss, training_examples
-from arnas.training.options import TrainingAttackOptions
+from arnas.training.losses import (
+    LOSSES,
+    Step,
+    divergence,
+    mart_loss,
+    natural_loss,
+    pgd_loss,
+    trades_loss,
+    training_examples,
+)
+from arnas.training.options import RetrainOptions, TrainingAttackOptions
 
 EPSILON = 0.1
 ENOUGH = TrainingAttackOptions(steps=5, step_size=0.05, start="uniform")
@@ -24,6 +34,18 @@ ENOUGH = TrainingAttackOptions(steps=5, step_size=0.05, start="uniform")
 
 def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def step(
+    model: nn.Module,
+    data: Batch,
+    threat: Threat,
+    attack: TrainingAttackOptions,
+    generator: torch.Generator,
+    **recipe: float,
+) -> Step:
+    """Return a training step with the attack and, if given, coefficients of the loss."""
+    return Step(model, data, threat, RetrainOptions(attack=attack, **recipe), generator)
 
 
 def linear_model() -> nn.Sequential:
@@ -54,7 +76,7 @@ def smallest_margins(model: nn.Sequential, data: Batch, epsilon: float) -> Tenso
 def test_the_natural_loss_is_the_cross_entropy() -> None:
     model, data = small_net(), Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 3)
     logits = model(data.x)
-    found = natural_loss(model, data, THREAT, ENOUGH, draws())
+    found = natural_loss(step(model, data, THREAT, ENOUGH, draws()))
     assert torch.equal(found.loss, F.cross_entropy(logits, data.y))
     assert torch.equal(found.logits, logits)
     assert not found.logits.requires_grad
@@ -68,7 +90,7 @@ def test_the_pgd_loss_of_a_linear_model_is_that_of_the_worst_corner(
     """Inside the box the margin shrinks by epsilon times the weights' L1 distance."""
     model, data = linear_model(), batch(low, high)
     attack = ENOUGH.model_copy(update={"start": start})
-    found = pgd_loss(model, data, Threat("linf", EPSILON), attack, draws())
+    found = pgd_loss(step(model, data, Threat("linf", EPSILON), attack, draws()))
     margins = smallest_margins(model, data, EPSILON)
     assert found.loss.item() == pytest.approx(F.softplus(-margins).mean().item(), rel=1e-12)
     assert torch.equal(found.logits.argmax(1) == data.y, margins > 0)
@@ -81,9 +103,9 @@ def test_the_pgd_loss_of_a_linear_model_is_that_of_the_worst_corner(
 def test_the_pgd_loss_has_the_slope_at_its_examples() -> None:
     """The examples are constants: no gradient runs through the attack."""
     model, data = small_net().train(), Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 3)
-    x = training_examples(model, data, THREAT, ENOUGH, draws(5))
+    x = training_examples(step(model, data, THREAT, ENOUGH, draws(5)))
     other = copy.deepcopy(model)
-    pgd_loss(model, data, THREAT, ENOUGH, draws(5)).loss.backward()
+    pgd_loss(step(model, data, THREAT, ENOUGH, draws(5))).loss.backward()
     F.cross_entropy(other(x), data.y).backward()
     for found, expected in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(found.grad, expected.grad)
@@ -92,9 +114,9 @@ def test_the_pgd_loss_has_the_slope_at_its_examples() -> None:
 def test_the_pgd_loss_counts_one_batch() -> None:
     """The attack leaves the statistics alone, the pass that trains uses the examples."""
     model, data = small_net().train(), Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 3)
-    x = training_examples(model, data, THREAT, ENOUGH, draws())
+    x = training_examples(step(model, data, THREAT, ENOUGH, draws()))
     assert int(model[1].num_batches_tracked) == 0
-    pgd_loss(model, data, THREAT, ENOUGH, draws())
+    pgd_loss(step(model, data, THREAT, ENOUGH, draws()))
     assert int(model[1].num_batches_tracked) == 1
     with torch.no_grad():
         mean = model[0](x).mean((0, 2, 3))
@@ -108,7 +130,7 @@ def noise(attack: TrainingAttackOptions, level: float = 0.5, seed: int = 0) -> T
     data = Batch(torch.full((1000, 1, 8, 8), level), torch.zeros(1000, dtype=torch.int64))
     none = attack.model_copy(update={"steps": 0})
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    x = training_examples(model, data, Threat("linf", EPSILON), none, draws(seed))
+    x = training_examples(step(model, data, Threat("linf", EPSILON), none, draws(seed)))
     return (x - data.x) / EPSILON
 
 
@@ -151,7 +173,7 @@ def test_the_attack_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(losses, "pgd", spy)
     attack = TrainingAttackOptions(steps=9, step_size="2/255", batch_norm="batch", start="uniform")
-    training_examples(small_net(), batch(), THREAT, attack, draws())
+    training_examples(step(small_net(), batch(), THREAT, attack, draws()))
     assert given["threat"] == THREAT
     assert given["steps"] == 9
     assert given["step_size"] == pytest.approx(2 / 255)
@@ -169,7 +191,7 @@ def test_the_attack_uses_the_statistics_that_are_set(batch_norm: str) -> None:
     for mean in (0.0, 5.0):
         model = small_net().train()
         model[1].running_mean.fill_(mean)
-        found.append(training_examples(model, data, THREAT, attack, draws()))
+        found.append(training_examples(step(model, data, THREAT, attack, draws())))
     assert torch.equal(*found) == (batch_norm == "batch")
 
 
@@ -179,3 +201,94 @@ def test_every_loss_says_what_it_is() -> None:
     assert not LOSSES["natural"].defended
     assert LOSSES["natural"].selects == "clean"
     assert all(entry.citation for entry in LOSSES.values())
+
+
+def by_hand(logits: Tensor) -> list[list[float]]:
+    """Return the softmax in plain Python numbers."""
+    return [[v.exp().item() / row.exp().sum().item() for v in row] for row in logits.double()]
+
+
+def test_the_divergence_is_the_textbook_sum() -> None:
+    first, second = torch.randn(2, 5, 3, generator=draws(7), dtype=torch.float64)
+    expected = [
+        sum(p * math.log(p / q) for p, q in zip(ps, qs, strict=True))
+        for ps, qs in zip(by_hand(first), by_hand(second), strict=True)
+    ]
+    torch.testing.assert_close(divergence(first, second), torch.tensor(expected).double())
+
+
+def constant_logits(model: nn.Sequential) -> nn.Sequential:
+    """Make logits independent of the image."""
+    with torch.no_grad():
+        model[1].weight.zero_()
+    return model
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
+def test_trades_is_clean_loss_plus_beta_times_divergence(beta: float) -> None:
+    model, data = linear_model(), batch(0.2, 0.8)
+    threat = Threat("linf", EPSILON)
+    found = trades_loss(step(model, data, threat, ENOUGH, draws(), trades_beta=beta))
+    clean = model(data.x)
+    target = clean.detach()
+    x = training_examples(
+        step(model, data, threat, ENOUGH, draws()),
+        lambda logits, _: divergence(target, logits),
+    )
+    ps, qs = by_hand(clean), by_hand(model(x))
+    penalty = sum(
+        p * math.log(p / q) for a, b in zip(ps, qs, strict=True) for p, q in zip(a, b, strict=True)
+    ) / len(data.y)
+    expected = F.cross_entropy(clean, data.y).item() + beta * penalty
+    assert found.loss.item() == pytest.approx(expected, rel=1e-9)
+    assert penalty > 0.01, "the attack found nothing"
+
+
+def test_trades_attacks_the_divergence_and_not_the_label() -> None:
+    """With wrong labels the cross-entropy would lead back to the true class."""
+    model, data = linear_model(), batch(0.3, 0.7)
+    threat = Threat("linf", EPSILON)
+    values = []
+    for y in (data.y, 1 - data.y):
+        here = step(model, Batch(data.x, y), threat, ENOUGH, draws(), trades_beta=1e6)
+        values.append(trades_loss(here).loss.item())
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_mart_is_boosted_loss_plus_doubted_divergence(weight: float) -> None:
+    model, data = linear_model(), batch(0.2, 0.8)
+    threat = Threat("linf", EPSILON)
+    found = mart_loss(step(model, data, threat, ENOUGH, draws(), mart_lambda=weight))
+    x = training_examples(step(model, data, threat, ENOUGH, draws()))
+    clean, adversarial = by_hand(model(data.x)), by_hand(model(x))
+    total = 0.0
+    for ps, qs, y in zip(clean, adversarial, data.y.tolist(), strict=True):
+        others = max(q for k, q in enumerate(qs) if k != y)
+        kl = sum(p * math.log(p / q) for p, q in zip(ps, qs, strict=True))
+        total += -math.log(qs[y]) - math.log(1 - others) + weight * kl * (1 - ps[y])
+    assert found.loss.item() == pytest.approx(total / len(data.y), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["trades", "mart"])
+def test_without_anything_to_attack_the_divergence_is_zero(name: str) -> None:
+    model, data = constant_logits(linear_model()), batch()
+    threat = Threat("linf", EPSILON)
+    entry = LOSSES[name]
+    weights = [
+        entry.loss(
+            step(model, data, threat, ENOUGH, draws(), trades_beta=w, mart_lambda=w)
+        ).loss.item()
+        for w in (0.0, 100.0)
+    ]
+    assert weights[0] == pytest.approx(weights[1])
+    assert entry.defended
+    assert entry.selects == "robust"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_reaches_every_weight_and_leaves_the_mode(name: str) -> None:
+    model, data = small_net().train(), Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 3)
+    LOSSES[name].loss(step(model, data, THREAT, ENOUGH, draws())).loss.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+    assert model.training

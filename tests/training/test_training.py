@@ -15,12 +15,11 @@ from torch.nn import functional as F
 from training_cases import CLASSES, DATA, OPTIONS, SCALE, THREAT, bits, images, small_net, task
 
 from arnas.attacks.threat import Threat
-from arnas.data.batches import Batch
 from arnas.data.splits import LabelledImages
 from arnas.runtime.progress import silent
 from arnas.training import loop
 from arnas.training.loop import TrainingResult, TrainingTask, learning_rate, selection_accuracy
-from arnas.training.losses import LOSSES, LossValue, natural_loss
+from arnas.training.losses import LOSSES, LossValue, Step, natural_loss
 from arnas.training.options import RetrainOptions, SelectionOptions
 
 ONE_BATCH = DATA._replace(train=images(4, 3))
@@ -157,10 +156,10 @@ def test_every_step_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatc
     drawn: list[float] = []
     batches: list[bytes] = []
 
-    def spy(model: nn.Module, batch: Batch, *rest: Any) -> LossValue:
-        drawn.append(torch.rand((), generator=rest[-1]).item())
-        batches.append(batch.x.numpy().tobytes())
-        return natural_loss(model, batch, *rest)
+    def spy(step: Step) -> LossValue:
+        drawn.append(torch.rand((), generator=step.generator).item())
+        batches.append(step.batch.x.numpy().tobytes())
+        return natural_loss(step)
 
     monkeypatch.setitem(LOSSES, "pgd", LOSSES["pgd"]._replace(loss=spy))
     for seed in (0, 1):
