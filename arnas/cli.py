@@ -123,6 +123,46 @@ def results(params: ParamsFile = None) -> None:
 
 
 @app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="A model; all of them by default.")] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw its cells to NAME.svg.")] = False,
+) -> None:
+    """List the zoo: parameters and multiply-accumulates at the published size on CIFAR-10."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from arnas.models.complexity import count_macs, count_parameters
+    from arnas.models.registry import MODELS, build_model
+    from arnas.reporting.cells import draw_cells
+    from arnas.spaces.published import GENOTYPES
+
+    if name is not None and name not in MODELS:
+        raise UserError(f"there is no model '{name}': allowed are {', '.join(MODELS)}.")
+    if draw:
+        if name not in GENOTYPES:
+            raise UserError(f"--draw needs a model with cells: name one of {', '.join(GENOTYPES)}.")
+        path = Path(f"{name}.svg")
+        draw_cells(path, GENOTYPES[name].genotype)
+        typer.echo(f"Drew the cells of {name} to {path}.")
+        return
+    table = Table("model", "parameters", "MACs", "channels", "cells", "source")
+    for key in [name] if name else MODELS:
+        with torch.device("meta"):  # sizes need no numbers
+            model = build_model(key, num_classes=10)
+        entry = MODELS[key]
+        table.add_row(
+            key,
+            f"{count_parameters(model):,}",
+            f"{count_macs(model, (3, 32, 32)):,}",
+            str(entry.channels),
+            str(entry.cells or "-"),
+            entry.citation,
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
 def reproduces(
     reference: Annotated[Path, typer.Argument(help="Folder of the committed tables.")],
     found: Annotated[Path, typer.Argument(help="Folder of the rerun's tables.")],

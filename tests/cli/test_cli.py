@@ -131,6 +131,20 @@ def test_a_damaged_input_is_named(project: Path, arnas) -> None:  # type: ignore
     assert "Traceback" not in ended.err
 
 
+def test_the_zoo_is_listed_with_its_sizes(arnas) -> None:  # type: ignore[no-untyped-def]
+    shown = arnas("models").out
+    for words in ("arnas", "4,520,394", "1,240,151,040", "resnet18", "11,173,962", "2405.05502"):
+        assert words in shown
+    assert "advrush" not in arnas("models arnas").out
+
+
+def test_cells_are_drawn_on_request(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+    assert arnas("models advrush --draw").code in {0, None}
+    assert "Normal cell" in (project / "advrush.svg").read_text()
+    assert "needs a model with cells" in arnas("models resnet18 --draw").err
+    assert "no model 'vgg'" in arnas("models vgg").err
+
+
 def test_unusable_threads_and_devices(arnas, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("ARNAS_THREADS", "many")
     assert "ARNAS_THREADS is 'many'" in arnas("data --dataset digits").err
