@@ -33,6 +33,12 @@ def select_device() -> torch.device:
     return torch.device(wanted)
 
 
+def use_full_float32() -> None:
+    """Switch off TF32, whose ten-bit mantissa would weaken reported attacks on a GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def configure_threads() -> int:
     """Set PyTorch's thread count from ``ARNAS_THREADS`` (default 1) and return it.
 

@@ -12,6 +12,7 @@ from arnas.attacks.standard import package_name
 from arnas.data.splits import load_splits
 from arnas.evaluation.whitebox import evaluate
 from arnas.models.registry import load_weights
+from arnas.runtime.device import use_full_float32
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
 from arnas.stages.run import Job
@@ -20,6 +21,7 @@ from arnas.training.losses import LOSSES
 
 def run(job: Job) -> None:
     """Attack the selected and the last checkpoint on the test images."""
+    use_full_float32()
     splits = load_splits(job.inputs["splits"])
     images, labels = splits.part("test")
     x, y = splits.pixels(images).to(job.device), labels.to(job.device)
