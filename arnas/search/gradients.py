@@ -20,7 +20,8 @@ from arnas.search.options import Order
 from arnas.search.supernet import Supernet
 
 RADIUS = 0.01
-"""Length of the finite difference's step in weight space (DARTS's value)."""
+"""Length of the finite difference's step in weight space, DARTS's value. It crosses kinks of ReLU
+and max-pooling, so the correction is a coarse one; see the setting `difference_radius`."""
 
 
 class ArchitectureGradient(NamedTuple):
@@ -38,6 +39,7 @@ def architecture_gradients(
     train: Batch,
     validation: Mapping[str, Batch],
     order: Order,
+    radius: float = RADIUS,
 ) -> dict[str, ArchitectureGradient]:
     """Return the gradient of each validation loss; weights and statistics stay as they are.
 
@@ -56,12 +58,14 @@ def architecture_gradients(
         Name of an objective to its batch.
     order
         ``first`` or ``second``.
+    radius
+        Length of the finite difference's step in weight space, for second order.
     """
     alphas = list(supernet.alphas.values())
     with module_modes(supernet, "batch"):
         if order == "first":
             return {name: _with_loss(supernet, batch, alphas) for name, batch in validation.items()}
-        return _second_order(supernet, optimiser, train, validation, alphas)
+        return _second_order(supernet, optimiser, train, validation, alphas, radius)
 
 
 def _loss(supernet: Supernet, batch: Batch) -> Tensor:
@@ -119,12 +123,13 @@ def _second_order(
     train: Batch,
     validation: Mapping[str, Batch],
     alphas: list[nn.Parameter],
+    radius: float,
 ) -> dict[str, ArchitectureGradient]:
     """Return the corrected gradients.
 
     With w' the virtual weights, v the gradient of the validation loss there and eta the learning
     rate: grad_alpha L_val(w') - eta * (grad_alpha L_train(w + r v) - grad_alpha L_train(w - r v)) /
-    (2 r), r = 0.01 / |v|.
+    (2 r), r = radius / |v|.
     """
     weights = supernet.weights()
     present = [w.detach().clone() for w in weights]
@@ -144,12 +149,12 @@ def _second_order(
     result = {}
     for name, (direct, direction, value) in ahead.items():
         length = torch.stack(torch._foreach_norm(direction)).norm()
-        radius = RADIUS / float(length.clamp_min(1e-12))
+        share = radius / float(length.clamp_min(1e-12))
         sides = []
-        for sign in (radius, -radius):
-            shifted = torch._foreach_add(present, direction, alpha=sign)
+        for signed in (share, -share):
+            shifted = torch._foreach_add(present, direction, alpha=signed)
             with _replaced(weights, shifted):
                 sides.append(_with_loss(supernet, train, alphas).gradient)
-        correction = (sides[0] - sides[1]) / (2 * radius)
+        correction = (sides[0] - sides[1]) / (2 * share)
         result[name] = ArchitectureGradient(direct - rate * correction, value)
     return result

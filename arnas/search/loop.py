@@ -20,7 +20,7 @@ from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import make_generator
 from arnas.search.derive import collapsed, count_skips, derive_genotype
-from arnas.search.gradients import ArchitectureGradient, architecture_gradients
+from arnas.search.gradients import RADIUS, ArchitectureGradient, architecture_gradients
 from arnas.search.min_norm import min_norm
 from arnas.search.options import Combine, Order, SupernetOptions
 from arnas.search.state import SearchState
@@ -34,6 +34,7 @@ class StagePlan:
     epochs: int
     order: Order
     combine: Combine
+    difference_radius: float = RADIUS
     adversarial_weight: float = 1.0
     warmup_epochs: int = 0
 
@@ -240,7 +241,12 @@ def _architecture_step(
             else _attack(state, task, natural, (*purpose, "validation"))
         )
     found = architecture_gradients(
-        state.supernet, state.weight_optimiser, train, validation, plan.order
+        state.supernet,
+        state.weight_optimiser,
+        train,
+        validation,
+        plan.order,
+        plan.difference_radius,
     )
     gradients = {name: item.gradient for name, item in found.items()}
     if "adversarial" in gradients:

@@ -77,6 +77,8 @@ class AdversarialStageOptions(Options):
     """0 leaves the stage out, as ARNAS (arXiv 2405.05502) does."""
     order: Order = "second"
     """`second`: through a virtual weight step; `first`: at the present weights (DARTS)."""
+    difference_radius: float = Field(default=0.01, gt=0)
+    """Length in weight space of the finite difference of second order; DARTS has 0.01."""
     warmup_epochs: int = Field(default=0, ge=0)
     """First epochs that train the weights only."""
 
@@ -86,6 +88,9 @@ class MultiobjectiveStageOptions(Options):
 
     epochs: int = Field(default=30, ge=0)
     order: Order = "second"
+    """As for stage 1."""
+    difference_radius: float = Field(default=0.01, gt=0)
+    """As for stage 1."""
     combine: Combine = "min_norm"
     """`min_norm`: the shortest vector between both gradients (MGDA, arXiv 1810.04650); `sum`;
     `adversarial` or `natural`: one of them alone."""

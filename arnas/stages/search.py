@@ -16,7 +16,8 @@ def run_adversarial(job: Job) -> None:
         "adversarial",
         options.epochs,
         options.order,
-        combine="adversarial",
+        "adversarial",
+        options.difference_radius,
         warmup_epochs=options.warmup_epochs,
     )
     _run(job, plan)
@@ -30,6 +31,7 @@ def run_multiobjective(job: Job) -> None:
         options.epochs,
         options.order,
         options.combine,
+        options.difference_radius,
         options.adversarial_weight,
     )
     _run(job, plan)

@@ -210,13 +210,10 @@ def test_objectives_do_not_touch_each_other(case: Case) -> None:
     assert case.found["adversarial"].loss == alone["adversarial"].loss
 
 
-def test_a_short_finite_difference_gives_the_exact_derivative(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_finite_difference_gives_the_exact_derivative(case: Case) -> None:
     """Short enough to cross no kink of a ReLU; a forgotten term would not shrink with it."""
-    monkeypatch.setattr(gradients, "RADIUS", 1e-6)
     supernet, optimiser = case.supernet, case.optimiser
-    found = architecture_gradients(supernet, optimiser, TRAIN, {"it": NATURAL}, "second")
+    found = architecture_gradients(supernet, optimiser, TRAIN, {"it": NATURAL}, "second", 1e-6)
     whole, direct = exact_parts(supernet, optimiser, NATURAL)
     assert relative_error(direct, whole) > 0.1, "without a correction to speak of, no test"
     assert relative_error(found["it"].gradient, whole) < 1e-6
@@ -237,16 +234,15 @@ def without_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_kinks")
-def test_the_radius_in_use_is_close_to_the_exact_derivative(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_radius_in_use_is_close_to_the_exact_derivative() -> None:
     """A tenth of the radius leaves a hundredth of the error: the difference is central."""
     supernet, optimiser = searching(momentum=True)
     whole, direct = exact_parts(supernet, optimiser, NATURAL)
     errors = []
     for radius in (gradients.RADIUS, gradients.RADIUS / 10):
-        monkeypatch.setattr(gradients, "RADIUS", radius)
-        found = architecture_gradients(supernet, optimiser, TRAIN, {"it": NATURAL}, "second")
+        found = architecture_gradients(
+            supernet, optimiser, TRAIN, {"it": NATURAL}, "second", radius
+        )
         errors.append(relative_error(found["it"].gradient, whole))
         assert cosine(found["it"].gradient, whole) > 0.9999
         assert cosine(found["it"].gradient - direct, whole - direct) > 0.9999

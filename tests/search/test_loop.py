@@ -104,8 +104,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GradientCall]:
     calls: list[GradientCall] = []
 
     def fake(
-        supernet: Any, optimiser: Any, train: Batch, validation: dict[str, Batch], order: str
+        supernet: Any,
+        optimiser: Any,
+        train: Batch,
+        validation: dict[str, Batch],
+        order: str,
+        radius: float,
     ) -> dict[str, ArchitectureGradient]:
+        assert radius == 0.01
         calls.append(GradientCall(train, validation, order))
         return {name: ArchitectureGradient(fake_gradient(name), 1.5) for name in validation}
 
