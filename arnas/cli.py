@@ -5,6 +5,7 @@ The heavy imports happen inside the commands, so that `--help` and `params` answ
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -201,11 +202,13 @@ def use(name: Annotated[str, typer.Argument(help="A preset's name.")]) -> None:
 
     known = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
     if name not in known:
-        raise UserError(f"there is no preset '{name}': allowed are {', '.join(known)}.")
+        allowed = ", ".join(known) or f"none here: run from the folder that has {PRESETS}"
+        raise UserError(f"there is no preset '{name}': allowed are {allowed}.")
     load_params(known[name])
     presets = {path.read_bytes() for path in known.values()}
     if DEFAULT_PATH.exists() and DEFAULT_PATH.read_bytes() not in presets:
-        kept = DEFAULT_PATH.with_suffix(".previous.yaml")
+        names = (f"params.previous.{number}.yaml" for number in itertools.count(1))
+        kept = next(path for path in map(Path, names) if not path.exists())
         shutil.copyfile(DEFAULT_PATH, kept)
         typer.echo(f"Your settings were kept as {kept}.")
     write_bytes(DEFAULT_PATH, known[name].read_bytes())

@@ -193,6 +193,7 @@ def _review(walk: _Walk, moves: int) -> None:
 
     It stalls when fewer than three quarters of the moves raised the objective, or when neither
     the step size nor the best objective has changed since the last checkpoint (conditions 1 and 2).
+    The momentum starts anew there, which the paper leaves open.
     """
     stalled = walk.raised < PROGRESS * moves
     stalled |= ~walk.halved & (walk.checked_value >= walk.best_value)

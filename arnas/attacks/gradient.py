@@ -76,14 +76,17 @@ def ascent_direction(gradient: Tensor, norm: str) -> Tensor:
 def random_perturbation(unit: Tensor, threat: Threat) -> Tensor:
     """Return a random point of the ball from numbers uniform in [0, 1] of the images' shape.
 
-    Linf: uniform in the cube. L2: the numbers give a direction, and the first one the radius.
+    Uniform in the ball: for linf coordinate by coordinate; for L2 the numbers' normal quantiles
+    give the direction, and the lower digits of the first number, which hardly enter it, the radius.
     """
-    centred = 2 * unit - 1
     if threat.norm == "linf":
-        return threat.epsilon * centred
+        return threat.epsilon * (2 * unit - 1)
+    normal = torch.special.ndtri(unit.clamp(1e-6, 1 - 1e-6))
     dimension = unit[0].numel() if len(unit) else 1
-    radius = unit.flatten(1)[:, :1].view(-1, *[1] * (unit.ndim - 1)) ** (1 / dimension)
-    return threat.epsilon * radius * centred / _l2_norm(centred).clamp_min(1e-12)
+    share = (4096 * unit.flatten(1)[:, :1]).frac().view(-1, *[1] * (unit.ndim - 1))
+    radius = threat.epsilon * share ** (1 / dimension)
+    point: Tensor = radius * normal / _l2_norm(normal).clamp_min(1e-12)
+    return point
 
 
 def check_start(x: Tensor, y: Tensor, steps: int, start: Tensor | None) -> None:
@@ -208,6 +211,8 @@ def pgd(
     if stop_when_broken and keep != "best":
         raise UserError('stop_when_broken needs keep="best", because the last iterate is dropped.')
     x = x.detach()
+    if step_size is not None and not step_size >= 0:
+        raise UserError(f"step_size is {step_size}: allowed are 0 and more.")
     size = 2.5 * threat.epsilon / max(steps, 1) if step_size is None else step_size
     if start is not None:
         delta = project(x, start.to(x), threat, clip)
@@ -294,7 +299,3 @@ def _best_iterate(
             logits = model((x + delta)[active])
         record(path.objective(logits, y[active]), logits)
     return _assemble(x, best, path.clip)
-
-
-Attack = Callable[..., Tensor]
-"""``(model, x, y, threat, *, generator, keep, batch_norm, ...) -> x_adv``."""

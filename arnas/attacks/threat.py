@@ -115,6 +115,21 @@ def _epsilon_fits(value: ThreatOptions) -> ThreatOptions:
     return value
 
 
+def _step_is_small(value: float | str) -> float | str:
+    """Refuse a step that only fits another unit."""
+    amount = parse_amount(value)
+    if amount > 1:
+        raise ValueError(
+            f"a step of {amount:g} crosses the whole range of pixels, which are in [0, 1]: write "
+            f"{amount:g}/255 if grey levels are meant"
+        )
+    return value
+
+
+StepSize = Annotated[Amount, AfterValidator(_step_is_small)]
+"""Length of an attack's step in settings."""
+
+
 class ThreatOptions(Options):
     """The threat model of one dataset, used by search, training and attacks alike."""
 

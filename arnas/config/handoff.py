@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from arnas.config.load import check_params
+from arnas.config.load import check_files, check_params, read_yaml
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import canonical_json, sha256_bytes, write_bytes
 
 FOLDER = Path(".arnas/params")
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """End the process with one sentence and exit code 2 on a user's mistake."""
+    try:
+        yield
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def check_yaml(path: Path) -> None:
+    """Read a settings file as strictly as the stages do, before an engine reads it its own way."""
+    with one_sentence():
+        read_yaml(path)
 
 
 def hand_off(config: dict[str, Any], overrides: Mapping[str, Any]) -> str:
@@ -25,12 +42,9 @@ def hand_off(config: dict[str, Any], overrides: Mapping[str, Any]) -> str:
     The file is named by its content, so that runs with different overrides side by side each
     keep their own. A mistake in the settings ends the process with one sentence and exit code 2.
     """
-    _retype(config, overrides)
-    try:
-        check_params(config, "settings")
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+    with one_sentence():
+        _retype(config, overrides)
+        check_files(check_params(config, "settings"))
     text = canonical_json(config)
     path = FOLDER / f"{sha256_bytes(text.encode())[:16]}.json"
     if not path.exists():
@@ -50,7 +64,12 @@ def _retype(config: dict[str, Any], overrides: Mapping[str, Any]) -> None:
 def _typed(value: Any) -> Any:
     """Return a value with every text in it read as YAML."""
     if isinstance(value, str):
-        return yaml.safe_load(value)
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(
+                f"--config has '{value}', which is not readable YAML: close brackets and quotes."
+            ) from None
     if isinstance(value, Mapping):
         return {key: _typed(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from arnas.config.params import Params
+from arnas.data.options import NpzOptions
 from arnas.runtime.errors import UserError
 
 DEFAULT_PATH = Path("params.yaml")
@@ -53,6 +54,8 @@ def read_yaml(path: Path) -> Any:
             f"the settings file {path} is missing: run from the project's folder, or name another "
             "file in ARNAS_PARAMS."
         ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as settings: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path} is not readable YAML: {line}") from None
@@ -67,7 +70,20 @@ def load_params(path: Path | None = None) -> Params:
         With the field's path, the value found and what is allowed.
     """
     path = path or params_path()
-    return check_params(read_yaml(path), str(path))
+    params = check_params(read_yaml(path), str(path))
+    check_files(params)
+    return params
+
+
+def check_files(params: Params) -> None:
+    """Raise unless the user's own files that the run reads are there."""
+    for name in params.run.datasets:
+        options = params.data[name]
+        if isinstance(options, NpzOptions) and not Path(options.path).is_file():
+            raise UserError(
+                f"data.{name}.path is '{options.path}', but there is no such file (looked for "
+                f"{Path(options.path).resolve()}): correct the path, or drop {name} from run."
+            )
 
 
 def check_params(raw: Any, source: str) -> Params:
@@ -101,8 +117,11 @@ def _describe(problem: Any, raw: Any) -> str:
         return f"{path} is not a setting; allowed here are {', '.join(allowed)}{hint}"
     if kind == "missing":
         return f"{path} is missing: add it beside {', '.join(siblings) or 'the others'}"
-    if kind == "union_tag_not_found":
-        return f"{path}.source is missing: allowed are {problem['ctx']['discriminator']}"
+    if kind.startswith("union_tag"):
+        tags = ", ".join(_sources())
+        if kind == "union_tag_not_found":
+            return f"{path}.source is missing: allowed are {tags}"
+        return f"{path}.source is '{problem['ctx']['tag']}': allowed are {tags}"
     if kind == "value_error":
         inner = str(problem["ctx"]["error"])
         return f"{path}: {inner}" if path else inner
@@ -111,6 +130,18 @@ def _describe(problem: Any, raw: Any) -> str:
     if isinstance(value, str) and _is_number(value):
         text += f" ('{value}' is text to YAML: write {float(value):.10g} without quotes)"
     return text
+
+
+def _sources() -> list[str]:
+    """Return the names of the dataset sources."""
+    from arnas.config.schema import schema
+
+    definitions = schema()["$defs"].values()
+    return [
+        d["properties"]["source"]["const"]
+        for d in definitions
+        if "const" in d.get("properties", {}).get("source", {})
+    ]
 
 
 def _is_number(text: str) -> bool:

@@ -77,6 +77,15 @@ class Params(Options):
             values = getattr(run, field)
             if len(set(values)) < len(values):
                 raise ValueError(f"run.{field} is {values}: name each entry once")
+        if not ((run.searches and run.searches_on) or (run.networks and run.networks_on)):
+            raise ValueError(
+                "run names no network to train: give run.searches and run.searches_on, or "
+                "run.networks and run.networks_on"
+            )
+        where, networks = "reproduction.orderings", [*self.networks, *self.searches]
+        for rule in self.reproduction.orderings:
+            _known(where, "datasets", [rule.dataset], "data", self.data)
+            _known(where, "networks", [rule.better, rule.worse], "networks", networks)
         if shared := sorted(set(self.searches) & set(self.networks)):
             raise ValueError(
                 f"'{shared[0]}' is both a search and a network: a search's name is also the name "
@@ -111,6 +120,8 @@ def _check_search(name: str, search: SearchOptions, supernet: SupernetOptions) -
             "supernet.cells, 6 is always enough"
         )
     total = search.adversarial.epochs + search.multiobjective.epochs
+    if not total:
+        raise ValueError(f"{where} has no epochs in either stage, so nothing would be searched")
     if total > supernet.weights.schedule_epochs:
         raise ValueError(
             f"{where} has {total} epochs in both stages, but supernet.weights.schedule_epochs is "

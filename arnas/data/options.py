@@ -15,7 +15,7 @@ class SplitOptions(Options):
     split: Literal["stratified", "contiguous"] = "stratified"
     """`stratified`: seeded, equal class shares. `contiguous`: in stored order, test last; the
     digits are stored by writer, so this keeps the test writers out of training."""
-    split_seed: int = Field(default=0, ge=0)
+    split_seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the stratified split."""
     test_images: int = Field(ge=1)
     """Images in `test`, read by the attacks only."""

@@ -138,6 +138,8 @@ def _check_labels(
             f"{where} run from {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1} "
             f"for {classes} classes."
         )
+    if count and len(np.unique(labels)) < 2:
+        raise UserError(f"{where} are all {labels[0]}: needed are two classes or more.")
     return labels.astype(np.int64), classes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from arnas.runtime.options import Options
 
@@ -24,3 +24,11 @@ class WhiteboxOptions(Options):
     """`defended` leaves out networks trained without adversarial examples."""
     batch_size: int = Field(default=256, ge=1)
     """Images attacked together."""
+
+    @field_validator("attacks", "last_attacks")
+    @classmethod
+    def _each_once(cls, names: list[AttackName]) -> list[AttackName]:
+        """Refuse an attack that is named twice."""
+        if len(set(names)) < len(names):
+            raise ValueError(f"it is {names}: name each attack once")
+        return names

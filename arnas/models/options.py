@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from arnas.runtime.options import Options
 
@@ -26,3 +26,10 @@ class NetworkOptions(Options):
     size."""
     cells: int | None = Field(default=None, ge=3)
     """Number of cells of a genotype; null for the published size."""
+
+    @model_validator(mode="after")
+    def _cells_where_there_are_any(self) -> NetworkOptions:
+        """Refuse cells for a model that has none."""
+        if self.model == "resnet18" and self.cells is not None:
+            raise ValueError(f"cells is {self.cells}, but resnet18 has no cells: leave it out")
+        return self

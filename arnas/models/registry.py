@@ -97,6 +97,11 @@ def build_model(
     UserError
         For an unknown name or an impossible size.
     """
+    sizes = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+    sizes |= {k: v for k, v in {"channels": channels, "cells": cells}.items() if v is not None}
+    for key, value in sizes.items():
+        if type(value) is not int:
+            raise UserError(f"{key} is {value!r}: allowed are whole numbers.")
     if num_classes < 2:
         raise UserError(f"num_classes is {num_classes}: allowed are 2 and more.")
     if in_channels < 1:

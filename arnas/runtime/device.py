@@ -46,7 +46,7 @@ def configure_threads() -> int:
     wait for each other and are several times slower than one.
     """
     text = os.environ.get("ARNAS_THREADS", "1")
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise UserError(f"ARNAS_THREADS is '{text}': it must be a whole number from 1 up.")
     torch.set_num_threads(int(text))
     return int(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,5 +47,6 @@ def growing_history(folder: Path, final: Path) -> Iterator[Record]:
 
         yield record
     write_bytes(final, growing.read_bytes())
-    growing.unlink()
-    folder.rmdir()
+    growing.unlink(missing_ok=True)
+    with suppress(OSError):  # something else may be kept there
+        folder.rmdir()

@@ -91,7 +91,11 @@ ablations of that paper's released code."""
 
 
 def cosine_rate(epoch: int, options: SupernetOptions) -> float:
-    """Return the weights' learning rate in `epoch` (from 0), a half cosine over the schedule."""
+    """Return the weights' learning rate in `epoch` (from 0), a half cosine over the schedule.
+
+    Epoch 0 has the full rate; the released ARNAS code steps its schedule first and begins with
+    the second value.
+    """
     weights = options.weights
     share = min(epoch / weights.schedule_epochs, 1.0)
     span = weights.learning_rate - weights.final_learning_rate

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from arnas.attacks.threat import Amount
+from arnas.attacks.threat import StepSize
 from arnas.data.options import AugmentOptions
 from arnas.models.options import LossName
 from arnas.runtime.options import Options
@@ -21,7 +21,7 @@ class SearchAttackOptions(Options):
 
     steps: int = Field(default=7, ge=0)
     """Gradient steps."""
-    step_size: Amount = "2/255"
+    step_size: StepSize = "2/255"
     """Length of a step in input units."""
     batch_norm: Literal["batch", "eval"] = "batch"
     """`batch`: statistics of the batch, as released ARNAS; `eval`: running ones, as AdvRush."""
@@ -60,8 +60,8 @@ class SupernetOptions(Options):
 
     channels: int = Field(default=24, ge=2)
     """Initial channels."""
-    cells: int = Field(default=8, ge=4)
-    """Number of cells; from 4 up every kind of cell occurs."""
+    cells: int = Field(default=8, ge=3)
+    """Number of cells; every kind that a search names must occur among them."""
     batch_size: int = Field(default=32, ge=2)
     """Images of a weight batch and of an architecture batch."""
     attack: SearchAttackOptions = SearchAttackOptions()
@@ -94,7 +94,7 @@ class MultiobjectiveStageOptions(Options):
     combine: Combine = "min_norm"
     """`min_norm`: the shortest vector between both gradients (MGDA, arXiv 1810.04650); `sum`;
     `adversarial` or `natural`: one of them alone."""
-    adversarial_weight: float = Field(default=0.1, ge=0)
+    adversarial_weight: float = Field(default=0.1, gt=0)
     """Factor of the adversarial loss before the combination. 0.1 is the released ARNAS value and
     makes the shorter, adversarial gradient decide unless both conflict; 1.0 balances them."""
 

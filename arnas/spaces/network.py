@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from arnas.runtime.errors import UserError
-from arnas.spaces.genotype import NODES, Cell, Genotype
+from arnas.spaces.genotype import INPUTS, NODES, Cell, Genotype
 from arnas.spaces.layout import CellPlan, plan_cells
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.primitives import OPERATIONS, FactorizedReduce, relu_conv_norm
 
 STEM_MULTIPLIER = 3
 """The stem puts out three times the initial channels."""
-INPUT_STATES = 2
 
 
 class Normalise(nn.Module):
@@ -52,7 +51,7 @@ class DerivedCell(nn.Module):
         self.nodes = nn.ModuleList(
             nn.ModuleList(
                 OPERATIONS[edge.primitive](
-                    plan.channels, 2 if plan.reduction and edge.state < INPUT_STATES else 1
+                    plan.channels, 2 if plan.reduction and edge.state < INPUTS else 1
                 )
                 for edge in edges
             )
@@ -68,7 +67,7 @@ class DerivedCell(nn.Module):
                 for operation, state in zip(operations, inputs, strict=True)  # type: ignore[call-overload]
             ]
             states.append(torch.stack(terms).sum(0) if len(terms) > 2 else sum(terms[1:], terms[0]))
-        return torch.cat(states[INPUT_STATES:], dim=1)
+        return torch.cat(states[INPUTS:], dim=1)
 
 
 class DerivedNetwork(nn.Module):

@@ -8,6 +8,7 @@ the rule: old when the result is current, new when it is not.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from arnas.config.load import check_params
 from arnas.config.params import Params
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import read_json, write_json
+from arnas.runtime.files import read_json, sha256_file, write_json
 from arnas.runtime.manifest import digest
 from arnas.stages.plan import Instance, find_instance, lookup, stage_versions
 
@@ -52,9 +53,14 @@ def why_stale(instance: Instance, params: Params) -> str | None:
 
 
 def _recorded_sha256(path: Path, default: str) -> str:
-    """Return the sha256 of a file by the manifest beside it; `default` where there is none."""
+    """Return the sha256 of a file: by the manifest beside it, else of the file itself.
+
+    A file that is missing, as in a checkout without its heavy results, counts as `default`.
+    """
     outputs: dict[str, str] = _manifest(path.with_name("manifest.json")).get("outputs", {})
-    return outputs.get(str(path), default)
+    if str(path) in outputs:
+        return outputs[str(path)]
+    return sha256_file(path) if path.is_file() else default
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -78,7 +84,8 @@ def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]
     content = expected(instance, params)
     stale = why_stale(instance, params)
     if stale is not None:
-        content["replaces"] = _manifest(instance.manifest).get("fingerprint")
+        # Unlike any earlier content: a job that ran from nothing has had a stale token before.
+        content["stale"] = f"{stale} ({time.time_ns()})"
     write_json(path, content)
     if stale is None:
         os.utime(path, (LONG_AGO, LONG_AGO))

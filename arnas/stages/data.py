@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from arnas.data.sources import load_dataset
 from arnas.data.splits import save_splits
 from arnas.stages.run import Job
@@ -10,6 +12,9 @@ from arnas.stages.run import Job
 def run(job: Job) -> None:
     """Read the dataset of the axis, cut it and store it."""
     name = job.axes["dataset"]
+    # DVC's aggregate depends on these folders, also where a run has no search, say.
+    for room in ("search", "retrain", "whitebox"):
+        Path("results", job.params.name, room).mkdir(parents=True, exist_ok=True)
     splits = load_dataset(name, job.params.data[name])
     save_splits(job.outputs["splits"], splits)
     job.report(1, 1, ", ".join(f"{count} {part}" for part, count in splits.counts().items()))

@@ -26,6 +26,8 @@ SEARCH = "results/{name}/search/{search}/{seed}"
 RETRAIN = "results/{name}/retrain/{dataset}/{network}/{seed}"
 WHITEBOX = "results/{name}/whitebox/{dataset}/{network}/{seed}"
 TABLES = "results/tables/{name}"
+USER_FILE = "user_file"
+"""Key of the input that no stage makes."""
 
 
 def _tensors(path: str, key: str) -> dict[str, str]:
@@ -211,7 +213,7 @@ def instantiate(stage: Stage, axes: Mapping[str, str], params: Params) -> Instan
 def _user_files(params: Params, dataset: str) -> dict[str, Path]:
     """Return the files of the user's own that a dataset is read from."""
     options = params.data[dataset]
-    return {"archive": Path(options.path)} if isinstance(options, NpzOptions) else {}
+    return {USER_FILE: Path(options.path)} if isinstance(options, NpzOptions) else {}
 
 
 def cells(stage: Stage, params: Params) -> Iterator[dict[str, str]]:
@@ -280,8 +282,9 @@ def find_instance(command: str, axes: Mapping[str, str], params: Params) -> Inst
     if "network" in axes and axes["network"] not in {**params.networks, **params.searches}:
         known = {**params.networks, **params.searches}
         raise _unknown("network", axes["network"], known, "networks and searches")
-    if not axes.get("seed", "0").isdigit():
-        raise UserError(f"--seed is '{axes['seed']}': allowed are whole numbers from 0 up.")
+    seed = axes.get("seed", "0")
+    if not (seed.isascii() and seed.isdecimal() and seed == str(int(seed))):
+        raise UserError(f"--seed is '{seed}': allowed are whole numbers from 0 up, as in 7.")
     name = command
     if command == "retrain":
         name = "retrain_searched" if axes["network"] in params.searches else "retrain_zoo"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,11 @@ from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.runtime.device import configure_threads, select_device
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import sha256_file
+from arnas.runtime.files import sha256_file, write_bytes
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import digest, environment, fingerprint, write_manifest
 from arnas.runtime.progress import Report, console_report
-from arnas.stages.plan import Instance, find_instance, lookup, stage_versions
+from arnas.stages.plan import USER_FILE, Instance, find_instance, lookup, stage_versions
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,16 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
     """
     params = load_params()
     instance = find_instance(command, axes, params)
-    inputs = {str(path): _hash_input(path, instance) for path in instance.inputs.values()}
+    wanted = instance.inputs.items()
+    # The reader of a user's own file says better what is wrong with it.
+    made = [path for key, path in wanted if key != USER_FILE or path.is_file()]
+    inputs = {str(path): _hash_input(path, instance) for path in made}
     threads = configure_threads()
     device = select_device()
-    instance.manifest.unlink(missing_ok=True)
     start = time.monotonic()
     made_from = describe(instance, params, inputs)
     state = state_folder(command, made_from["fingerprint"])
-    with console_report(instance.title) as report:
+    with _withdrawn(instance), console_report(instance.title) as report:
         function(Job(params, instance, device, report, state))
     write_manifest(
         instance.manifest,
@@ -85,6 +89,24 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
         | environment(str(device), threads)
         | {"wall_seconds": round(time.monotonic() - start, 2)},
     )
+
+
+@contextmanager
+def _withdrawn(instance: Instance) -> Iterator[None]:
+    """Take the manifest away while the outputs change; after a mistake it returns if none did."""
+    before = instance.manifest.read_bytes() if instance.manifest.is_file() else None
+    instance.manifest.unlink(missing_ok=True)
+    try:
+        yield
+    except UserError:
+        outputs = json.loads(before).get("outputs", {}) if before is not None else {}
+        unchanged = all(
+            path.is_file() and sha256_file(path) == outputs.get(str(path))
+            for path in instance.outputs.values()
+        )
+        if before is not None and unchanged:
+            write_bytes(instance.manifest, before)
+        raise
 
 
 def _hash_input(path: Path, instance: Instance) -> str:

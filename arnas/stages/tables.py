@@ -17,7 +17,6 @@ from arnas.reporting.tables import (
     training_rows,
     whitebox_rows,
 )
-from arnas.runtime.errors import UserError
 from arnas.runtime.files import load_tensors, read_json, read_json_lines, write_bytes, write_json
 from arnas.stages.plan import STAGES, cells, instantiate
 from arnas.stages.run import Job
@@ -47,11 +46,6 @@ def run(job: Job) -> None:
                 }
                 training += training_rows(cell, read_json_lines(outputs["history"]))
                 models.append({**cell, **_size(content["model"])})
-    if not whitebox:
-        raise UserError(
-            "run names no network to report: add entries to run.searches or run.networks, and the "
-            "datasets they are trained on."
-        )
     tables = {
         "whitebox": pd.DataFrame(whitebox),
         "summary": summary(pd.DataFrame(whitebox)),

@@ -92,8 +92,8 @@ def test_params_use_keeps_settings_of_the_users_own(project: Path, arnas) -> Non
     (project / "params.yaml").write_text(own)
     ended = arnas("params use smoke")
     assert ended.code in {0, None}
-    assert "params.previous.yaml" in ended.out
-    assert (project / "params.previous.yaml").read_text() == own
+    assert "params.previous.1.yaml" in ended.out
+    assert (project / "params.previous.1.yaml").read_text() == own
     assert load_params().name == "smoke"
     again = arnas("params use digits")
     assert "previous" not in again.out

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from arnas.config.handoff import hand_off
+from arnas.config.handoff import check_yaml, hand_off
 from arnas.config.load import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -59,3 +59,23 @@ def test_a_mistake_ends_with_exit_code_2(
         hand_off(config, {"colour": "red"})
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: settings: colour is not a setting")
+
+
+def test_unreadable_text_from_the_command_line(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        hand_off(config, {"whitebox": "{attacks: [fgsm"})
+    assert ended.value.code == 2
+    assert "--config has '{attacks: [fgsm'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["name: a\nname: b\n", "a: [1"])
+def test_the_file_is_read_strictly_before_snakemake_reads_it(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        check_yaml(tmp_path / "params.yaml")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -85,7 +85,20 @@ def test_schema_file_is_in_step_with_the_models() -> None:
         ("networks.arnas.model", "resnet999", ["networks.arnas.model", "'resnet999'", "arnas"]),
         ("networks.arnas.loss", "hinge", ["networks.arnas.loss", "'hinge'", "pgd"]),
         ("networks.arnas.cells", 2, ["networks.arnas.cells", "2", "3"]),
-        ("data.digits.source", "mnist", ["data.digits", "mnist", "sklearn_digits"]),
+        ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "npz, shapes"]),
+        ("data.digits", {"test_images": 3}, ["data.digits.source is missing", "sklearn_digits"]),
+        ("networks.arnas", {"model": "resnet18", "cells": 4}, ["networks.arnas", "no cells"]),
+        ("retrain.digits.learning_rate", float("inf"), ["learning_rate", "finite"]),
+        ("searches.dsara.multiobjective.adversarial_weight", 0, ["adversarial_weight is 0"]),
+        ("retrain.digits.attack.step_size", 8, ["attack.step_size", "write 8/255"]),
+        ("data.digits.split_seed", 2**32, ["data.digits.split_seed", "less than"]),
+        ("whitebox.last_attacks", ["fgsm", "fgsm"], ["last_attacks", "name each attack once"]),
+        ("run", {**default()["run"], "searches": [], "networks": []}, ["no network to train"]),
+        (
+            "reproduction.orderings",
+            [{"dataset": "digits", "attack": "pgd20", "better": "arnas", "worse": "nobody"}],
+            ["reproduction.orderings", "'nobody'"],
+        ),
         ("whitebox.attacks", ["fgsm", "pgd7"], ["whitebox.attacks[1]", "'pgd7'", "pgd20"]),
         ("run.seeds", [], ["run.seeds", "at least 1"]),
         ("run.seeds", [0, 0], ["run.seeds", "[0, 0]", "once"]),
@@ -143,3 +156,20 @@ def test_a_missing_file_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ARNAS_PARAMS", "nowhere.yaml")
     with pytest.raises(UserError, match=r"nowhere\.yaml is missing.*ARNAS_PARAMS"):
         load_params()
+
+
+def test_a_file_that_the_run_reads_must_be_there(tmp_path: Path) -> None:
+    npz = {"source": "npz", "path": "no.npz", "test_images": 5, "selection_images": 5}
+    content = change("data.mine", npz)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    load_params(path)
+    content["run"]["datasets"].append("mine")
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"data\.mine\.path is 'no\.npz'.*no such file"):
+        load_params(path)
+
+
+def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read as settings"):
+        read_yaml(tmp_path)

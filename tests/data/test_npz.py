@@ -65,9 +65,10 @@ def test_the_number_of_classes_may_exceed_the_labels(tmp_path: Path) -> None:
     assert load(write_npz(tmp_path / "a.npz"), num_classes=7).info.num_classes == 7
 
 
-def test_a_single_label_still_makes_two_classes(tmp_path: Path) -> None:
-    splits = load(write_npz(tmp_path / "a.npz", labels=np.zeros(80, dtype=np.int64)))
-    assert splits.info.num_classes == 2
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    """A network that always says the same would be 100 % robust."""
+    with pytest.raises(UserError, match="labels are all 0: needed are two classes"):
+        load(write_npz(tmp_path / "a.npz", labels=np.zeros(80, dtype=np.int64)))
 
 
 def test_an_uncompressed_file_is_read_too(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_an_npz_is_an_input_of_its_data_stage() -> None:
         ("data", {"dataset": "mars"}, ["--dataset is 'mars'", "digits, shapes"]),
         ("derive", {"search": "rush", "seed": "0"}, ["--search is 'rush'", "dsara"]),
         ("derive", {"search": "dsara", "seed": "-1"}, ["--seed is '-1'"]),
+        ("derive", {"search": "dsara", "seed": "00"}, ["--seed is '00'"]),
+        ("derive", {"search": "dsara", "seed": "²"}, ["--seed is '²'"]),
         (
             "retrain",
             {"dataset": "digits", "network": "vgg", "seed": "0"},

@@ -10,14 +10,10 @@ OUTPUTS:
 """
 
 import os
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(workflow.basedir).parent))
-
-from arnas.config.handoff import hand_off  # noqa: E402
-from arnas.stages.current import token_path, write_token  # noqa: E402
-from arnas.stages.plan import stage_by_command, stage_versions  # noqa: E402
+from arnas.config.handoff import hand_off
+from arnas.stages.current import token_path, write_token
+from arnas.stages.plan import stage_by_command, stage_versions
 
 os.environ["ARNAS_PARAMS"] = hand_off(config, workflow.config_settings.config)
 
