@@ -166,24 +166,17 @@ def test_a_mistake_in_the_settings_is_one_sentence(by_snakemake: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_without_searches_works_in_both(by_snakemake: Path, by_dvc: Path) -> None:
+def test_a_run_without_searches_works_in_both(tmp_path: Path) -> None:
     """The folders that DVC's aggregate depends on are there all the same."""
-    for folder in (by_snakemake, by_dvc):
-        content = yaml.safe_load((folder / "params.yaml").read_text())
-        after = changed(content, "run.searches", [])
-        after["name"] = "unsearched"
-        after["run"]["networks"] = ["arnas"]
-        (folder / "params.unsearched.yaml").write_text(yaml.safe_dump(after))
-    wanted = ("--configfile", "params.unsearched.yaml", "--replace-workflow-config")
-    planned = jobs_to_run(by_snakemake, *wanted)
-    assert len(planned) == 4
-    own = by_dvc / "params.yaml"
-    text = own.read_text()
-    own.write_text((by_dvc / "params.unsearched.yaml").read_text())
-    done = run(by_dvc, "dvc", "repro")
-    own.write_text(text)
+    folder = copy_checkout(tmp_path, "smoke")
+    content = yaml.safe_load((folder / "params.yaml").read_text())
+    content["run"] |= {"searches": [], "networks": ["arnas"]}
+    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    assert len(jobs_to_run(folder)) == 4
+    done = run(folder, "dvc", "repro")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (by_dvc / "results/tables/unsearched/whitebox.csv").exists()
+    assert (folder / "results/tables/smoke/whitebox.csv").exists()
+    assert jobs_to_run(folder) == set()
 
 
 def test_snakemake_reports_and_draws(by_snakemake: Path) -> None:
