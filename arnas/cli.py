@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from arnas.runtime.errors import UserError
+from arnas.runtime.errors import UserError, one_sentence
 
 PRESETS = Path("workflow/presets")
 
@@ -237,8 +237,5 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence on stderr and exit code 2."""
-    try:
+    with one_sentence():
         app()
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)

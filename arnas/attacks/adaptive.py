@@ -13,9 +13,9 @@ from arnas.attacks.gradient import (
     ascent_direction,
     check_start,
     cross_entropy,
+    draw_perturbation,
     input_gradient,
     project,
-    random_perturbation,
 )
 from arnas.attacks.modes import BatchNorm, attacked
 from arnas.attacks.threat import Threat
@@ -108,8 +108,7 @@ def apgd(
     x = x.detach()
     if start is None:
         generator = make_generator("apgd") if generator is None else generator
-        unit = torch.rand(x.shape, generator=generator, device=generator.device)
-        start = random_perturbation(unit.to(x), threat)
+        start = draw_perturbation(x, threat, generator)
     result = project(x, start.to(x), threat)
     if not len(x):
         return x.clone()

@@ -89,6 +89,12 @@ def random_perturbation(unit: Tensor, threat: Threat) -> Tensor:
     return point
 
 
+def draw_perturbation(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
+    """Draw a random point of the ball for each image; of x's shape, dtype and device."""
+    unit = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
+    return random_perturbation(unit, threat)
+
+
 def check_start(x: Tensor, y: Tensor, steps: int, start: Tensor | None) -> None:
     """Refuse inputs that no attack can mean."""
     if len(x) != len(y) or y.ndim != 1:
@@ -191,7 +197,6 @@ def pgd(
         Spend no further steps on an image once an iterate is misclassified; needs
         ``keep="best"``. The answer to "is it broken?" is the same, as long as an image's logits
         do not depend on the batch (``batch_norm="eval"``).
-
     objective
         What the steps climb; the cross-entropy by default.
 
@@ -218,8 +223,7 @@ def pgd(
         delta = project(x, start.to(x), threat, clip)
     elif random_start:
         generator = make_generator("pgd") if generator is None else generator
-        unit = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
-        delta = project(x, random_perturbation(unit, threat), threat, clip)
+        delta = project(x, draw_perturbation(x, threat, generator), threat, clip)
     else:
         delta = torch.zeros_like(x)
     with attacked(model, batch_norm):

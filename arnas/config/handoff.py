@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from arnas.config.load import check_files, check_params, read_yaml
-from arnas.runtime.errors import UserError
+from arnas.runtime.errors import UserError, one_sentence
 from arnas.runtime.files import canonical_json, sha256_bytes, write_bytes
 
 FOLDER = Path(".arnas/params")
-
-
-@contextmanager
-def one_sentence() -> Iterator[None]:
-    """End the process with one sentence and exit code 2 on a user's mistake."""
-    try:
-        yield
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
 
 
 def check_yaml(path: Path) -> None:

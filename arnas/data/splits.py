@@ -28,6 +28,10 @@ class LabelledImages(NamedTuple):
     images: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device) -> LabelledImages:
+        """Return both on a device."""
+        return LabelledImages(self.images.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class DatasetInfo:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arnas.runtime.errors import UserError
 from arnas.runtime.files import canonical_json, read_json, sha256_bytes, write_json
 
 PACKAGES = ("arnas", "torch", "numpy", "scikit-learn", "pyautoattack")
@@ -75,3 +76,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Read a manifest; a missing or damaged one is a `UserError`."""
     content: dict[str, Any] = read_json(path)
     return content
+
+
+def manifest_or_empty(path: Path) -> dict[str, Any]:
+    """Return a manifest; an empty one where it is missing or damaged, which fits nothing."""
+    try:
+        content = read_manifest(path)
+    except UserError:
+        return {}
+    return content if isinstance(content, dict) else {}

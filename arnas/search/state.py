@@ -122,13 +122,17 @@ def load_state(path: Path, state: SearchState) -> None:
             }
             if values:
                 optimiser.state[parameter] = values
-    state.trajectory = load_trajectory(path)
+    state.trajectory = _trajectory(tensors, path)
     state.gammas = tensors["gammas"].tolist()
 
 
 def load_trajectory(path: Path) -> list[dict[str, Tensor]]:
     """Return the architecture tables before the first epoch and after each one."""
-    tensors, _ = load_tensors(path)
+    return _trajectory(load_tensors(path).tensors, path)
+
+
+def _trajectory(tensors: dict[str, Tensor], path: Path) -> list[dict[str, Tensor]]:
+    """Return the tables among the tensors of the state file `path`."""
     stacked = {
         key.removeprefix("trajectory."): value
         for key, value in tensors.items()

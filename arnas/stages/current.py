@@ -15,9 +15,8 @@ from typing import Any
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.runtime.errors import UserError
-from arnas.runtime.files import read_json, sha256_file, write_json
-from arnas.runtime.manifest import digest
+from arnas.runtime.files import sha256_file, write_json
+from arnas.runtime.manifest import digest, manifest_or_empty
 from arnas.stages.plan import Instance, find_instance, lookup, stage_versions
 
 TOKENS = Path(".arnas/tokens")
@@ -27,8 +26,13 @@ LONG_AGO = 1_000_000_000
 
 def expected(instance: Instance, params: Params) -> dict[str, Any]:
     """Return what the manifest of a current result says of its settings and version."""
-    slices = {path: lookup(params, path) for path in instance.params}
+    slices = settings(instance, params)
     return {"params": digest(slices), "version": stage_versions()[instance.stage.command]}
+
+
+def settings(instance: Instance, params: Params) -> dict[str, Any]:
+    """Return the settings that an instance reads, by their dotted paths."""
+    return {path: lookup(params, path) for path in instance.params}
 
 
 def why_stale(instance: Instance, params: Params) -> str | None:
@@ -37,7 +41,7 @@ def why_stale(instance: Instance, params: Params) -> str | None:
     It is current if its manifest has the settings' digest and the stage's version, and if each
     input that it recorded still has the same sha256 in the manifest beside that input.
     """
-    manifest = _manifest(instance.manifest)
+    manifest = manifest_or_empty(instance.manifest)
     if not {"params", "version", "inputs"} <= manifest.keys():
         return "it has no manifest"
     recorded: dict[str, str] = manifest["inputs"]
@@ -57,19 +61,10 @@ def _recorded_sha256(path: Path, default: str) -> str:
 
     A file that is missing, as in a checkout without its heavy results, counts as `default`.
     """
-    outputs: dict[str, str] = _manifest(path.with_name("manifest.json")).get("outputs", {})
+    outputs: dict[str, str] = manifest_or_empty(path.with_name("manifest.json")).get("outputs", {})
     if str(path) in outputs:
         return outputs[str(path)]
     return sha256_file(path) if path.is_file() else default
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    """Return a manifest; an empty one where it is missing or damaged, which fits nothing."""
-    try:
-        content = read_json(path)
-    except UserError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arnas.data.splits import LabelledImages, load_splits
+from arnas.data.splits import load_splits
 from arnas.models.registry import describe_model, model_from_description, save_weights
 from arnas.runtime.history import growing_history
 from arnas.runtime.seeds import seeded
@@ -33,13 +33,13 @@ def run(job: Job) -> None:
         model = model_from_description(description, network)
     model.to(job.device)
 
-    def part(*names: str) -> LabelledImages:
-        images, labels = splits.part(*names)
-        return LabelledImages(images.to(job.device), labels.to(job.device))
-
     task = TrainingTask(
         sizes.loss,
-        TrainingData(part("train", "search_validation"), part("selection"), info.scale),
+        TrainingData(
+            splits.part("train", "search_validation").to(job.device),
+            splits.part("selection").to(job.device),
+            info.scale,
+        ),
         job.params.retrain[dataset],
         job.params.threat[dataset].threat(),
         ("retrain", job.seed),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +17,10 @@ from arnas.runtime.device import configure_threads, select_device
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file, write_bytes
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import digest, environment, fingerprint, write_manifest
+from arnas.runtime.manifest import environment, fingerprint, manifest_or_empty, write_manifest
 from arnas.runtime.progress import Report, console_report
-from arnas.stages.plan import USER_FILE, Instance, find_instance, lookup, stage_versions
+from arnas.stages.current import expected, settings
+from arnas.stages.plan import USER_FILE, Instance, find_instance
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
 def _withdrawn(instance: Instance) -> Iterator[None]:
     """Take the manifest away while the outputs change; after a mistake it returns if none did."""
     before = instance.manifest.read_bytes() if instance.manifest.is_file() else None
+    outputs = manifest_or_empty(instance.manifest).get("outputs", {})
     instance.manifest.unlink(missing_ok=True)
     try:
         yield
     except UserError:
-        outputs = json.loads(before).get("outputs", {}) if before is not None else {}
         unchanged = all(
             path.is_file() and sha256_file(path) == outputs.get(str(path))
             for path in instance.outputs.values()
@@ -121,14 +121,14 @@ def _hash_input(path: Path, instance: Instance) -> str:
 
 def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Return the part of a manifest that says what a result is made from."""
-    slices = {path: lookup(params, path) for path in instance.params}
-    version = stage_versions()[instance.stage.command]
+    slices, current = settings(instance, params), expected(instance, params)
     seed = instance.axes.get("seed")
     return {
         "stage": instance.stage.command,
         "axes": dict(instance.axes),
-        "version": version,
-        "params": digest(slices),
-        "fingerprint": fingerprint(slices, inputs, None if seed is None else int(seed), version),
+        **current,
+        "fingerprint": fingerprint(
+            slices, inputs, None if seed is None else int(seed), current["version"]
+        ),
         "inputs": dict(inputs),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arnas.data.splits import LabelledImages, load_splits
+from arnas.data.splits import load_splits
 from arnas.runtime.history import growing_history
 from arnas.search.loop import SearchData, SearchTask, StagePlan, run_stage
 from arnas.search.state import load_state, new_state, save_state
@@ -42,10 +42,6 @@ def _run(job: Job, plan: StagePlan) -> None:
     params, search = job.params, job.axes["search"]
     splits = load_splits(job.inputs["splits"])
 
-    def part(name: str) -> LabelledImages:
-        images, labels = splits.part(name)
-        return LabelledImages(images.to(job.device), labels.to(job.device))
-
     state = new_state(
         params.supernet,
         params.searches[search].space,
@@ -58,7 +54,11 @@ def _run(job: Job, plan: StagePlan) -> None:
         load_state(job.inputs["before"], state)
     task = SearchTask(
         plan,
-        SearchData(part("train"), part("search_validation"), splits.info.scale),
+        SearchData(
+            splits.part("train").to(job.device),
+            splits.part("search_validation").to(job.device),
+            splits.info.scale,
+        ),
         params.supernet,
         params.threat[params.run.search_dataset].threat(),
         job.seed,

@@ -23,8 +23,8 @@ def run(job: Job) -> None:
     """Attack the selected and the last checkpoint on the test images."""
     use_full_float32()
     splits = load_splits(job.inputs["splits"])
-    images, labels = splits.part("test")
-    x, y = splits.pixels(images).to(job.device), labels.to(job.device)
+    images, y = splits.part("test").to(job.device)
+    x = splits.pixels(images)
     options = job.params.whitebox
     threat_options = job.params.threat[job.axes["dataset"]]
     threat = threat_options.threat()

@@ -119,3 +119,11 @@ def test_a_file_of_the_users_own_is_hashed(settings: dict[str, Any], tmp_path: P
     assert why_stale(instance, params) is None
     np.savez(tmp_path / "mine.npz", images=images + 1, labels=np.arange(200) % 2)
     assert why_stale(instance, params) == "mine.npz has changed"
+
+
+def test_a_damaged_manifest_does_not_hide_the_mistake(settings: dict[str, Any]) -> None:
+    Path("results/smoke/data/digits/manifest.json").write_text("{")
+    settings["data"]["digits"]["test_images"] = 99999
+    Path("params.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match="images to divide"):
+        run_command("data", AXES, run_data)
