@@ -83,7 +83,7 @@ ATTACKS: dict[str, AttackEntry] = {
     ),
     "pgd20": _pgd(20, cross_entropy),
     "pgd100": _pgd(100, cross_entropy),
-    "cw_inf": _pgd(100, margin, "margin of the logits", _CARLINI),
+    "cw_inf": _pgd(30, margin, "margin of the logits", _CARLINI),
     "apgd_ce": AttackEntry(
         _apgd_ce,
         "APGD on the cross-entropy: 100 steps of its own size, one random start",

@@ -1,4 +1,4 @@
-"""AutoAttack's standard composition through the reference package."""
+"""AutoAttack's standard composition, and its part Square, through the reference package."""
 
 from __future__ import annotations
 
@@ -66,6 +66,29 @@ def autoattack(
                 "autoattack out of whitebox.attacks."
             )
         return _package_attack(model, x, y, threat, batch_size, classes)
+
+
+def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: int) -> Tensor:
+    """Search for adversarial squares with the outputs of the model alone (arXiv 1912.00049).
+
+    Parameters and result as for `autoattack`, for two classes and more. An image costs at most
+    `queries` forward passes, and three in which the package looks at where it stands. All images
+    are attacked together, because the package draws its random numbers by batch.
+    """
+    if not len(x) or threat.epsilon == 0:
+        return x.clone()
+    package = importlib.import_module(f"{package_name()}.square")
+    with attacked(model), torch.random.fork_rng(), torch.no_grad():
+        adversary = package.SquareAttack(
+            model,
+            norm=PACKAGE_NORMS[threat.norm],
+            eps=threat.epsilon,
+            n_queries=queries,
+            seed=SEED,
+            device=x.device,
+        )
+        found: Tensor = adversary.perturb(x, y)
+    return found.detach()
 
 
 def package_name() -> str:
