@@ -1,10 +1,10 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that end a process on purpose: a user's mistake, and a signal."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class UserError(Exception):
@@ -15,11 +15,23 @@ class UserError(Exception):
     """
 
 
+class Preempted(Exception):  # noqa: N818 -- nothing went wrong
+    """A signal asked the process to stop; its state is saved. Names the signal."""
+
+
+STOPPED = 75
+"""Exit code after a signal: the state is saved, and the same command goes on (EX_TEMPFAIL)."""
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """End the process with one sentence on stderr and exit code 2 on a user's mistake."""
+    """End the process with one sentence on stderr; exit code 2 for a mistake, 75 for a signal."""
     try:
         yield
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except Preempted as stopped:
+        with suppress(OSError):  # whoever read it may have been stopped too
+            sys.stderr.write(f"stopped by {stopped}; the same command goes on from here.\n")
+        sys.exit(STOPPED)

@@ -178,7 +178,8 @@ def load_tensors(path: Path) -> TensorFile:
     else:
         warnings.warn(f"{path} has no {beside.name}: its content is not verified", stacklevel=2)
     try:
-        return TensorFile(safetensors_load(data), description)
+        # The library's order changes from process to process.
+        return TensorFile(dict(sorted(safetensors_load(data).items())), description)
     except SafetensorError as error:
         raise UserError(
             f"{path} is not a readable safetensors file ({error}): replace or remake it."

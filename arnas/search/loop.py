@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,14 +18,16 @@ from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch, augment, epoch_batches
 from arnas.data.splits import LabelledImages, to_pixels
 from arnas.runtime.errors import UserError
+from arnas.runtime.files import TensorFile
 from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
+from arnas.runtime.resume import FORGETFUL, Keeper, Snapshot
 from arnas.runtime.seeds import make_generator
 from arnas.search.derive import collapsed, count_skips, derive_genotype
 from arnas.search.gradients import RADIUS, ArchitectureGradient, architecture_gradients
 from arnas.search.min_norm import min_norm
 from arnas.search.options import Combine, Order, SupernetOptions
-from arnas.search.state import SearchState
+from arnas.search.state import SearchState, fill_state, state_tensors
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,42 @@ def cosine_rate(epoch: int, options: SupernetOptions) -> float:
     return weights.final_learning_rate + 0.5 * span * (1 + math.cos(math.pi * share))
 
 
+@dataclass
+class _Walk:
+    """How far a stage has come."""
+
+    done: int = 0
+    """Epochs of this stage that are done."""
+    step: int = 0
+    """Steps done of the present epoch."""
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    """What was measured in these steps."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _snapshot(state: SearchState, walk: _Walk) -> Snapshot:
+    """Return all that the stage needs to go on."""
+    # As text, because the state's JSON sorts keys and the history does not.
+    values = {**vars(walk), "history": [json.dumps(row) for row in walk.history]}
+    return Snapshot(state_tensors(state), values)
+
+
+def _resume(state: SearchState, kept: TensorFile | None) -> _Walk:
+    """Put `state` where an earlier run stopped, and return how far that was."""
+    if kept is None:
+        return _Walk()
+    fill_state(state, kept.tensors, Path("the kept state"))
+    values = dict(kept.description)
+    values["history"] = [json.loads(row) for row in values["history"]]
+    return _Walk(**values)
+
+
 def run_stage(
-    state: SearchState, task: SearchTask, report: Report, record: Record = discard
+    state: SearchState,
+    task: SearchTask,
+    report: Report,
+    record: Record = discard,
+    keeper: Keeper = FORGETFUL,
 ) -> list[dict[str, Any]]:
     """Run the epochs of one stage and return one row of figures for each.
 
@@ -115,14 +153,20 @@ def run_stage(
         The stage, its data and its settings.
     report, record
         Called after every epoch, with its figures in words and as a row.
+    keeper
+        Keeps the state of a run that is cut short, so that the next one ends with the same bytes.
     """
-    history = []
-    for number in range(task.plan.epochs):
-        row = _run_epoch(state, task, warmup=number < task.plan.warmup_epochs)
-        history.append(row)
+    walk = _resume(state, keeper.load())
+    for row in walk.history:
         record(row)
-        report(number + 1, task.plan.epochs, _headline(row))
-    return history
+    while walk.done < task.plan.epochs:
+        row = _run_epoch(state, task, walk, keeper)
+        walk.history.append(row)
+        walk.done, walk.step, walk.figures = walk.done + 1, 0, {}
+        record(row)
+        keeper.offer(lambda: _snapshot(state, walk), now=True)
+        report(walk.done, task.plan.epochs, _headline(row))
+    return walk.history
 
 
 def _headline(row: dict[str, Any]) -> str:
@@ -136,19 +180,21 @@ def _headline(row: dict[str, Any]) -> str:
     return text
 
 
-def _run_epoch(state: SearchState, task: SearchTask, warmup: bool) -> dict[str, Any]:
-    """Run one epoch and return its figures."""
+def _run_epoch(state: SearchState, task: SearchTask, walk: _Walk, keeper: Keeper) -> dict[str, Any]:
+    """Run one epoch, or what is left of it, and return its figures."""
+    warmup = walk.done < task.plan.warmup_epochs
     epoch, data, options = state.epochs, task.data, task.options
     rate = cosine_rate(epoch, options)
     for group in state.weight_optimiser.param_groups:
         group["lr"] = rate
     state.supernet.train()
     parts = ("search", task.seed, epoch)
-    figures: dict[str, list[float]] = {}
     batches = epoch_batches(
         data.train, data.scale, options.batch_size, options.augment, (*parts, "order")
     )
     for step, batch in enumerate(batches):
+        if step < walk.step:
+            continue
         purpose = (*parts, step)
         train = _attack(state, task, batch, (*purpose, "train"))
         measured: dict[str, float] = {}
@@ -162,10 +208,12 @@ def _run_epoch(state: SearchState, task: SearchTask, warmup: bool) -> dict[str, 
                 "supernet.weights.learning_rate or gradient_clip."
             )
         for name, value in measured.items():
-            figures.setdefault(name, []).append(value)
+            walk.figures.setdefault(name, []).append(value)
+        walk.step = step + 1
+        keeper.offer(lambda: _snapshot(state, walk))
     tables = {kind: table.cpu() for kind, table in state.supernet.tables().items()}
     state.trajectory.append(tables)
-    return _summarise(task.plan, epoch, rate, figures, tables)
+    return _summarise(task.plan, epoch, rate, walk.figures, tables)
 
 
 def _summarise(

@@ -118,10 +118,13 @@ class SearchedNetworkOptions(Options):
 
 
 class SearchOptions(Options):
-    """One search; its name is also the name of its network."""
+    """One search; its name is also the name of its network.
 
-    space: SpaceOptions = SpaceOptions()
-    adversarial: AdversarialStageOptions = AdversarialStageOptions()
-    multiobjective: MultiobjectiveStageOptions = MultiobjectiveStageOptions()
-    derive: DeriveOptions = DeriveOptions()
-    network: SearchedNetworkOptions = SearchedNetworkOptions()
+    Every part must be there, if only as `{}`, because the engines look each one up by its path.
+    """
+
+    space: SpaceOptions
+    adversarial: AdversarialStageOptions
+    multiobjective: MultiobjectiveStageOptions
+    derive: DeriveOptions
+    network: SearchedNetworkOptions

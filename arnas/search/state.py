@@ -78,6 +78,11 @@ def new_state(
 
 def save_state(path: Path, state: SearchState, description: dict[str, Any]) -> None:
     """Write everything of `state` to a safetensors file."""
+    save_tensors(path, state_tensors(state), {"epochs": state.epochs, **description})
+
+
+def state_tensors(state: SearchState) -> dict[str, Tensor]:
+    """Return everything of `state` as tensors by name."""
     names: dict[Tensor, str] = {p: name for name, p in state.supernet.named_parameters()}
     tensors = {f"supernet.{name}": value for name, value in state.supernet.state_dict().items()}
     for prefix, optimiser in _optimisers(state).items():
@@ -88,7 +93,7 @@ def save_state(path: Path, state: SearchState, description: dict[str, Any]) -> N
     for kind in state.trajectory[0]:
         tensors[f"trajectory.{kind}"] = torch.stack([tables[kind] for tables in state.trajectory])
     tensors["gammas"] = torch.tensor(state.gammas, dtype=torch.float64)
-    save_tensors(path, tensors, {"epochs": state.epochs, **description})
+    return tensors
 
 
 def _optimisers(state: SearchState) -> dict[str, torch.optim.Optimizer]:
@@ -104,7 +109,11 @@ def load_state(path: Path, state: SearchState) -> None:
     UserError
         When the file is damaged or belongs to another supernet.
     """
-    tensors, _ = load_tensors(path)
+    fill_state(state, load_tensors(path).tensors, path)
+
+
+def fill_state(state: SearchState, tensors: dict[str, Tensor], path: Path) -> None:
+    """Fill a fresh `state` from what `state_tensors` returned; `path` names it in errors."""
     own = {k.removeprefix("supernet."): v for k, v in tensors.items() if k.startswith("supernet.")}
     try:
         state.supernet.load_state_dict(own)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,10 @@ from arnas.attacks.threat import Threat
 from arnas.data.batches import batches_per_epoch, epoch_batches
 from arnas.data.splits import LabelledImages, to_pixels
 from arnas.runtime.errors import UserError
+from arnas.runtime.files import TensorFile
 from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
+from arnas.runtime.resume import FORGETFUL, Keeper, Snapshot
 from arnas.runtime.seeds import make_generator
 from arnas.training.losses import LOSSES, Loss, LossEntry, Step
 from arnas.training.options import RetrainOptions
@@ -84,8 +87,78 @@ def learning_rate(step: int, steps_per_epoch: int, options: RetrainOptions) -> f
     return rate
 
 
+@dataclass
+class _Walk:
+    """How far a training has come."""
+
+    epoch: int = 0
+    """Epochs done."""
+    step: int = 0
+    """Steps done of the present epoch."""
+    losses: float = 0.0
+    """Sum over the images of the present epoch, as the two below."""
+    correct: int = 0
+    seen: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    selected: Checkpoint | None = None
+
+    def next_epoch(self, row: dict[str, Any]) -> None:
+        """Close an epoch with its figures."""
+        self.history.append(row)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.losses, self.correct, self.seen = 0.0, 0, 0
+
+
+def _checkpoint(model: nn.Module, walk: _Walk) -> Checkpoint:
+    """Return the present weights with the last epoch's figures."""
+    row = walk.history[-1]
+    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return Checkpoint(walk.epoch, weights, row["selection_clean"], row["selection_robust"])
+
+
+def _snapshot(model: nn.Module, optimiser: torch.optim.SGD, walk: _Walk) -> Snapshot:
+    """Return all that the training needs to go on."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        momentum = optimiser.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum
+    values = {key: value for key, value in vars(walk).items() if key != "selected"}
+    # As text, because the state's JSON sorts keys and the history does not.
+    values["history"] = [json.dumps(row) for row in walk.history]
+    if walk.selected is not None:
+        chosen = vars(walk.selected).copy()
+        tensors |= {f"selected.{name}": value for name, value in chosen.pop("weights").items()}
+        values["selected"] = chosen
+    return Snapshot(tensors, values)
+
+
+def _resume(model: nn.Module, optimiser: torch.optim.SGD, kept: TensorFile | None) -> _Walk:
+    """Put model and optimiser where an earlier run stopped, and return how far that was."""
+    if kept is None:
+        return _Walk()
+    device = next(model.parameters()).device
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "selected": {}}
+    for key, value in kept.tensors.items():
+        part, name = key.split(".", 1)
+        parts[part][name] = value.to(device)
+    model.load_state_dict(parts["model"])
+    for name, parameter in model.named_parameters():
+        if name in parts["momentum"]:
+            optimiser.state[parameter]["momentum_buffer"] = parts["momentum"][name]
+    values = dict(kept.description)
+    values["history"] = [json.loads(row) for row in values["history"]]
+    chosen = values.pop("selected", None)
+    selected = None if chosen is None else Checkpoint(weights=parts["selected"], **chosen)
+    return _Walk(**values, selected=selected)
+
+
 def train(
-    model: nn.Module, task: TrainingTask, report: Report, record: Record = discard
+    model: nn.Module,
+    task: TrainingTask,
+    report: Report,
+    record: Record = discard,
+    keeper: Keeper = FORGETFUL,
 ) -> TrainingResult:
     """Train `model` in place and keep its last and its selected checkpoint.
 
@@ -97,6 +170,8 @@ def train(
         Loss, data and recipe.
     report, record
         Called after every epoch, with its figures in words and as a row.
+    keeper
+        Keeps the state of a run that is cut short, so that the next one ends with the same bytes.
     """
     entry, options = LOSSES[task.loss], task.options
     optimiser = torch.optim.SGD(
@@ -105,23 +180,32 @@ def train(
         momentum=options.momentum,
         weight_decay=options.weight_decay,
     )
-    history: list[dict[str, Any]] = []
-    selected: Checkpoint | None = None
-    last: Checkpoint | None = None
-    for epoch in range(options.epochs):
-        row = _train_epoch(model, entry.loss, optimiser, task, epoch)
-        clean, robust = selection_accuracy(model, task)
-        row = {"epoch": epoch + 1, **row, "selection_clean": clean, "selection_robust": robust}
-        history.append(row)
+    walk = _resume(model, optimiser, keeper.load())
+    for row in walk.history:
         record(row)
-        weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        last = Checkpoint(epoch + 1, weights, clean, robust)
-        if selected is None or _score(last, entry) >= _score(selected, entry):
-            selected = last
+    while walk.epoch < options.epochs:
+        row = _train_epoch(model, entry.loss, optimiser, task, walk, keeper)
+        seen = LabelledImages(*(part[: options.selection.train_images] for part in task.data.train))
+        train_clean, train_robust = measure(model, seen, task, "train")
+        clean, robust = measure(model, task.data.selection, task, "selection")
+        row = {
+            "epoch": walk.epoch + 1,
+            **row,
+            "train_clean": train_clean,
+            "train_robust": train_robust,
+            "selection_clean": clean,
+            "selection_robust": robust,
+        }
+        record(row)
+        walk.next_epoch(row)
+        last = _checkpoint(model, walk)
+        if walk.selected is None or _score(last, entry) >= _score(walk.selected, entry):
+            walk.selected = last
         text = f"loss {row['train_loss']:.3f}, selection clean {clean:.1f} robust {robust:.1f}"
-        report(epoch + 1, options.epochs, text)
-    assert last is not None and selected is not None
-    return TrainingResult(last, selected, history)
+        keeper.offer(lambda: _snapshot(model, optimiser, walk), now=True)
+        report(walk.epoch, options.epochs, text)
+    assert walk.selected is not None
+    return TrainingResult(_checkpoint(model, walk), walk.selected, walk.history)
 
 
 def _score(checkpoint: Checkpoint, entry: LossEntry) -> tuple[float, float]:
@@ -131,18 +215,24 @@ def _score(checkpoint: Checkpoint, entry: LossEntry) -> tuple[float, float]:
 
 
 def _train_epoch(
-    model: nn.Module, loss: Loss, optimiser: torch.optim.SGD, task: TrainingTask, epoch: int
+    model: nn.Module,
+    loss: Loss,
+    optimiser: torch.optim.SGD,
+    task: TrainingTask,
+    walk: _Walk,
+    keeper: Keeper,
 ) -> dict[str, float]:
-    """Run one epoch and return its mean loss and accuracy (percent) on the images trained on."""
+    """Run one epoch, or what is left of it, and return its mean loss and accuracy (percent)."""
     model.train()
-    data, options = task.data, task.options
+    data, options, epoch = task.data, task.options, walk.epoch
     steps = batches_per_epoch(len(data.train.labels), options.batch_size)
     parts = (*task.seed_parts, epoch)
-    losses, correct, seen = 0.0, 0, 0
     batches = epoch_batches(
         data.train, data.scale, options.batch_size, options.augment, (*parts, "order")
     )
     for step, batch in enumerate(batches):
+        if step < walk.step:
+            continue
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(epoch * steps + step, steps, options)
         if options.clean_forward:
@@ -154,35 +244,39 @@ def _train_epoch(
         value.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
         optimiser.step()
-        losses += float(value.loss.detach()) * len(batch.y)
-        correct += int((value.logits.argmax(1) == batch.y).sum())
-        seen += len(batch.y)
-    if not math.isfinite(losses):
+        walk.losses += float(value.loss.detach()) * len(batch.y)
+        walk.correct += int((value.logits.argmax(1) == batch.y).sum())
+        walk.seen += len(batch.y)
+        walk.step = step + 1
+        keeper.offer(lambda: _snapshot(model, optimiser, walk))
+    if not math.isfinite(walk.losses):
         raise UserError(
-            f"the training loss is {losses} in epoch {epoch + 1}: lower the recipe's learning_rate "
-            "or gradient_clip."
+            f"the training loss is {walk.losses} in epoch {epoch + 1}: lower the recipe's "
+            "learning_rate or gradient_clip."
         )
-    rate = optimiser.param_groups[0]["lr"]
+    rate = learning_rate(epoch * steps + steps - 1, steps, options)
     return {
         "learning_rate": rate,
-        "train_loss": losses / seen,
-        "train_accuracy": 100 * correct / seen,
+        "train_loss": walk.losses / walk.seen,
+        "train_accuracy": 100 * walk.correct / walk.seen,
     }
 
 
-def selection_accuracy(model: nn.Module, task: TrainingTask) -> tuple[float, float]:
-    """Return clean and PGD accuracy in percent on the selection images.
+def measure(
+    model: nn.Module, part: LabelledImages, task: TrainingTask, name: str
+) -> tuple[float, float]:
+    """Return clean and PGD accuracy in percent on some images.
 
-    The random starts are the same after every epoch, so that checkpoints are compared on equal
-    terms.
+    The random starts follow from the part's `name` and are the same after every epoch, so that
+    epochs are compared on equal terms.
     """
-    data, options, threat = task.data, task.options.selection, task.threat
-    count = len(data.selection.labels)
+    options, threat = task.options.selection, task.threat
+    count = len(part.labels)
     clean = robust = 0
-    generator = make_generator(*task.seed_parts, "selection")
+    generator = make_generator(*task.seed_parts, name)
     for start in range(0, count, options.batch_size):
-        images, y = (part[start : start + options.batch_size] for part in data.selection)
-        x = to_pixels(images, data.scale)
+        images, y = (values[start : start + options.batch_size] for values in part)
+        x = to_pixels(images, task.data.scale)
         x_adv = pgd(
             model,
             x,

@@ -28,10 +28,12 @@ class TrainingAttackOptions(Options):
 
 
 class SelectionOptions(Options):
-    """How the selected checkpoint is chosen on the selection images, after every epoch."""
+    """How accuracy is measured after every epoch; the selection images choose the checkpoint."""
 
     steps: int = Field(default=10, ge=1)
     """PGD steps of step size epsilon / 4 from a uniform start."""
+    train_images: int = Field(default=500, ge=1)
+    """The same is measured on the first so many training images, for the learning curves only."""
     batch_size: int = Field(default=256, ge=1)
 
 

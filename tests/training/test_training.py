@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 from typing import Any
@@ -18,7 +19,7 @@ from arnas.attacks.threat import Threat
 from arnas.data.splits import LabelledImages
 from arnas.runtime.progress import silent
 from arnas.training import loop
-from arnas.training.loop import TrainingResult, TrainingTask, learning_rate, selection_accuracy
+from arnas.training.loop import TrainingResult, TrainingTask, learning_rate, measure
 from arnas.training.losses import LOSSES, LossValue, Step, natural_loss
 from arnas.training.options import RetrainOptions, SelectionOptions
 
@@ -61,15 +62,26 @@ def test_milestones_and_warmup_go_together() -> None:
 
 
 def script(monkeypatch: pytest.MonkeyPatch, pairs: list[tuple[float, float]]) -> list[bytes]:
-    """Let the epochs have given (clean, robust) accuracies; return the weights after each."""
+    """Let the epochs have given (clean, robust) accuracies; return the weights after each.
+
+    On the training images they fall from epoch to epoch whatever the script says.
+    """
     seen: list[bytes] = []
     left = iter(pairs)
+    falling = itertools.count(99, -1)
 
-    def fake(model: nn.Module, what: TrainingTask) -> tuple[float, float]:
+    def fake(
+        model: nn.Module, part: LabelledImages, what: TrainingTask, name: str
+    ) -> tuple[float, float]:
+        if name == "train":
+            rate = float(next(falling))
+            return rate, rate
+        assert name == "selection"
+        assert part is what.data.selection
         seen.append(bits(model.state_dict()))
         return next(left)
 
-    monkeypatch.setattr(loop, "selection_accuracy", fake)
+    monkeypatch.setattr(loop, "measure", fake)
     return seen
 
 
@@ -139,6 +151,56 @@ def test_the_figures_of_an_epoch_are_means_over_its_images() -> None:
     assert row["train_accuracy"] == pytest.approx(100 * accuracy)
 
 
+def test_an_epoch_ends_with_the_accuracy_on_the_first_training_images() -> None:
+    """In evaluation mode, unlike the accuracy of the steps, and by the weights that are kept."""
+    model, count = small_net(), 5
+    changes = {**PLAIN, "selection": SelectionOptions(steps=2, batch_size=3, train_images=count)}
+    row = run(model, task("natural", **changes)).history[0]
+    x, y = (part[:count] for part in DATA.train)
+    with torch.no_grad():
+        right = model.eval()(x.float() / SCALE).argmax(1) == y
+    assert 0 < int(right.sum()) < count, "the case must tell images apart"
+    assert row["train_clean"] == pytest.approx(100 * right.float().mean().item())
+    assert row["train_robust"] <= row["train_clean"]
+    assert [key for key in row if key.endswith(("clean", "robust"))] == [
+        "train_clean",
+        "train_robust",
+        "selection_clean",
+        "selection_robust",
+    ]
+
+
+def test_looking_at_training_images_changes_nothing() -> None:
+    """However many are looked at; more than there are means all."""
+    results = [
+        run(small_net(), task(selection=SelectionOptions(steps=2, batch_size=3, train_images=n)))
+        for n in (1, 9, 500)
+    ]
+    assert len({str(bits(result.last.weights)) for result in results}) == 1
+    assert len({str(bits(result.selected.weights)) for result in results}) == 1
+    for rows in zip(*(result.history for result in results), strict=True):
+        assert len({(row["selection_clean"], row["selection_robust"]) for row in rows}) == 1
+        assert rows[1] == rows[2]
+
+
+def test_each_part_has_random_starts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the selection images do not follow from how many training images came before."""
+    starts: dict[tuple[int, int], Tensor] = {}
+
+    def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, **settings: Any) -> Tensor:
+        starts[count, len(x)] = torch.rand(3, generator=settings["generator"])
+        return x
+
+    monkeypatch.setattr(loop, "pgd", spy)
+    for count in (1, 2):
+        options = SelectionOptions(steps=2, batch_size=7, train_images=count)
+        run(small_net(), task("natural", **PLAIN, selection=options))
+    assert set(starts) == {(1, 1), (1, 7), (2, 2), (2, 7)}
+    assert torch.equal(starts[1, 7], starts[2, 7])
+    assert torch.equal(starts[1, 1], starts[2, 2])
+    assert not torch.equal(starts[1, 1], starts[1, 7])
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     """Whatever else drew random numbers in between."""
     first = run(small_net(), task())
@@ -172,7 +234,7 @@ def test_selection_images_pick_the_checkpoint_and_nothing_else() -> None:
     first = run(small_net(), task())
     second = run(small_net(), task(data=DATA._replace(selection=images(11, 8))))
     assert bits(first.last.weights) == bits(second.last.weights)
-    figures = ("learning_rate", "train_loss", "train_accuracy")
+    figures = ("learning_rate", "train_loss", "train_accuracy", "train_clean", "train_robust")
     for one, other in zip(first.history, second.history, strict=True):
         assert [one[name] for name in figures] == [other[name] for name in figures]
 
@@ -291,7 +353,8 @@ def test_selection_of_a_linear_model_is_the_closed_form() -> None:
     model, what, clean, worst = linear_case()
     expected = [100 * (margin > 0).float().mean().item() for margin in (clean, worst)]
     assert 0 < expected[1] < expected[0] < 100
-    assert selection_accuracy(model, what) == pytest.approx(expected, abs=1e-4)
+    found = measure(model, what.data.selection, what, "selection")
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_image_wrong_when_clean_is_not_robust() -> None:
@@ -304,17 +367,17 @@ def test_an_image_wrong_when_clean_is_not_robust() -> None:
             return torch.cat([score, -score], dim=1)
 
     data = DATA._replace(selection=LabelledImages(images(5, 2).images, torch.zeros(5).long()))
-    assert selection_accuracy(Contrary(), task(data=data)) == (0.0, 0.0)
+    assert measure(Contrary(), data.selection, task(data=data), "selection") == (0.0, 0.0)
 
 
 def test_selection_leaves_the_model_and_repeats_itself() -> None:
     """Random starts are the same after every epoch."""
     model = small_net().train()
     before, modes = bits(model.state_dict()), [m.training for m in model.modules()]
-    first = selection_accuracy(model, task())
+    first = measure(model, task().data.selection, task(), "selection")
     assert bits(model.state_dict()) == before
     assert [m.training for m in model.modules()] == modes
-    assert selection_accuracy(model, task()) == first
+    assert measure(model, task().data.selection, task(), "selection") == first
 
 
 def test_the_selection_attack_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +390,7 @@ def test_the_selection_attack_is_the_one_that_is_set(monkeypatch: pytest.MonkeyP
         return x
 
     monkeypatch.setattr(loop, "pgd", spy)
-    clean, robust = selection_accuracy(small_net(), task())
+    clean, robust = measure(small_net(), task().data.selection, task(), "selection")
     assert clean == robust
     assert [call["count"] for call in calls] == [3, 3, 1]
     assert not torch.equal(starts[0], starts[1]), "batches have random starts of their own"

@@ -1,0 +1,215 @@
+"""State of a run in progress, so that a killed run goes on where it was.
+
+The state is a safetensors file with its JSON, verified when it is read. Two such files take turns,
+so one of them is whole whenever the process is killed. They lie outside every engine's outputs, in
+a folder that is named by the fingerprint of the result, is held by one process at a time, and is
+gone when the result is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from arnas.runtime.errors import Preempted, UserError
+from arnas.runtime.files import (
+    TensorFile,
+    description_path,
+    load_tensors,
+    read_json,
+    save_tensors,
+    write_json,
+)
+
+INTERVAL = "30"
+"""Seconds between two saves, at most, unless ``ARNAS_SAVE_SECONDS`` says otherwise; an epoch's end
+saves too."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""What engines and clusters send before they kill."""
+
+
+class Snapshot(NamedTuple):
+    """All that a loop needs to go on."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+    """JSON values."""
+
+
+class Keeper(Protocol):
+    """What a loop asks for its earlier state and offers its present one."""
+
+    def load(self) -> TensorFile | None:
+        """Return the state of an earlier run that was cut short, if there is one."""
+
+    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+        """Save if it is time, or if `now`; called between two steps."""
+
+
+class _Forgetful:
+    """A keeper that keeps nothing."""
+
+    def load(self) -> None:
+        return None
+
+    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+        return None
+
+
+FORGETFUL: Keeper = _Forgetful()
+
+
+class FolderKeeper:
+    """Keeps the state of one run in a folder."""
+
+    def __init__(self, folder: Path, interval: float) -> None:
+        self.folder = folder
+        self._interval = interval
+        self._looping = False
+        self._number = 0
+        self._saved = time.monotonic()
+        self._asked: signal.Signals | None = None
+
+    def _path(self, number: int) -> Path:
+        """Return the file of a save: two take turns, so a kill while writing costs one save."""
+        return self.folder / f"state.{number % 2}.safetensors"
+
+    def load(self) -> TensorFile | None:
+        """Return the newest state that is whole; a damaged one is named on stderr."""
+        self._looping = True
+        found: list[tuple[int, TensorFile]] = []
+        for path in filter(Path.exists, map(self._path, range(2))):
+            try:
+                if not description_path(path).exists():
+                    raise UserError(f"{path} has no description.")
+                tensors, content = load_tensors(path)
+                found.append((content["save"], TensorFile(tensors, content["values"])))
+            except UserError as error:
+                sys.stderr.write(f"warning: {error} It is not used.\n")
+        if not found:
+            return None
+        self._number, newest = max(found, key=lambda pair: pair[0])
+        return newest
+
+    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+        """Save if it is time, or if `now`; after a signal, save and leave.
+
+        Raises
+        ------
+        Preempted
+            After a signal to stop; the state is saved.
+        """
+        due = now or time.monotonic() - self._saved >= self._interval
+        if due or self._asked is not None:
+            tensors, values = snapshot()
+            self._number += 1
+            content = {"save": self._number, "values": dict(values)}
+            save_tensors(self._path(self._number), tensors, content)
+            self._saved = time.monotonic()
+        if self._asked is not None:
+            raise Preempted(self._asked.name)
+
+    def ask(self, number: int, _: FrameType | None) -> None:
+        """Remember that a signal asked to stop; with no loop to save, stop at once."""
+        self._asked = signal.Signals(number)
+        if not self._looping:
+            raise Preempted(self._asked.name)
+
+
+def save_interval() -> float:
+    """Return the seconds between two saves: ``ARNAS_SAVE_SECONDS``, by default 30."""
+    text = os.environ.get("ARNAS_SAVE_SECONDS") or INTERVAL
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(f"ARNAS_SAVE_SECONDS is '{text}': allowed are 0 and more, as in 30.")
+    return seconds
+
+
+@contextmanager
+def kept(folder: Path, title: str) -> Iterator[FolderKeeper]:
+    """Yield the keeper of a run that this process alone works on; remove the state on success.
+
+    Copies of a checkout that work on the same result at once, as experiments of DVC do, have a
+    slot each; in one checkout a second process is refused.
+
+    Raises
+    ------
+    UserError
+        When another process makes the same result in this checkout.
+    """
+    for number in itertools.count():
+        slot = folder / str(number)
+        slot.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(slot / "lock")
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            who = _holder(slot)
+            if who.get("folder") == str(Path.cwd()):
+                raise UserError(
+                    f"{title} is being made by process {who['pid']} on {who['host']} since "
+                    f"{who['since']}: wait for it, or stop it first."
+                ) from None
+    try:
+        write_json(slot / "holder.json", _myself())
+        keeper = FolderKeeper(slot, save_interval())
+        with _asking(keeper):
+            yield keeper
+        shutil.rmtree(slot)
+        with suppress(OSError):  # other slots, or a history that another process writes
+            folder.rmdir()
+    finally:
+        lock.release()
+
+
+def _myself() -> dict[str, Any]:
+    """Return who this process is."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "folder": str(Path.cwd()),
+    }
+
+
+def _holder(slot: Path) -> dict[str, Any]:
+    """Return who holds a slot; one that has just taken it may not have written that yet."""
+    for _ in range(50):
+        with suppress(UserError):
+            found = read_json(slot / "holder.json")
+            if isinstance(found, dict) and found.keys() >= _myself().keys():
+                return found
+        time.sleep(0.02)
+    return {}
+
+
+@contextmanager
+def _asking(keeper: FolderKeeper) -> Iterator[None]:
+    """Let the signals that ask to stop reach the keeper instead of ending the process at once."""
+    here = threading.current_thread() is threading.main_thread()
+    # Elsewhere signals cannot be caught, and end the process as ever.
+    before = {number: signal.signal(number, keeper.ask) for number in SIGNALS if here}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,173 @@
+"""State on disk: saved when due, verified when read, held by one, gone on success."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from arnas.runtime.errors import Preempted, UserError
+from arnas.runtime.resume import FORGETFUL, FolderKeeper, Snapshot, kept, save_interval
+
+ROOT = Path(__file__).parents[2]
+FIRST, SECOND = "state.1.safetensors", "state.0.safetensors"
+"""The files of the first and the second save."""
+
+
+def snapshot(step: int) -> Snapshot:
+    return Snapshot({"weights": torch.full((3,), float(step))}, {"step": step})
+
+
+def test_a_state_comes_back_as_it_was_offered(tmp_path: Path) -> None:
+    FolderKeeper(tmp_path, 0).offer(lambda: snapshot(7))
+    found = FolderKeeper(tmp_path, 0).load()
+    assert found is not None
+    assert found.description == {"step": 7}
+    assert torch.equal(found.tensors["weights"], torch.full((3,), 7.0))
+
+
+def test_it_is_saved_when_it_is_due_or_asked_for(tmp_path: Path) -> None:
+    keeper = FolderKeeper(tmp_path, 3600)
+    keeper.offer(lambda: snapshot(1))
+    assert keeper.load() is None
+    keeper.offer(lambda: snapshot(2), now=True)
+    keeper.offer(lambda: snapshot(3))
+    found = keeper.load()
+    assert found is not None and found.description == {"step": 2}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no description", "not json"])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
+    damage: str, earlier: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kill between the two files of a save leaves the same."""
+    keeper = FolderKeeper(tmp_path, 0)
+    if earlier:
+        keeper.offer(lambda: snapshot(6))
+    keeper.offer(lambda: snapshot(7))
+    path = tmp_path / (SECOND if earlier else FIRST)
+    beside = path.with_name(f"{path.name}.json")
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[-2] ^= 1
+    path.write_bytes(data[:-3] if damage == "cut" else data)
+    if damage == "no description":
+        beside.unlink()
+    elif damage == "not json":
+        beside.write_text("{")
+    found = FolderKeeper(tmp_path, 0).load()
+    assert (found is not None) == earlier
+    if found is not None:
+        assert found.description == {"step": 6}
+    said = capsys.readouterr().err
+    assert str(path) in said and "is not used" in said
+    assert said.count("\n") == 1
+
+
+def test_saves_go_on_from_the_newest(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        keeper = FolderKeeper(tmp_path, 0)
+        found = keeper.load()
+        assert (found.description["step"] if found else 0) == step - 1
+        keeper.offer(lambda step=step: snapshot(step))
+
+
+def test_on_success_nothing_is_left_and_after_a_failure_the_state_is(tmp_path: Path) -> None:
+    folder = tmp_path / "retrain/abc"
+    with pytest.raises(UserError, match="a mistake"), kept(folder, "a result") as keeper:
+        keeper.offer(lambda: snapshot(7), now=True)
+        raise UserError("a mistake")
+    with kept(folder, "a result") as keeper:
+        found = keeper.load()
+        assert found is not None and found.description == {"step": 7}
+    assert not folder.exists()
+
+
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with kept(tmp_path, "retrain digits/arnas/0"):
+        done = elsewhere(tmp_path, Path.cwd())
+    assert done.returncode == 2
+    assert f"retrain digits/arnas/0 is being made by process {os.getpid()} on " in done.stderr
+    assert "wait for it, or stop it first" in done.stderr
+
+
+def test_a_copy_of_the_checkout_works_beside(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    with kept(tmp_path / "state", "retrain digits/arnas/0"):
+        assert elsewhere(tmp_path / "state", tmp_path / "copy").returncode == 0
+
+
+def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert elsewhere(tmp_path, Path.cwd(), code).returncode == -signal.SIGKILL
+    with kept(tmp_path, "a result"):
+        pass
+
+
+def elsewhere(folder: Path, cwd: Path, code: str = "pass") -> subprocess.CompletedProcess[str]:
+    """Hold the folder in another process and run code there."""
+    program = f"""
+        import sys
+        from pathlib import Path
+        from arnas.runtime.errors import one_sentence
+        from arnas.runtime.resume import kept
+        with one_sentence(), kept(Path({str(folder)!r}), "retrain digits/arnas/0") as keeper:
+            {code}
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted, match=number.name), kept(tmp_path, "a result") as keeper:
+        assert keeper.load() is None
+        os.kill(os.getpid(), number)
+        keeper.offer(lambda: snapshot(9))
+        raise AssertionError("the loop goes on after a signal")
+    assert signal.getsignal(number) == before
+    with kept(tmp_path, "a result") as keeper:
+        found = keeper.load()
+        assert found is not None and found.description == {"step": 9}
+
+
+def test_a_signal_where_nothing_is_looped_over_ends_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Preempted), kept(tmp_path, "a result"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the work goes on after a signal")
+
+
+def test_the_exit_code_says_try_again(tmp_path: Path) -> None:
+    done = elsewhere(tmp_path, tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    assert done.returncode == 75
+    assert done.stderr == "stopped by SIGTERM; the same command goes on from here.\n"
+
+
+def test_the_interval_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARNAS_SAVE_SECONDS", raising=False)
+    assert save_interval() == 30
+    monkeypatch.setenv("ARNAS_SAVE_SECONDS", "0.5")
+    assert save_interval() == 0.5
+    for text in ("often", "-1", "nan"):
+        monkeypatch.setenv("ARNAS_SAVE_SECONDS", text)
+        with pytest.raises(UserError, match=f"ARNAS_SAVE_SECONDS is '{text}'"):
+            save_interval()
+
+
+def test_a_library_loop_keeps_nothing_by_default() -> None:
+    FORGETFUL.offer(lambda: snapshot(1), now=True)
+    assert FORGETFUL.load() is None
