@@ -163,6 +163,15 @@ def _take(
     return stays, taken
 
 
+def leaked(splits: Splits) -> tuple[int, int]:
+    """Return how many test images are in another part too, and how many have a copy there."""
+    test = splits.indices["test"]
+    others = torch.cat([splits.indices[name] for name in PARTS if name != "test"])
+    known = {image.numpy().tobytes() for image in splits.images[others]}
+    copies = sum(image.numpy().tobytes() in known for image in splits.images[test])
+    return int(torch.isin(test, others).sum()), copies
+
+
 def save_splits(path: Path, splits: Splits) -> None:
     """Write `splits` to a safetensors file with its JSON."""
     tensors = {"images": splits.images, "labels": splits.labels, **splits.indices}

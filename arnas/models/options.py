@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from arnas.runtime.options import Options
+from arnas.spaces.options import SpaceOptions
 
 ModelName = Literal[
     "arnas", "advrush", "darts_v1", "darts_v2", "pdarts", "pc_darts", "racl", "resnet18"
@@ -26,10 +27,15 @@ class NetworkOptions(Options):
     size."""
     cells: int | None = Field(default=None, ge=3)
     """Number of cells of a genotype; null for the published size."""
+    space: SpaceOptions | None = None
+    """Another layout for a genotype; null for the published one. `kinds: [robust, robust,
+    accurate]` exchanges the cells of ARNAS."""
 
     @model_validator(mode="after")
     def _cells_where_there_are_any(self) -> NetworkOptions:
         """Refuse cells for a model that has none."""
         if self.model == "resnet18" and self.cells is not None:
             raise ValueError(f"cells is {self.cells}, but resnet18 has no cells: leave it out")
+        if self.model == "resnet18" and self.space is not None:
+            raise ValueError("resnet18 has no cells, so it has no space: leave it out")
         return self

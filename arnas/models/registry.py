@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def build_model(
         Initial channels and number of cells; by default the published size (ARNAS's for a
         genotype file).
     space
-        Layout for a genotype or genotype file; by default ARNAS's.
+        Layout of the cells; by default the published one, for a genotype file ARNAS's.
 
     Returns
     -------
@@ -123,9 +123,11 @@ def build_model(
 def _find(name: str | Path | Genotype, space: SpaceOptions | None) -> ModelEntry:
     """Return the entry of a name, or one made for a genotype."""
     if isinstance(name, str) and name in MODELS:
-        if space is not None:
-            raise UserError(f"model '{name}' has its own layout: leave out `space`.")
-        return MODELS[name]
+        if space is None:
+            return MODELS[name]
+        if name not in GENOTYPES:
+            raise UserError(f"model '{name}' has no cells to lay out: leave out `space`.")
+        return _genotype_entry(replace(GENOTYPES[name], space=space))
     if not isinstance(name, Genotype):
         if not str(name).endswith(".json"):
             raise UserError(
@@ -193,7 +195,7 @@ def save_weights(
     save_tensors(path, model.state_dict(), content)
 
 
-def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_weights(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a model from a file written by `save_weights`.
 
     Returns
@@ -206,6 +208,7 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     UserError
         When the file is missing, damaged, undescribed or does not fit its description.
     """
+    path = Path(path)
     tensors, content = load_tensors(path)
     if "model" not in content:
         raise UserError(

@@ -109,7 +109,8 @@ class DerivedNetwork(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        plans = plan_cells(cells, channels, space)
+        self.genotype = genotype
+        self.plans = plans = plan_cells(cells, channels, space)
         if missing := sorted({plan.kind for plan in plans} - set(genotype.cells)):
             raise UserError(
                 f"the genotype from {genotype.origin} has the cells {sorted(genotype.cells)}, but "

@@ -21,8 +21,9 @@ class SpaceOptions(Options):
         "robust",
     ]
     """Kind of the cells in each of the three stages of resolution. ARNAS: accurate, accurate,
-    robust. Swapped: robust, robust, accurate. Two kinds of cells, as in DARTS: normal three
-    times."""
+    robust. For a search the names only say which stages share a cell: two kinds of cells, as in
+    DARTS, are normal three times. For a published genotype they place its cells: ARNAS's with
+    both exchanged are robust, robust, accurate."""
     widths: Annotated[list[Width], Field(min_length=3, max_length=3)] = [1, 2, 2]
     """Width of the three stages in units of the initial channels. ARNAS has 1, 2, 2,
     DARTS 1, 2, 4."""

@@ -17,7 +17,15 @@ from sklearn.datasets import load_digits
 
 from arnas.data.options import DigitsOptions, SplitOptions
 from arnas.data.sources import SOURCES, load_dataset
-from arnas.data.splits import DatasetInfo, Splits, cut, load_splits, save_splits, to_pixels
+from arnas.data.splits import (
+    DatasetInfo,
+    Splits,
+    cut,
+    leaked,
+    load_splits,
+    save_splits,
+    to_pixels,
+)
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import description_path
 
@@ -165,6 +173,52 @@ def test_pixels_are_the_stored_values_over_the_scale(scale: int) -> None:
     stored = torch.arange(scale + 1, dtype=torch.uint8)
     expected = (np.arange(scale + 1) / scale).astype(np.float32)
     assert np.array_equal(to_pixels(stored, scale).numpy(), expected)
+
+
+# Leaks
+
+
+def by_hand(images: list[list[int]], **indices: list[int]) -> Splits:
+    """Return splits of one-row images; parts that are not given have one odd image each."""
+    left = [name for name in PARTS if name not in indices]
+    odd = {name: [len(images) + i] for i, name in enumerate(left)}
+    rows = [*images, *([201 + i, 0, 0] for i in range(len(odd)))]
+    stored = torch.tensor(rows, dtype=torch.uint8).view(-1, 1, 1, 3)
+    parts = {name: torch.tensor(index) for name, index in {**odd, **indices}.items()}
+    return Splits(stored, torch.zeros(len(rows)).long(), parts, INFO)
+
+
+A, B, C, D = [1, 2, 3], [3, 2, 1], [0, 0, 0], [0, 0, 1]
+
+
+def test_parts_that_share_nothing_leak_nothing() -> None:
+    """Images count as equal only if every pixel is."""
+    assert leaked(by_hand([A, B, C, D], train=[0, 2], test=[1, 3])) == (0, 0)
+    assert leaked(digits()) == (0, 0)
+
+
+@pytest.mark.parametrize("part", ["train", "search_validation", "selection"])
+def test_a_test_image_in_another_part_is_found_there(part: str) -> None:
+    """Once, though it is in the part twice; its pixels are then there too."""
+    assert leaked(by_hand([A, B, C], test=[0, 1], **{part: [2, 1, 1]})) == (1, 1)
+
+
+@pytest.mark.parametrize("part", ["train", "search_validation", "selection"])
+def test_a_copy_of_a_test_image_is_found(part: str) -> None:
+    """Both test images with equal pixels count, and the copies among themselves do not."""
+    assert leaked(by_hand([A, A, A, B, B], test=[0, 1, 3, 4], **{part: [2]})) == (0, 2)
+    assert leaked(by_hand([A, A, B, B], test=[0, 1], **{part: [2, 3]})) == (0, 0)
+
+
+def test_copies_may_lie_in_several_parts() -> None:
+    parts = {"train": [3], "search_validation": [4], "selection": [5], "test": [0, 1, 2]}
+    assert leaked(by_hand([A, B, C, A, B, A], **parts)) == (0, 2)
+
+
+def test_a_copy_with_another_label_is_a_copy() -> None:
+    splits = by_hand([A, A], train=[0], test=[1])
+    splits.labels[1] = 1
+    assert leaked(splits) == (0, 1)
 
 
 # Stored

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import MODELS, build_model, describe_model, model_from_description
 from arnas.runtime.errors import UserError
 from arnas.spaces.genotype import Genotype, save_genotype
@@ -118,13 +119,23 @@ def test_a_genotype_file(tmp_path: Path, as_text: bool) -> None:
         ({"channels": 0}, "channels is 0: allowed are 2"),
         ({"cells": 2}, "cells is 2: allowed are 3"),
         ({"cells": 0}, "cells is 0: allowed are 3"),
-        ({"space": SpaceOptions()}, "model 'arnas' has its own layout"),
     ],
     ids=str,
 )
 def test_impossible_sizes_are_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         build_model("arnas", **(SIZES | changes))
+
+
+def test_a_published_genotype_can_be_laid_out_anew() -> None:
+    """ARNAS with its accurate and robust cells exchanged has the counts of the specification."""
+    sizes = {**SIZES, "image_size": 8, "in_channels": 1, "channels": 16, "cells": 5}
+    space = SpaceOptions(kinds=["robust", "robust", "accurate"])
+    found = build_model("arnas", space=space, **sizes)
+    assert count_parameters(found) == 84_058
+    assert count_macs(found, (1, 8, 8)) == 1_361_536
+    with pytest.raises(UserError, match="model 'resnet18' has no cells to lay out"):
+        build_model("resnet18", space=space, **SIZES)
 
 
 @pytest.mark.parametrize("name", ["arnass", "", "genotype.yaml", Path("genotype")])
