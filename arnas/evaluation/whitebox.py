@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from arnas.attacks.folding import folded
 from arnas.attacks.modes import attacked
 from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
+from arnas.evaluation.ledger import Ledger
+from arnas.evaluation.witness import Witness
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import per_image_uniform
 
-TOLERANCE = 1e-6
-"""Rounding that float32 adds to the ball and the box."""
+
+class Evaluation(NamedTuple):
+    """What attacks left, and what was seen meanwhile."""
+
+    outcomes: dict[str, Tensor]
+    """``clean`` and each attack's name to uint8 of shape (n,): 1 where the image stands. n is the
+    number of images, or the limit of a limited attack if that is fewer."""
+    witness: Witness
 
 
 def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
@@ -34,11 +44,14 @@ def evaluate(
     batch_size: int,
     seed: int,
     report: Report,
-) -> dict[str, Tensor]:
+    ledger: Ledger | None = None,
+    scope: str = "evaluation",
+) -> Evaluation:
     """Attack a model and return what each image withstood.
 
     Only images that the model classifies correctly are attacked; one counts as robust if it is
-    correct clean and on the adversarial example, which is forwarded anew. Each image's random
+    correct clean and on the adversarial example, which is forwarded anew. Examples are made on the
+    model's faster copy (`arnas.attacks.folding`) and judged on the model. Each image's random
     numbers depend on the seed and its index, not on the batch or the attack: PGD-100 walks the path
     of PGD-20 and goes on, so it is never weaker.
 
@@ -60,31 +73,79 @@ def evaluate(
         The replicate's seed.
     report
         Called after every attack.
-
-    Returns
-    -------
-    dict of str to Tensor
-        ``clean`` and each attack's name to uint8 of shape (n,): 1 where the image stands. n is
-        the number of images, or `limit` if that is fewer.
-
-    Raises
-    ------
-    RuntimeError
-        When an attack leaves the ball or the box: a defect, not a result.
+    ledger, scope
+        What an earlier run that was cut short had found under that name is not attacked again.
     """
     standing = predict(model, x, batch_size) == y
     outcomes = {"clean": standing.to(torch.uint8).cpu()}
+    ledger = ledger or Ledger()
+    witness, copy = ledger.witness(scope), folded(model)
     total = len(attacks) + 1
     report(1, total, f"clean {_percent(standing)}")
     for number, name in enumerate(attacks):
         entry = ATTACKS[name]
         n = min(limit, len(y)) if entry.limited else len(y)
-        robust = _withstands(
-            model, x[:n], y[:n], threat, name, entry, standing[:n], batch_size, seed
-        )
+        with witness.watching(model, copy):
+            robust = _withstands(
+                _Work(f"{scope}.{name}", entry, threat, batch_size, seed, witness, ledger),
+                (model, copy),
+                _Images(x[:n], y[:n]),
+                standing[:n],
+            )
         outcomes[name] = robust.to(torch.uint8).cpu()
         report(number + 2, total, f"{name} {_percent(robust)}")
-    return outcomes
+    return Evaluation(outcomes, witness)
+
+
+def accuracy_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threats: Sequence[Threat],
+    *,
+    attack: str,
+    batch_size: int,
+    seed: int,
+    report: Report,
+    ledger: Ledger | None = None,
+    scope: str = "curve",
+) -> tuple[Tensor, Witness]:
+    """Attack a model with growing budgets and return what each image withstood.
+
+    An image that falls to a budget falls to every larger one, because the balls are nested; only
+    images that still stand are attacked again. So the accuracy never rises along the curve.
+
+    Parameters
+    ----------
+    model, x, y, batch_size, seed, report, ledger, scope
+        As for `evaluate`.
+    threats
+        Threat models of one norm with rising epsilon.
+    attack
+        A name of `arnas.attacks.registry.ATTACKS`.
+
+    Returns
+    -------
+    tuple of Tensor and Witness
+        uint8 of shape (len(threats), N), 1 where the image stands.
+    """
+    ledger = ledger or Ledger()
+    witness, copy = ledger.witness(scope), folded(model)
+    standing = predict(model, x, batch_size) == y
+    rows = []
+    with witness.watching(model, copy):
+        for number, threat in enumerate(threats):
+            name = f"{scope}.{number}"
+            standing = _withstands(
+                _Work(name, ATTACKS[attack], threat, batch_size, seed, witness, ledger),
+                (model, copy),
+                _Images(x, y),
+                standing,
+            )
+            rows.append(standing.to(torch.uint8).cpu())
+            text = f"{attack} at epsilon {threat.epsilon:.4g}: {_percent(standing)}"
+            report(number + 1, len(threats), text)
+    return torch.stack(rows), witness
 
 
 def _percent(flags: Tensor) -> str:
@@ -92,37 +153,40 @@ def _percent(flags: Tensor) -> str:
     return f"{100 * float(flags.float().mean()):.1f} % of {len(flags)}"
 
 
+class _Work(NamedTuple):
+    """One attack with one budget."""
+
+    name: str
+    entry: AttackEntry
+    threat: Threat
+    batch_size: int
+    seed: int
+    witness: Witness
+    ledger: Ledger
+
+
+class _Images(NamedTuple):
+    """Float images in [0, 1] of shape (N, C, H, W) and int64 labels of shape (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+
 def _withstands(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    name: str,
-    entry: AttackEntry,
-    standing: Tensor,
-    batch_size: int,
-    seed: int,
+    work: _Work, models: tuple[nn.Module, nn.Module], images: _Images, standing: Tensor
 ) -> Tensor:
-    """Return which of the standing images are still correct after the attack."""
-    robust = standing.clone()
-    if not bool(standing.any()):
-        return robust
-    for index in torch.split(standing.nonzero().flatten(), batch_size):
-        unit = per_image_uniform(("whitebox", seed), index, x.shape[1:]).to(x)
-        x_adv = entry.run(model, x[index], y[index], threat, unit)
-        _check_within(x[index], x_adv, threat, name)
-        robust[index] = predict(model, x_adv, batch_size) == y[index]
+    """Return which of the standing images are still correct after the attack.
+
+    `models` are the one that judges and the one that examples are made on.
+    """
+    (model, copy), (x, y) = models, images
+    robust, done = work.ledger.begin(work.name, standing)
+    for number, index in enumerate(torch.split(standing.nonzero().flatten(), work.batch_size)):
+        if number < done or not len(index):
+            continue
+        unit = per_image_uniform(("whitebox", work.seed), index, x.shape[1:]).to(x)
+        x_adv = work.entry.run(copy, x[index], y[index], work.threat, unit)
+        work.witness.see(x[index], x_adv, work.threat)
+        robust[index] = predict(model, x_adv, work.batch_size) == y[index]
+        work.ledger.note(work.name, robust, number + 1)
     return robust
-
-
-def _check_within(x: Tensor, x_adv: Tensor, threat: Threat, name: str) -> None:
-    """Raise if adversarial examples leave the ball or the box."""
-    order = float("inf") if threat.norm == "linf" else 2.0
-    size = float((x_adv - x).flatten(1).norm(p=order, dim=1).max())
-    low, high = float(x_adv.min()), float(x_adv.max())
-    inside = size <= threat.epsilon + TOLERANCE and low >= -TOLERANCE and high <= 1 + TOLERANCE
-    if not inside or not bool(torch.isfinite(x_adv).all()):
-        raise RuntimeError(
-            f"{name} left the threat model {threat}: largest perturbation {size:.8g}, pixels from "
-            f"{low:.8g} to {high:.8g}"
-        )

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from arnas.attacks.registry import ATTACKS
-from arnas.evaluation.options import AttackName, WhiteboxOptions
+from arnas.attacks.threat import parse_amount
+from arnas.evaluation.options import AttackName, BlackboxOptions, WhiteboxOptions
 
 
 def test_the_names_of_attacks_are_those_of_the_registry() -> None:
@@ -35,8 +36,34 @@ def test_the_default_attacks_exist() -> None:
         {"autoattack_on": "undefended"},
         {"batch_size": 0},
         {"images": 3},
+        {"curve_images": 0},
+        {"epsilon_curve": [0, 0]},
+        {"epsilon_curve": ["8/255", "8px"]},
+        {"epsilon_curve": [0.1, "8/255"]},
+        {"epsilon_curve": [0, -0.1]},
+        {"epsilon_curve": ["far"]},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
         WhiteboxOptions(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"steps": 0}, {"square_queries": 0}, {"square_images": 0}, {"batch_size": 0}]
+)
+def test_blackbox_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(settings))):
+        BlackboxOptions(**settings)
+
+
+def test_budgets_are_compared_by_what_they_mean_and_kept_as_written() -> None:
+    """As text `8/255` comes after `10px`, and tables print it so."""
+    written = [0, 0.01, "3px", "8/255", "10px", "0.1", 1]
+    assert WhiteboxOptions(epsilon_curve=written).epsilon_curve == written
+
+
+def test_the_default_curve_goes_from_no_budget_to_every_image() -> None:
+    """Both ends are checked."""
+    curve = WhiteboxOptions().epsilon_curve
+    assert (parse_amount(curve[0]), parse_amount(curve[-1])) == (0, 1)

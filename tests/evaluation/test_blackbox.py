@@ -1,0 +1,236 @@
+"""Examples for other networks: plain loops in float64, and what is shown does not depend on how."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arnas.attacks.threat import Threat
+from arnas.evaluation.blackbox import opinion, transfer_examples
+from arnas.evaluation.whitebox import predict
+from arnas.runtime.seeds import per_image_uniform
+
+SIDE = 5
+CLASSES = 3
+
+
+def pictures(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return images of which about a third of the pixels lie on the faces of the box."""
+    unit = torch.rand(count, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    return (1.5 * unit.to(dtype) - 0.25).clamp(0, 1)
+
+
+def curved_model(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """Return a network with all that must be put into evaluation mode, in training mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(
+            nn.Conv2d(2, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Tanh(),
+            nn.Dropout(),
+            nn.Flatten(),
+            nn.Linear(36, CLASSES),
+        )
+        model(torch.rand(16, 2, SIDE, SIDE))
+    with torch.no_grad():
+        model[5].weight.mul_(6)
+    return model.to(dtype).train()
+
+
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+def rugged_model() -> nn.Sequential:
+    """Return a model whose loss has many hills within a ball, so that steps often lower it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(2 * SIDE**2, 16), Sine(), nn.Linear(16, CLASSES)
+        ).double()
+    with torch.no_grad():
+        model[1].weight.mul_(100)
+    return model
+
+
+def labels(count: int) -> Tensor:
+    return torch.arange(count) % CLASSES
+
+
+def examples(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    steps: int = 20,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Tensor:
+    return transfer_examples(model, x, y, threat, steps=steps, batch_size=batch_size, seed=seed)
+
+
+def into_ball_and_box(x: Tensor, delta: Tensor, threat: Threat) -> Tensor:
+    if threat.norm == "linf":
+        delta = delta.clamp(-threat.epsilon, threat.epsilon)
+    else:
+        for image in delta:
+            length = math.sqrt(float((image * image).sum()))
+            if length > threat.epsilon:
+                image.mul_(threat.epsilon / length)
+    return (x + delta).clamp(0, 1) - x
+
+
+def plain_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, seed: int
+) -> Tensor:
+    """Return the last iterate of PGD on the mean cross-entropy, written out."""
+    model = model.eval()
+    unit = per_image_uniform(("blackbox", seed), torch.arange(len(x)), x.shape[1:]).to(x)
+    if threat.norm == "linf":
+        delta = 2 * threat.epsilon * unit - threat.epsilon
+    else:
+        normal = torch.special.ndtri(unit.clamp(1e-6, 1 - 1e-6))
+        radius = threat.epsilon * (4096 * unit[:, 0, 0, 0]).frac() ** (1 / unit[0].numel())
+        delta = normal * (radius / normal.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    delta = into_ball_and_box(x, delta, threat)
+    for _ in range(steps):
+        place = (x + delta).requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(model(place), y), place)
+        if threat.norm == "linf":
+            move = slope.sign()
+        else:
+            move = slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        delta = into_ball_and_box(x, delta + threat.epsilon / 4 * move, threat)
+    return x + delta
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20])
+@pytest.mark.parametrize("threat", [Threat("linf", 0.05), Threat("l2", 0.4)], ids=str)
+def test_the_examples_are_the_last_iterates_of_plain_pgd(threat: Threat, steps: int) -> None:
+    """Also of images that the model gets wrong, and of those that are long broken."""
+    model, x, y = curved_model(), pictures(12), labels(12)
+    expected = plain_pgd(curved_model(), x, y, threat, steps, seed=3)
+    found = examples(model, x, y, threat, steps, seed=3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    wrong = predict(model, x, 12) != y
+    assert 0 < int(wrong.sum()) < 12
+    assert bool(((found - x).flatten(1).abs().amax(1) > 0.01).all()), "every image has moved"
+
+
+@pytest.mark.parametrize("threat", [Threat("linf", 0.05), Threat("l2", 0.4)], ids=str)
+def test_the_last_iterate_is_shown_though_earlier_ones_were_worse(threat: Threat) -> None:
+    model, x, y = rugged_model(), pictures(12), labels(12)
+    walk = torch.stack([plain_pgd(model, x, y, threat, steps, seed=0) for steps in range(10)])
+    with torch.no_grad():
+        losses = torch.stack([F.cross_entropy(model(place), y, reduction="none") for place in walk])
+    assert int((losses.argmax(0) < 9).sum()) >= 3, "the case must be one where the walk goes down"
+    found = examples(model, x, y, threat, 9)
+    torch.testing.assert_close(found, walk[9], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("threat", [Threat("linf", 0.1), Threat("l2", 0.6)], ids=str)
+def test_the_examples_stay_in_the_ball_and_the_box(threat: Threat, dtype: torch.dtype) -> None:
+    model, x = curved_model(dtype), pictures(30, dtype)
+    found = examples(model, x, labels(30), threat)
+    assert found.shape == x.shape
+    assert found.dtype == dtype
+    assert not found.requires_grad
+    delta = (found.double() - x.double()).flatten(1)
+    size = delta.abs().amax(1) if threat.norm == "linf" else delta.norm(dim=1)
+    assert float(size.max()) <= threat.epsilon + 1e-6
+    assert float(size.max()) > 0.99 * threat.epsilon, "the budget is used"
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+
+
+def test_the_examples_break_the_model_that_they_were_made_on() -> None:
+    model, x = curved_model(), pictures(60)
+    y = predict(model, x, 60)
+    found = examples(model, x, y, Threat("linf", 0.1))
+    assert int((predict(model, found, 60) == y).sum()) < 15
+
+
+def test_no_budget_changes_no_image() -> None:
+    x = pictures(5)
+    assert torch.equal(examples(curved_model(), x, labels(5), Threat("linf", 0)), x)
+
+
+def test_the_examples_do_not_depend_on_the_batch() -> None:
+    """Nor on the images beside; on the seed they do."""
+    model, x, y, threat = curved_model(), pictures(11), labels(11), Threat("linf", 0.05)
+    whole = examples(model, x, y, threat)
+    for size in (1, 4, 11):
+        found = examples(model, x, y, threat, batch_size=size)
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
+    first = examples(model, x[:6], y[:6], threat, batch_size=4)
+    torch.testing.assert_close(first, whole[:6], rtol=0, atol=1e-12)
+    few, other = (examples(model, x, y, threat, steps=2, seed=seed) for seed in (0, 1))
+    assert bool(((other - few).flatten(1).abs().amax(1) > 1e-3).all())
+
+
+def test_the_same_image_twice_has_two_starts() -> None:
+    x = pictures(1).expand(2, -1, -1, -1)
+    found = examples(curved_model(), x, labels(1).expand(2), Threat("linf", 0.05), steps=1)
+    assert not torch.equal(found[0], found[1])
+
+
+def test_making_examples_leaves_the_model_and_the_random_numbers_alone() -> None:
+    model = curved_model()
+    model[3].eval()
+    model[0].weight.requires_grad_(False)
+
+    def everything() -> object:
+        return (
+            {name: value.numpy().tobytes() for name, value in model.state_dict().items()},
+            [module.training for module in model.modules()],
+            [(p.requires_grad, p.grad) for p in model.parameters()],
+            torch.get_rng_state().tolist(),
+        )
+
+    before = everything()
+    examples(model, pictures(4), labels(4), Threat("linf", 0.05), steps=2)
+    opinion(model, pictures(4), 3)
+    assert everything() == before
+
+
+# Opinions
+
+
+def test_an_opinion_is_the_largest_softmax_probability() -> None:
+    """By numpy, from logits of a pass in evaluation mode."""
+    model, x = curved_model(), pictures(17)
+    with torch.no_grad():
+        logits = curved_model().eval()(x).numpy()
+    powers = np.exp(logits)
+    shares = powers / powers.sum(1, keepdims=True)
+    found = opinion(model, x, 4)
+    assert found.predicted.tolist() == logits.argmax(1).tolist()
+    assert found.predicted.dtype == torch.int64
+    np.testing.assert_allclose(found.confidence.numpy(), shares.max(1), rtol=1e-12)
+    assert len(set(found.predicted.tolist())) > 1
+
+
+@pytest.mark.parametrize("size", [1, 5, 17, 100])
+def test_an_opinion_does_not_depend_on_the_batch(size: int) -> None:
+    model, x = curved_model(torch.float32), pictures(17, torch.float32)
+    one, other = opinion(model, x, size), opinion(model, x, 17)
+    assert torch.equal(one.predicted, other.predicted)
+    assert one.confidence.dtype == torch.float32
+    torch.testing.assert_close(one.confidence, other.confidence, rtol=0, atol=1e-6)
+
+
+def test_huge_logits_are_a_certainty_and_no_overflow() -> None:
+    class Huge(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 1e30 * torch.eye(2, 3)[: len(x)]
+
+    found = opinion(Huge(), torch.zeros(2, 1, 1, 1), 2)
+    assert found.predicted.tolist() == [0, 1]
+    assert found.confidence.tolist() == [1.0, 1.0]
