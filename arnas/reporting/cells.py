@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from arnas.runtime.files import atomic_path
+from arnas.reporting.style import panels, styled, svg_bytes
+from arnas.runtime.files import write_bytes
 from arnas.spaces.genotype import INPUTS, NODES, Cell, Genotype
 
 SHORT = {
@@ -21,6 +21,8 @@ SHORT = {
     "dil_conv_3x3": "dil 3",
     "dil_conv_5x5": "dil 5",
 }
+KINDS = ("accurate", "normal", "reduction", "robust")
+"""The kinds in the order of the drawing, as they stand in a network."""
 COLOURS = {
     "max_pool_3x3": "#b45f06",
     "avg_pool_3x3": "#e69138",
@@ -39,19 +41,22 @@ NAMES = ("older\ninput", "newer\ninput", "2", "3", "4", "5")
 
 def draw_cells(path: Path, genotype: Genotype) -> None:
     """Draw every cell of a genotype below each other and write an SVG, the same bytes each time."""
-    kinds = list(genotype.cells)
-    # The user's own matplotlibrc would change the bytes.
-    with mpl.rc_context({**mpl.rcParamsDefault, "svg.hashsalt": "arnas"}):
-        figure = Figure(figsize=(8.5, 2.6 * len(kinds)), layout="constrained")
-        for number, kind in enumerate(kinds):
-            _draw(figure.add_subplot(len(kinds), 1, number + 1), kind, genotype.cells[kind])
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
+    with styled():
+        write_bytes(path, svg_bytes(cells_figure(genotype)))
+
+
+def cells_figure(genotype: Genotype) -> Figure:
+    """Return the drawing of every cell of a genotype, below each other."""
+    kinds = [kind for kind in KINDS if kind in genotype.cells]
+    figure, axes = panels(len(kinds), 2.0)
+    for panel, kind in zip(axes, kinds, strict=True):
+        _draw(panel, kind, genotype.cells[kind])
+    return figure
 
 
 def _draw(axes: Axes, kind: str, cell: Cell) -> None:
     """Draw one cell: states as circles, operations as labelled arrows."""
-    axes.set_title(f"{kind.capitalize()} cell", loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(f"{kind.capitalize()} cell")
     axes.set_xlim(-0.8, 8.7)
     axes.set_ylim(-1.6, 1.5)
     axes.axis("off")
@@ -66,8 +71,8 @@ def _draw(axes: Axes, kind: str, cell: Cell) -> None:
             name,
             ha="center",
             va="center",
-            fontsize=9,
-            bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "#333333"},
+            fontsize=6.5,
+            bbox={"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "#333333"},
             zorder=4,
         )
 
@@ -83,11 +88,11 @@ def _arrow(axes: Axes, source: int, target: int, primitive: str) -> None:
             end,
             connectionstyle=f"arc3,rad={bend}",
             arrowstyle="-|>",
-            mutation_scale=12,
-            shrinkA=16,
-            shrinkB=12,
+            mutation_scale=8,
+            shrinkA=9,
+            shrinkB=8,
             color=colour,
-            linewidth=1.8,
+            linewidth=1.4,
             zorder=2,
         )
     )
@@ -102,9 +107,9 @@ def _arrow(axes: Axes, source: int, target: int, primitive: str) -> None:
         SHORT[primitive],
         ha="center",
         va="center",
-        fontsize=8,
-        color=colour,
-        bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none"},
+        fontsize=7,
+        color="#222222",
+        bbox={"boxstyle": "round,pad=0.08", "facecolor": "white", "edgecolor": "none"},
         zorder=3,
     )
 

@@ -1,4 +1,4 @@
-"""Settings of what a rerun of the tables must confirm."""
+"""Settings of the report, and of what a rerun of the tables must confirm."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ class ReproductionOptions(Options):
 
     orderings: list[Ordering] = []
     """Conclusions by name, checked by `make reproduce`."""
+
+
+class ReportOptions(Options):
+    """What the report shows."""
+
+    example_images: Annotated[int, Field(ge=1, le=32)] = 6
+    """So many test images, the first ones, are shown with their perturbations."""

@@ -15,7 +15,10 @@ import pandas as pd
 from arnas.reporting.options import Ordering
 from arnas.runtime.errors import UserError
 
-KEYS = ["dataset", "model", "training", "seed", "checkpoint", "attack", "norm", "epsilon", "n"]
+TABLES = ("whitebox", "curve", "blackbox")
+"""Tables of accuracies that a rerun must reproduce."""
+MEASURED = {"epoch", "correct", "accuracy", "ci_low", "ci_high", "status"}
+"""Their columns that may differ; all others name the accuracy."""
 QUANTILE = 2.58
 """Two-sided 99 % of the normal distribution."""
 SLACK = 2.0
@@ -37,14 +40,17 @@ def drift(reference: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     reference, found
-        Tables ``whitebox.csv``.
+        The same table of `TABLES`, before and now.
     """
+    keys = [column for column in reference.columns if column not in MEASURED]
+    if set(keys) != set(found.columns) - MEASURED:
+        return [f"the columns are {', '.join(found.columns)}, before they were {', '.join(keys)}"]
     pairs = reference.merge(
-        found, on=KEYS, how="outer", suffixes=("", "_found"), indicator=True, validate="1:1"
+        found, on=keys, how="outer", suffixes=("", "_found"), indicator=True, validate="1:1"
     )
     sentences = []
     for row in pairs.to_dict("records"):
-        what = " ".join(str(row[key]) for key in KEYS[:-1]) + f" (n={row['n']})"
+        what = " ".join(str(row[key]) for key in keys if key != "n") + f" (n={row['n']})"
         if row["_merge"] != "both":
             side = "reference" if row["_merge"] == "left_only" else "rerun"
             sentences.append(f"{what}: only in the {side}")

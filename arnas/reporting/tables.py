@@ -6,13 +6,19 @@ Clock times have no place here: equal results must give equal bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from arnas.attacks.registry import ATTACKS
+from arnas.evaluation import checks
+from arnas.evaluation.checks import Check
 from arnas.evaluation.intervals import wilson
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import write_bytes
 
 Row = dict[str, Any]
 DECIMALS = 2
@@ -20,8 +26,12 @@ CELL = ["dataset", "model", "training"]
 SUMMARY_KEYS = [*CELL, "checkpoint", "attack", "norm", "epsilon", "n"]
 
 
+UNION = "union"
+"""Name of what withstands every attack that was run on all images, image by image."""
+
+
 def whitebox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> list[Row]:
-    """Return one row for each checkpoint and attack of an outcome file.
+    """Return one row for each checkpoint and attack of an outcome file, and for their union.
 
     Parameters
     ----------
@@ -31,31 +41,174 @@ def whitebox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any])
         The outcome file's description.
     """
     rows = []
-    for key, flags in tensors.items():
-        checkpoint, attack = key.split(".", 1)
-        accuracy = wilson(int(flags.sum()), len(flags))
-        rows.append(
+    for checkpoint in ("selected", "last"):
+        origin = description["checkpoints"][checkpoint]
+        found = {
+            key.removeprefix(f"{checkpoint}."): flags
+            for key, flags in tensors.items()
+            if key.startswith(f"{checkpoint}.")
+        }
+        found[UNION] = union(found)
+        rows += [
             {
-                "dataset": description["dataset"]["name"],
-                "model": description["network"],
-                "training": description["checkpoints"][checkpoint]["loss"],
-                "seed": description["seed"],
+                **_cell(description, origin["loss"]),
                 "checkpoint": checkpoint,
-                "epoch": description["checkpoints"][checkpoint]["epoch"],
+                "epoch": origin["epoch"],
                 "attack": attack,
                 "norm": description["threat"]["norm"],
                 "epsilon": description["threat"]["epsilon"],
-                "n": accuracy.n,
-                "correct": accuracy.correct,
-                "accuracy": round(accuracy.percent, DECIMALS),
-                "ci_low": round(accuracy.low, DECIMALS),
-                "ci_high": round(accuracy.high, DECIMALS),
-                "status": "ok",
+                **_accuracy(found[attack]),
             }
-        )
-    order = ["clean", *ATTACKS]
-    rank = {"selected": 0, "last": 1}
-    return sorted(rows, key=lambda row: (rank[row["checkpoint"]], order.index(row["attack"])))
+            for attack in ["clean", *ATTACKS, UNION]
+            if attack in found
+        ]
+    return rows
+
+
+def union(found: Mapping[str, Tensor]) -> Tensor:
+    """Return which images withstand every attack that was run on all of them."""
+    n = len(found["clean"])
+    return torch.stack([flags for flags in found.values() if len(flags) == n]).amin(0)
+
+
+def _cell(description: Mapping[str, Any], training: str) -> Row:
+    """Return the columns that name a network."""
+    return {
+        "dataset": description["dataset"]["name"],
+        "model": description["network"],
+        "training": training,
+        "seed": description["seed"],
+    }
+
+
+def _accuracy(flags: Tensor) -> Row:
+    """Return the columns of an accuracy from its images' flags."""
+    accuracy = wilson(int(flags.sum()), len(flags))
+    return {
+        "n": accuracy.n,
+        "correct": accuracy.correct,
+        "accuracy": round(accuracy.percent, DECIMALS),
+        "ci_low": round(accuracy.low, DECIMALS),
+        "ci_high": round(accuracy.high, DECIMALS),
+    }
+
+
+def curve_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> list[Row]:
+    """Return one row for each budget of an outcome file's curve of accuracy against epsilon."""
+    cell = _cell(description, description["checkpoints"]["selected"]["loss"])
+    points = zip(description["epsilon_curve"], tensors["curve"], strict=True)
+    return [
+        {
+            **cell,
+            "attack": description["curve_attack"],
+            "norm": description["threat"]["norm"],
+            "epsilon": point["epsilon"],
+            "budget": point["budget"],
+            **_accuracy(flags),
+        }
+        for point, flags in points
+    ]
+
+
+def blackbox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> list[Row]:
+    """Return one row for each target and source; the source of Square is ``square``.
+
+    Parameters
+    ----------
+    tensors
+        ``<seed>.<target>.<source>`` to uint8 of shape (n,), 1 where the image stands.
+    description
+        The outcome file's description.
+    """
+    networks = description["networks"]
+    seeds = sorted({int(key.split(".")[0]) for key in tensors})
+    return [
+        {
+            "dataset": description["dataset"],
+            "model": target,
+            "training": description["losses"][target],
+            "seed": seed,
+            "source": source,
+            "norm": description["threat"]["norm"],
+            "epsilon": description["threat"]["epsilon"],
+            **_accuracy(tensors[f"{seed}.{target}.{source}"]),
+        }
+        for target in networks
+        for seed in seeds
+        for source in [*networks, "square"]
+    ]
+
+
+def transfer(whitebox: pd.DataFrame, searched_on: str, searches: Iterable[str]) -> pd.DataFrame:
+    """Return the selected checkpoints on datasets other than the one searched on.
+
+    The column ``searched_on`` is empty for networks that no search of the run has found.
+    """
+    chosen = (whitebox["dataset"] != searched_on) & (whitebox["checkpoint"] == "selected")
+    table = whitebox[chosen].drop(columns=["checkpoint", "epoch"])
+    found = table["model"].isin(list(searches))
+    table.insert(0, "searched_on", found.map({True: searched_on, False: ""}))
+    return table
+
+
+def check_rows(
+    outcomes: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+    blackbox: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+) -> list[Row]:
+    """Return every verdict: those of the stages, and those that need several networks.
+
+    Parameters
+    ----------
+    outcomes
+        Tensors and description of each white-box outcome file.
+    blackbox
+        Dataset to tensors and description of its black-box outcome file.
+    """
+    rows: list[Row] = []
+    controls: dict[tuple[str, int], list[Check]] = {}
+    for tensors, description in outcomes:
+        cell = _cell(description, description["checkpoints"]["selected"]["loss"])
+        dataset, model, seed = cell["dataset"], cell["model"], cell["seed"]
+        found = {k.split(".")[1]: v for k, v in tensors.items() if k.startswith("selected.")}
+        all_white = union(found)
+        scored, described = blackbox.get(dataset, ({}, {"checks": {}}))
+        others = {
+            key.split(".")[2]: flags
+            for key, flags in scored.items()
+            if key.startswith(f"{seed}.{model}.") and not key.endswith(f".{model}")
+        }
+        given = [*description["checks"], *described["checks"].get(f"{seed}.{model}", [])]
+        own = [Check(**verdict) for verdict in given]
+        own.append(checks.blackbox_not_stronger(all_white, others))
+        rows += [_check_row(cell, check) for check in own]
+        known = controls.setdefault((dataset, seed), [])
+        if cell["training"] == "natural":
+            pair = {
+                name: wilson(int(flags.sum()), len(flags))
+                for name, flags in (("clean", found["clean"]), (UNION, all_white))
+            }
+            known.append(checks.control_falls(pair))
+    for (dataset, seed), known in controls.items():
+        cell = {"dataset": dataset, "model": "all", "training": "", "seed": seed}
+        rows += [_check_row(cell, check) for check in known or [checks.control_falls({})]]
+    return rows
+
+
+def _check_row(cell: Row, check: Check) -> Row:
+    """Return a verdict as a row."""
+    return {**cell, "check": check.id, "status": check.status} | {
+        "figure": check.figure,
+        "advice": "" if check.status == "PASS" else check.advice,
+    }
+
+
+def judged(whitebox: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracies with a status: ``unreliable`` where a check failed, else ``ok``."""
+    failed = verdicts[verdicts["status"] == "FAIL"]
+    cells = set(zip(failed["dataset"], failed["model"], failed["seed"], strict=True))
+    own = zip(whitebox["dataset"], whitebox["model"], whitebox["seed"], strict=True)
+    bad = [(d, m, s) in cells or (d, "all", s) in cells for d, m, s in own]
+    return whitebox.assign(status=["unreliable" if flag else "ok" for flag in bad])
 
 
 def summary(whitebox: pd.DataFrame) -> pd.DataFrame:
@@ -102,6 +255,29 @@ def metrics(whitebox: pd.DataFrame) -> dict[str, Any]:
     return result
 
 
+def write_tables(
+    outputs: Mapping[str, Path], tables: Mapping[str, pd.DataFrame | list[Row]]
+) -> None:
+    """Write each table to the outputs ``<name>_csv`` and ``<name>_md``, as far as there are."""
+    for name, content in tables.items():
+        table = content if isinstance(content, pd.DataFrame) else pd.DataFrame(content)
+        for kind, text in (("csv", to_csv), ("md", to_markdown)):
+            if f"{name}_{kind}" in outputs:
+                write_bytes(outputs[f"{name}_{kind}"], text(table).encode())
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table written by `write_tables`; one without rows may have no columns."""
+    try:
+        return pd.read_csv(path, dtype={"epsilon": str}, keep_default_na=True)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: run `snakemake --cores all`, or name a folder of tables."
+        ) from None
+
+
 def to_csv(table: pd.DataFrame) -> str:
     """Return a table as CSV with Unix line ends."""
     return str(table.to_csv(index=False, lineterminator="\n"))
@@ -109,6 +285,8 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Return a table as GitHub Markdown; missing values are empty."""
+    if table.empty:
+        return "Nothing of this kind was measured in this run.\n"
     lines = [
         "| " + " | ".join(table.columns) + " |",
         "|" + " --- |" * len(table.columns),

@@ -1,0 +1,158 @@
+"""The report is one file that loads nothing, says what the tables say, and marks what failed."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import report_cases as cases
+
+from arnas.reporting.captions import CAPTIONS
+from arnas.reporting.page import ReportContent, accuracies, check_matrix, layouts, render
+from arnas.stages.plan import FIGURES
+
+ROOT = Path(__file__).parents[2]
+VOID = {"meta", "img", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects the text, the attributes that load something, and whether tags are balanced."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in {"src", "srcset", "data", "poster"} or (name == "href" and tag == "link"):
+                self.loaded.append(value or "")
+            if name == "id":
+                self.ids.add(value or "")
+            if name == "href" and tag == "a":
+                self.links.append(value or "")
+        assert tag != "script"
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in {"style", "pre"}:
+            self.texts.append(data.strip())
+
+
+def content(**changes: Any) -> ReportContent:
+    empty = pd.DataFrame()
+    tables = {
+        "whitebox": cases.whitebox(),
+        "blackbox": cases.blackbox(),
+        "checks": cases.checks(),
+        "models": cases.models(),
+        "operations": empty,
+    }
+    tables |= changes.pop("tables", {})
+    values: dict[str, Any] = {
+        "name": "smoke",
+        "tables": tables,
+        "figures": dict.fromkeys(FIGURES, b"<svg/>"),
+        "cells": {"dsara seed 0": b"<svg/>"},
+        "described": ["Nothing <b>bold</b> was run."],
+        "searches": ["dsara"],
+        "search_dataset": "digits",
+        "settings": "name: smoke\n",
+        "instances": [],
+        "versions": {"torch": "9.9"},
+    }
+    return ReportContent(**(values | changes))
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    html = render(content())
+    page = Page(html)
+    assert not page.open, "every tag is closed"
+    assert page.loaded
+    assert all(url.startswith("data:image/svg+xml;base64,") for url in page.loaded)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", html))
+
+
+def test_links_lead_to_places_of_the_page() -> None:
+    page = Page(render(content()))
+    assert page.links
+    assert {link.removeprefix("#") for link in page.links} <= page.ids
+
+
+def test_every_figure_is_shown_once_with_its_caption() -> None:
+    html = render(content())
+    for name in FIGURES:
+        assert html.count(f'<figure id="{name}">') == 1
+        assert CAPTIONS[name].text in html
+    assert set(CAPTIONS) == set(FIGURES)
+
+
+def test_text_is_escaped() -> None:
+    html = render(content())
+    assert "&lt;b&gt;bold&lt;/b&gt;" in html
+    assert "<b>bold" not in html
+
+
+def test_what_failed_is_marked() -> None:
+    assert "unreliable</small>" not in render(content())
+    failed = {"whitebox": cases.whitebox(status="unreliable"), "checks": cases.checks(True)}
+    html = render(content(tables=failed))
+    assert html.count("unreliable</small>") == 2 * len(cases.EXPECTED)
+    assert "3 of 9 passes awake" in html
+    assert "call eval()" in html
+
+
+def test_each_dataset_has_its_table_with_the_selected_checkpoint_first() -> None:
+    digits, shapes = accuracies(cases.whitebox())
+    assert [digits["dataset"], shapes["dataset"]] == ["digits", "shapes"]
+    assert [row["model"] for row in digits["rows"]][:2] == ["arnas", "arnas"]
+    assert [row["checkpoint"].split(",")[0] for row in digits["rows"]][:2] == ["selected", "last"]
+    assert digits["attacks"] == ["clean", "FGSM", "PGD-20", "union"]
+    assert digits["rows"][0]["cells"][0] == {"value": "99.0", "interval": "[94.5, 99.8]", "n": ""}
+
+
+def test_a_figure_over_fewer_images_says_so() -> None:
+    table = cases.whitebox()
+    few = table.iloc[:1].assign(attack="autoattack", **cases.accuracy(12, 16))
+    found = accuracies(pd.concat([table, few]))[0]["rows"][0]["cells"]
+    assert found[-2] == {"value": "75.0", "interval": "[50.5, 89.8]", "n": "n=16"}
+
+
+def test_the_matrix_shows_the_worst_seed() -> None:
+    table = pd.concat([cases.checks(), cases.checks(True).assign(seed=1)])
+    matrix = check_matrix(table)
+    assert matrix["rows"][0]["cells"]["digits", "arnas"] == "FAIL"
+    assert matrix["rows"][0]["cells"]["digits", "dsara"] == "PASS"
+    assert ["digits", "all"] in matrix["datasets"]
+
+
+def test_a_layout_has_the_cells_in_order() -> None:
+    table = pd.DataFrame(
+        [
+            {"model": "a", "seed": 0, "cell": cell, "kind": kind, "channels": 8, "side": 4}
+            for cell, kind in ((0, "accurate"), (1, "reduction"), (2, "robust"))
+            for _ in range(7)
+        ]
+    )
+    (layout,) = layouts(table)
+    assert [cell["kind"] for cell in layout["cells"]] == ["accurate", "reduction", "robust"]
+    assert layouts(pd.DataFrame()) == []
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_snakemake_s_captions_are_the_report_s(name: str) -> None:
+    text = (ROOT / f"workflow/report/{name}.rst").read_text()
+    assert text == textwrap.fill(CAPTIONS[name].text, 100) + "\n", "write it there too"
