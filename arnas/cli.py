@@ -90,6 +90,43 @@ def whitebox(dataset: Dataset, network: Network, seed: Seed) -> None:
     run_command("whitebox", {"dataset": dataset, "network": network, "seed": seed}, run)
 
 
+@app.command(name="blackbox_examples")
+def blackbox_examples(dataset: Dataset, network: Network, seed: Seed) -> None:
+    """Make adversarial examples on one network for the others, and attack it with Square."""
+    from arnas.stages.blackbox import make_examples
+    from arnas.stages.run import run_command
+
+    axes = {"dataset": dataset, "network": network, "seed": seed}
+    run_command("blackbox_examples", axes, make_examples)
+
+
+@app.command()
+def blackbox(dataset: Dataset) -> None:
+    """Show every network the examples that were made on the others."""
+    from arnas.stages.blackbox import score
+    from arnas.stages.run import run_command
+
+    run_command("blackbox", {"dataset": dataset}, score)
+
+
+@app.command()
+def analysis() -> None:
+    """Write the tables of sizes, operations, trajectories and examples."""
+    from arnas.stages.analysis import run
+    from arnas.stages.run import run_command
+
+    run_command("analysis", {}, run)
+
+
+@app.command()
+def report() -> None:
+    """Write the report of the run, one HTML file, and its figures."""
+    from arnas.stages.report import run
+    from arnas.stages.run import run_command
+
+    run_command("report", {}, run)
+
+
 @app.command()
 def tables() -> None:
     """Write the result tables of the run."""
@@ -100,27 +137,39 @@ def tables() -> None:
 
 
 @app.command()
-def results(params: ParamsFile = None) -> None:
-    """Print the accuracies of the run and where its tables are."""
-    import pandas as pd
+def results(
+    params: ParamsFile = None,
+    checks: Annotated[bool, typer.Option("--checks", help="Print every check.")] = False,
+) -> None:
+    """Print the accuracies of the run, its checks, and where the report and the tables are."""
     from rich.console import Console
     from rich.table import Table
 
     from arnas.config.load import load_params
-    from arnas.reporting.tables import overview
+    from arnas.reporting.tables import overview, read_table
 
-    folder = Path("results/tables") / load_params(params).name
-    path = folder / "whitebox.csv"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run `snakemake --cores all` first.")
-    shown = overview(pd.read_csv(path, dtype={"epsilon": str}))
+    name = load_params(params).name
+    folder = Path("results/tables") / name
+    shown = overview(read_table(folder / "whitebox.csv"))
+    verdicts = read_table(folder / "checks.csv").fillna("")
     table = Table(title="Accuracy in percent with 95 % interval, selected checkpoints")
     for column in shown.columns:
         table.add_column(str(column), no_wrap=not sys.stdout.isatty())
     for values in shown.itertuples(index=False):
         table.add_row(*(str(value) for value in values))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-    typer.echo(f"Tables: {folder}/ ({', '.join(sorted(p.name for p in folder.iterdir()))})")
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    for row in verdicts.to_dict("records"):
+        if checks or row["status"] != "PASS":
+            where = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
+            advice = f" What to do: {row['advice']}." if row["advice"] else ""
+            typer.echo(f"{row['status']} {row['check']}, {where}: {row['figure']}.{advice}")
+    counts = verdicts["status"].value_counts()
+    words = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("PASS", "WARN", "FAIL"))
+    typer.echo(f"Checks: {words} (--checks prints them all)")
+    typer.echo(f"Tables: {folder}/")
+    report = Path("results") / name / "report.html"
+    if report.is_file():
+        typer.echo(f"Report: {report}")
 
 
 @app.command()
@@ -170,22 +219,23 @@ def reproduces(
     params: ParamsFile = None,
 ) -> None:
     """Compare the tables of a rerun with committed ones; exit code 1 when they drift."""
-    import pandas as pd
-
     from arnas.config.load import load_params
-    from arnas.reporting.reproduction import drift, violated
+    from arnas.reporting.reproduction import TABLES, drift, violated
+    from arnas.reporting.tables import read_table
 
-    tables = []
-    for folder in (reference, found):
-        path = folder / "whitebox.csv"
-        if not path.is_file():
-            raise UserError(f"{path} is missing: name a folder of tables.")
-        tables.append(pd.read_csv(path, dtype={"epsilon": str}))
-    problems = drift(*tables) + violated(tables[1], load_params(params).reproduction.orderings)
-    same = (reference / "whitebox.csv").read_bytes() == (found / "whitebox.csv").read_bytes()
+    problems: list[str] = []
+    count, same = 0, True
+    for name in TABLES:
+        paths = [folder / f"{name}.csv" for folder in (reference, found)]
+        before, now = (read_table(path) for path in paths)
+        problems += [f"{name}: {problem}" for problem in drift(before, now)]
+        same &= paths[0].read_bytes() == paths[1].read_bytes()
+        count += len(before)
+        if name == "whitebox":
+            problems += violated(now, load_params(params).reproduction.orderings)
     for problem in problems:
         typer.echo(f"drift: {problem}")
-    verdict = "the same bytes" if same else f"{len(tables[0])} accuracies within tolerance"
+    verdict = "the same bytes" if same else f"{count} accuracies within tolerance"
     typer.echo(
         f"{found} {'does not reproduce' if problems else 'reproduces'} {reference}"
         + (f": {len(problems)} differences" if problems else f": {verdict}, orderings hold")

@@ -7,11 +7,12 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from arnas.attacks.threat import CheckedThreat
+from arnas.attacks.threat import CheckedThreat, check_epsilon
 from arnas.data.options import DatasetOptions
-from arnas.evaluation.options import WhiteboxOptions
+from arnas.evaluation.options import BlackboxOptions, WhiteboxOptions
 from arnas.models.options import NetworkOptions
-from arnas.reporting.options import ReproductionOptions
+from arnas.reporting.options import ReportOptions, ReproductionOptions
+from arnas.runtime.errors import UserError
 from arnas.runtime.options import Options
 from arnas.search.options import SearchOptions, SupernetOptions
 from arnas.spaces.layout import plan_cells
@@ -59,6 +60,8 @@ class Params(Options):
     retrain: dict[Name, RetrainOptions]
     """Training recipe of each dataset."""
     whitebox: WhiteboxOptions
+    blackbox: BlackboxOptions
+    report: ReportOptions
     reproduction: ReproductionOptions = ReproductionOptions()
 
     @model_validator(mode="after")
@@ -91,6 +94,17 @@ class Params(Options):
                 f"'{shared[0]}' is both a search and a network: a search's name is also the name "
                 "of its network, so rename one of them"
             )
+        if taken := {"all", "square"} & {*self.networks, *self.searches}:
+            raise ValueError(
+                f"'{min(taken)}' names a network or a search, but tables use it themselves: choose "
+                "another name"
+            )
+        if self.whitebox.autoattack_datasets is not None:
+            where, chosen = "whitebox.autoattack_datasets", self.whitebox.autoattack_datasets
+            _known(where, "datasets", chosen, "data", self.data)
+        for name in run.datasets:
+            if name in self.threat:
+                _check_curve(self.threat[name].norm, self.whitebox.epsilon_curve)
         if self.name == "tables":
             raise ValueError("name is 'tables', which results/ uses itself: choose another name")
         for name, search in self.searches.items():
@@ -107,6 +121,15 @@ def _known(where: str, what: str, names: Iterable[str], block: str, known: Itera
                 f"{where} names '{name}' among its {what}, but {block} has "
                 f"{', '.join(options) or 'no entries'}: add {name} there, or drop it here"
             )
+
+
+def _check_curve(norm: str, budgets: Iterable[float | str]) -> None:
+    """Raise unless every budget of the curve of accuracy against epsilon fits the norm."""
+    for budget in budgets:
+        try:
+            check_epsilon(norm, budget)
+        except UserError as error:
+            raise ValueError(f"whitebox.epsilon_curve: {error}") from None
 
 
 def _check_search(name: str, search: SearchOptions, supernet: SupernetOptions) -> None:

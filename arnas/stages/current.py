@@ -17,7 +17,8 @@ from arnas.config.load import check_params
 from arnas.config.params import Params
 from arnas.runtime.files import sha256_file, write_json
 from arnas.runtime.manifest import digest, manifest_or_empty
-from arnas.stages.plan import Instance, find_instance, lookup, stage_versions
+from arnas.stages.instances import Instance, find_instance, lookup
+from arnas.stages.plan import stage_versions
 
 TOKENS = Path(".arnas/tokens")
 LONG_AGO = 1_000_000_000

@@ -12,8 +12,8 @@ from arnas.stages.run import Job
 def run(job: Job) -> None:
     """Read the dataset of the axis, cut it and store it."""
     name = job.axes["dataset"]
-    # DVC's aggregate depends on these folders, also where a run has no search, say.
-    for room in ("search", "retrain", "whitebox"):
+    # DVC's aggregates depend on these folders, also where a run has no search, say.
+    for room in ("search", "whitebox", f"retrain/{name}", f"blackbox_examples/{name}"):
         Path("results", job.params.name, room).mkdir(parents=True, exist_ok=True)
     splits = load_dataset(name, job.params.data[name])
     save_splits(job.outputs["splits"], splits)

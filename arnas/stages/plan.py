@@ -6,18 +6,12 @@ one. Paths and settings are templates over the run's name, the search's dataset 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
-
-from arnas.config.params import Params
-from arnas.data.options import NpzOptions
-from arnas.runtime.errors import UserError
 
 VERSIONS_PATH = Path(__file__).with_name("versions.yaml")
 
@@ -25,14 +19,33 @@ DATA = "results/{name}/data/{dataset}"
 SEARCH = "results/{name}/search/{search}/{seed}"
 RETRAIN = "results/{name}/retrain/{dataset}/{network}/{seed}"
 WHITEBOX = "results/{name}/whitebox/{dataset}/{network}/{seed}"
+EXAMPLES = "results/{name}/blackbox_examples/{dataset}/{network}/{seed}"
+BLACKBOX = "results/{name}/blackbox/{dataset}"
 TABLES = "results/tables/{name}"
-USER_FILE = "user_file"
-"""Key of the input that no stage makes."""
+REPORT = "results/{name}/report"
+FIGURES = (
+    "tradeoff",
+    "epsilon_curve",
+    "blackbox",
+    "learning_curves",
+    "gamma",
+    "alphas",
+    "operations",
+    "examples",
+)
+"""Names of the report's figures."""
 
 
 def _tensors(path: str, key: str) -> dict[str, str]:
     """Return a safetensors file and its description as two named outputs or inputs."""
     return {key: f"{path}.safetensors", f"{key}_description": f"{path}.safetensors.json"}
+
+
+def _tables(*names: str, long: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return tables as CSV and Markdown; `long` ones, which nobody reads as text, as CSV only."""
+    kinds = ("csv", "md")
+    short = {f"{name}_{kind}": f"{TABLES}/{name}.{kind}" for name in names for kind in kinds}
+    return short | {f"{name}_csv": f"{TABLES}/{name}.csv" for name in long}
 
 
 @dataclass(frozen=True)
@@ -52,13 +65,16 @@ class Stage:
     manifest: str
     """Path of the manifest, an output too."""
     inputs: Mapping[str, str] = field(default_factory=dict)
-    """Key to path; an aggregate's inputs come from `aggregate_inputs`."""
-    aggregate: bool = False
+    """Key to path."""
+    gathers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For an aggregate: command to the keys of its outputs that enter, from every instance of the
+    run that shares the aggregate's axes."""
 
 
 _SPLITS = _tensors(DATA + "/splits", "splits")
 _SEARCH_SPLITS = _tensors("results/{name}/data/{search_dataset}/splits", "splits")
-_WEIGHTS = {**_tensors(RETRAIN + "/last", "last"), **_tensors(RETRAIN + "/selected", "selected")}
+_SELECTED = _tensors(RETRAIN + "/selected", "selected")
+_WEIGHTS = {**_tensors(RETRAIN + "/last", "last"), **_SELECTED}
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -148,155 +164,103 @@ STAGES: tuple[Stage, ...] = (
         {**_SPLITS, **_WEIGHTS},
     ),
     Stage(
+        "blackbox_examples",
+        "blackbox_examples",
+        ("dataset", "network", "seed"),
+        ("blackbox", "threat.{dataset}"),
+        _tensors(EXAMPLES + "/examples", "examples"),
+        EXAMPLES + "/manifest.json",
+        {**_SPLITS, **_SELECTED},
+    ),
+    Stage(
+        "blackbox",
+        "blackbox",
+        ("dataset",),
+        ("run", "blackbox"),
+        _tensors(BLACKBOX + "/outcomes", "outcomes"),
+        BLACKBOX + "/manifest.json",
+        _SPLITS,
+        {
+            "retrain": ("selected", "selected_description"),
+            "blackbox_examples": ("examples", "examples_description"),
+        },
+    ),
+    Stage(
+        "analysis",
+        "analysis",
+        (),
+        ("run", "report"),
+        _tables("datasets", "models", "operations", "examples", long=("alphas", "gamma")),
+        "results/{name}/analysis/manifest.json",
+        gathers={
+            "data": ("splits_description",),
+            "search_multiobjective": ("state", "state_description"),
+            "retrain": ("selected_description",),
+            "blackbox_examples": ("examples", "examples_description"),
+        },
+    ),
+    Stage(
         "tables",
         "tables",
         (),
         ("run",),
-        {
-            f"{table}_{kind}": f"{TABLES}/{table}.{kind}"
-            for table in ("whitebox", "summary", "search", "training", "models")
-            for kind in ("csv", "md")
-        }
+        _tables(
+            "whitebox", "summary", "curve", "blackbox", "transfer", "checks", "search", "training"
+        )
         | {"metrics": TABLES + "/metrics.json"},
-        "results/{name}/manifest.json",
-        aggregate=True,
+        "results/{name}/tables/manifest.json",
+        gathers={
+            "search_adversarial": ("history",),
+            "search_multiobjective": ("history",),
+            "retrain": ("history", "selected_description"),
+            "whitebox": ("outcomes", "outcomes_description"),
+            "blackbox": ("outcomes", "outcomes_description"),
+        },
+    ),
+    Stage(
+        "report",
+        "report",
+        (),
+        (
+            "run",
+            "data",
+            "threat",
+            "supernet",
+            "searches",
+            "networks",
+            "retrain",
+            "whitebox",
+            "blackbox",
+            "report",
+        ),
+        {"html": "results/{name}/report.html"}
+        | {figure: f"{REPORT}/{figure}.svg" for figure in FIGURES},
+        REPORT + "/manifest.json",
+        gathers={
+            "data": ("splits", "splits_description"),
+            "derive": ("genotype",),
+            "blackbox_examples": ("examples", "examples_description"),
+            "analysis": (
+                "datasets_csv",
+                "models_csv",
+                "operations_csv",
+                "examples_csv",
+                "alphas_csv",
+                "gamma_csv",
+            ),
+            "tables": (
+                "whitebox_csv",
+                "summary_csv",
+                "curve_csv",
+                "blackbox_csv",
+                "transfer_csv",
+                "checks_csv",
+                "search_csv",
+                "training_csv",
+            ),
+        },
     ),
 )
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A stage with its axes filled in."""
-
-    stage: Stage
-    axes: Mapping[str, str]
-    """Axis to value, in the order of the command line."""
-    params: tuple[str, ...]
-    inputs: Mapping[str, Path]
-    outputs: Mapping[str, Path]
-    manifest: Path
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """Return the words that both engines run, from ``python`` on."""
-        options = itertools.chain.from_iterable((f"--{k}", v) for k, v in self.axes.items())
-        return ("python", "-m", "arnas", self.stage.command, *options)
-
-    @property
-    def title(self) -> str:
-        """Return a short name for messages."""
-        return " ".join([self.stage.command, *("/".join(self.axes.values()).split())])
-
-
-def instantiate(stage: Stage, axes: Mapping[str, str], params: Params) -> Instance:
-    """Fill in the axes of a stage."""
-    fields = {"name": params.name, "search_dataset": params.run.search_dataset, **axes}
-
-    def paths(templates: Mapping[str, str]) -> dict[str, Path]:
-        return {key: Path(template.format(**fields)) for key, template in templates.items()}
-
-    inputs = paths(stage.inputs)
-    if stage.aggregate:
-        inputs = aggregate_inputs(params)
-    elif stage.name == "data":
-        inputs = _user_files(params, axes["dataset"])
-    return Instance(
-        stage,
-        dict(axes),
-        tuple(template.format(**fields) for template in stage.params),
-        inputs,
-        paths(stage.outputs),
-        Path(stage.manifest.format(**fields)),
-    )
-
-
-def _user_files(params: Params, dataset: str) -> dict[str, Path]:
-    """Return the files of the user's own that a dataset is read from."""
-    options = params.data[dataset]
-    return {USER_FILE: Path(options.path)} if isinstance(options, NpzOptions) else {}
-
-
-def cells(stage: Stage, params: Params) -> Iterator[dict[str, str]]:
-    """Yield the axes of every instance that the run has."""
-    run = params.run
-    seeds = [str(seed) for seed in run.seeds]
-    zoo = [(d, n, s) for d in run.networks_on for n in run.networks for s in seeds]
-    searched = [(d, n, s) for d in run.searches_on for n in run.searches for s in seeds]
-    grid: Mapping[str, list[Any]] = {
-        "data": [(dataset,) for dataset in run.datasets],
-        "retrain_zoo": zoo,
-        "retrain_searched": searched,
-        "whitebox": zoo + searched,
-        "tables": [()],
-    }
-    searches = [(search, seed) for search in run.searches for seed in seeds]
-    for values in grid.get(stage.name, searches):
-        yield dict(zip(stage.axes, values, strict=True))
-
-
-def instances(params: Params) -> list[Instance]:
-    """Return every stage instance of the run, producers before consumers."""
-    return [instantiate(stage, axes, params) for stage in STAGES for axes in cells(stage, params)]
-
-
-def aggregate_inputs(params: Params) -> dict[str, Path]:
-    """Return the files that the tables are made from, those of the run's cells only."""
-    found: dict[str, Path] = {}
-    for stage in STAGES:
-        if stage.name in {"data", "tables"}:
-            continue
-        for axes in cells(stage, params):
-            instance = instantiate(stage, axes, params)
-            for key, path in instance.outputs.items():
-                if _summarised(stage.name, key):
-                    found["/".join([stage.command, *axes.values(), key])] = path
-    return found
-
-
-def _summarised(stage: str, key: str) -> bool:
-    """Return whether an output enters the tables: figures and descriptions, never weights."""
-    if stage.startswith("search_"):
-        return key == "history"
-    if stage.startswith("retrain"):
-        return key in {"history", "selected_description"}
-    return key in {"genotype", "outcomes", "outcomes_description"}
-
-
-def find_instance(command: str, axes: Mapping[str, str], params: Params) -> Instance:
-    """Return the instance that a command line names.
-
-    Cells outside `run` are allowed as long as their settings exist.
-
-    Raises
-    ------
-    UserError
-        When an axis names something that the settings do not have.
-    """
-    for axis, block in (("dataset", params.data), ("search", params.searches)):
-        if axis in axes and axes[axis] not in block:
-            raise _unknown(axis, axes[axis], block, "data" if axis == "dataset" else "searches")
-    if "dataset" in axes and command != "data":
-        for key in ("threat", "retrain"):
-            if axes["dataset"] not in getattr(params, key):
-                raise _unknown("dataset", axes["dataset"], getattr(params, key), key)
-    if "network" in axes and axes["network"] not in {**params.networks, **params.searches}:
-        known = {**params.networks, **params.searches}
-        raise _unknown("network", axes["network"], known, "networks and searches")
-    seed = axes.get("seed", "0")
-    if not (seed.isascii() and seed.isdecimal() and seed == str(int(seed))):
-        raise UserError(f"--seed is '{seed}': allowed are whole numbers from 0 up, as in 7.")
-    name = command
-    if command == "retrain":
-        name = "retrain_searched" if axes["network"] in params.searches else "retrain_zoo"
-    return instantiate(stage_by_name(name), axes, params)
-
-
-def _unknown(axis: str, value: str, known: Mapping[str, Any], block: str) -> UserError:
-    """Return the error for an axis value without settings."""
-    return UserError(
-        f"--{axis} is '{value}', but the settings' {block} has {', '.join(known) or 'no entries'}: "
-        "name one of these, or add it there."
-    )
 
 
 def stage_by_name(name: str) -> Stage:
@@ -314,15 +278,3 @@ def stage_versions() -> dict[str, int]:
     """Return the version of each stage, from `versions.yaml`."""
     versions: dict[str, int] = yaml.safe_load(VERSIONS_PATH.read_text(encoding="utf-8"))
     return versions
-
-
-def lookup(params: Params, path: str) -> Any:
-    """Return the settings at a dotted path as JSON values, those at their defaults left out.
-
-    So results stay current when a new setting appears whose default is the old behaviour, and a
-    default written out is no change.
-    """
-    value: Any = params
-    for key in path.split("."):
-        value = value[key] if isinstance(value, dict) else getattr(value, key)
-    return value.model_dump(mode="json", exclude_defaults=True)

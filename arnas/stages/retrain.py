@@ -45,7 +45,7 @@ def run(job: Job) -> None:
         ("retrain", job.seed),
     )
     with growing_history(job.state, job.outputs["history"]) as record:
-        result = train(model, task, job.report, record)
+        result = train(model, task, job.report, record, job.keeper)
     for key, checkpoint in (("last", result.last), ("selected", result.selected)):
         model.load_state_dict(checkpoint.weights)
         provenance = {
@@ -70,4 +70,4 @@ def _network(job: Job) -> tuple[str | Genotype, SpaceOptions | None, Any]:
         search = job.params.searches[network]
         return load_genotype(job.inputs["genotype"]), search.space, search.network
     options = job.params.networks[network]
-    return options.model, None, options
+    return options.model, options.space, options

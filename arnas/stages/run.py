@@ -19,8 +19,9 @@ from arnas.runtime.files import sha256_file, write_bytes
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import environment, fingerprint, manifest_or_empty, write_manifest
 from arnas.runtime.progress import Report, console_report
+from arnas.runtime.resume import Keeper, kept
 from arnas.stages.current import expected, settings
-from arnas.stages.plan import USER_FILE, Instance, find_instance
+from arnas.stages.instances import USER_FILE, Instance, find_instance
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Job:
     report: Report
     state: Path
     """Where the run keeps what outlives a kill, outside every engine's outputs."""
+    keeper: Keeper
+    """Keeps the state of a loop there."""
 
     @property
     def axes(self) -> Mapping[str, str]:
@@ -80,15 +83,16 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
     start = time.monotonic()
     made_from = describe(instance, params, inputs)
     state = state_folder(command, made_from["fingerprint"])
-    with _withdrawn(instance), console_report(instance.title) as report:
-        function(Job(params, instance, device, report, state))
-    write_manifest(
-        instance.manifest,
-        made_from
-        | {"outputs": {str(path): sha256_file(path) for path in instance.outputs.values()}}
-        | environment(str(device), threads)
-        | {"wall_seconds": round(time.monotonic() - start, 2)},
-    )
+    with kept(state, instance.title) as keeper:
+        with _withdrawn(instance), console_report(instance.title) as report:
+            function(Job(params, instance, device, report, keeper.folder, keeper))
+        write_manifest(
+            instance.manifest,
+            made_from
+            | {"outputs": {str(path): sha256_file(path) for path in instance.outputs.values()}}
+            | environment(str(device), threads)
+            | {"wall_seconds": round(time.monotonic() - start, 2)},
+        )
 
 
 @contextmanager

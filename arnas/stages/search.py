@@ -64,6 +64,6 @@ def _run(job: Job, plan: StagePlan) -> None:
         job.seed,
     )
     with growing_history(job.state, job.outputs["history"]) as record:
-        run_stage(state, task, job.report, record)
+        run_stage(state, task, job.report, record, job.keeper)
     run = {"search": search, "seed": job.seed, "dataset": splits.info.name, "stage": plan.name}
     save_state(job.outputs["state"], state, run)

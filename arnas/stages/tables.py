@@ -2,70 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
-from arnas.models.complexity import count_macs, count_parameters
-from arnas.models.registry import model_from_description
 from arnas.reporting.tables import (
+    Row,
+    blackbox_rows,
+    check_rows,
+    curve_rows,
+    judged,
     metrics,
     search_rows,
     summary,
-    to_csv,
-    to_markdown,
     training_rows,
+    transfer,
     whitebox_rows,
+    write_tables,
 )
-from arnas.runtime.files import load_tensors, read_json, read_json_lines, write_bytes, write_json
-from arnas.stages.plan import STAGES, cells, instantiate
+from arnas.runtime.files import load_tensors, read_json, read_json_lines, write_json
+from arnas.stages.instances import Instance, producers
 from arnas.stages.run import Job
 
 
 def run(job: Job) -> None:
     """Read the run's cells, and only those, and write its tables."""
-    whitebox: list[dict[str, Any]] = []
-    search: list[dict[str, Any]] = []
-    training: list[dict[str, Any]] = []
-    models: list[dict[str, Any]] = []
-    for stage in STAGES:
-        for axes in cells(stage, job.params):
-            outputs = instantiate(stage, axes, job.params).outputs
-            if stage.name == "whitebox":
-                whitebox += whitebox_rows(*load_tensors(outputs["outcomes"]))
-            elif stage.name.startswith("search_"):
-                history = read_json_lines(outputs["history"])
-                search += search_rows(axes["search"], int(axes["seed"]), history)
-            elif stage.name.startswith("retrain"):
-                content = read_json(outputs["selected_description"])["description"]
-                cell = {
-                    "dataset": axes["dataset"],
-                    "model": axes["network"],
-                    "training": content["provenance"]["loss"],
-                    "seed": int(axes["seed"]),
-                }
-                training += training_rows(cell, read_json_lines(outputs["history"]))
-                models.append({**cell, **_size(content["model"])})
-    tables = {
-        "whitebox": pd.DataFrame(whitebox),
-        "summary": summary(pd.DataFrame(whitebox)),
-        "search": pd.DataFrame(search),
-        "training": pd.DataFrame(training),
-        "models": pd.DataFrame(models),
-    }
-    for name, table in tables.items():
-        write_bytes(job.outputs[f"{name}_csv"], to_csv(table).encode())
-        write_bytes(job.outputs[f"{name}_md"], to_markdown(table).encode())
-    write_json(job.outputs["metrics"], metrics(tables["whitebox"]))
-    job.report(1, 1, f"{len(whitebox)} accuracies of {len(models)} networks")
 
+    def gather(command: str) -> list[Instance]:
+        return producers(job.instance.stage, command, {}, job.params)
 
-def _size(description: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters and multiply-accumulates of a described model at its image size."""
-    model = model_from_description(description, "the weights' description")
-    side, channels = description["image_size"], description["in_channels"]
-    return {
-        "image": f"{channels}x{side}x{side}",
-        "parameters": count_parameters(model),
-        "macs": count_macs(model, (channels, side, side)),
+    search: list[Row] = []
+    for stage in ("search_adversarial", "search_multiobjective"):
+        for instance in gather(stage):
+            history = read_json_lines(instance.outputs["history"])
+            search += search_rows(instance.axes["search"], int(instance.axes["seed"]), history)
+    training: list[Row] = []
+    for instance in gather("retrain"):
+        origin = read_json(instance.outputs["selected_description"])["description"]["provenance"]
+        cell = {
+            "dataset": origin["dataset"],
+            "model": origin["network"],
+            "training": origin["loss"],
+            "seed": origin["seed"],
+        }
+        training += training_rows(cell, read_json_lines(instance.outputs["history"]))
+    outcomes = [load_tensors(instance.outputs["outcomes"]) for instance in gather("whitebox")]
+    scored = {
+        instance.axes["dataset"]: load_tensors(instance.outputs["outcomes"])
+        for instance in gather("blackbox")
     }
+    verdicts = pd.DataFrame(check_rows(outcomes, scored))
+    whitebox = judged(
+        pd.DataFrame([row for found in outcomes for row in whitebox_rows(*found)]), verdicts
+    )
+    run_options = job.params.run
+    write_tables(
+        job.outputs,
+        {
+            "whitebox": whitebox,
+            "summary": summary(whitebox),
+            "curve": [row for found in outcomes for row in curve_rows(*found)],
+            "blackbox": [row for found in scored.values() for row in blackbox_rows(*found)],
+            "transfer": transfer(whitebox, run_options.search_dataset, run_options.searches),
+            "checks": verdicts,
+            "search": search,
+            "training": training,
+        },
+    )
+    write_json(job.outputs["metrics"], metrics(whitebox))
+    counts = verdicts["status"].value_counts()
+    shown = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("PASS", "WARN", "FAIL"))
+    job.report(1, 1, f"{len(whitebox)} accuracies of {len(outcomes)} networks; checks: {shown}")

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -151,3 +152,40 @@ def test_unusable_threads_and_devices(arnas, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ARNAS_THREADS", "1")
     monkeypatch.setenv("ARNAS_DEVICE", "abacus")
     assert "ARNAS_DEVICE is 'abacus'" in arnas("data --dataset digits").err
+
+
+def test_every_table_of_accuracies_must_reproduce(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+    """The committed tables against themselves, and with one accuracy far off in each."""
+    shutil.copytree(ROOT / "results/tables/digits", project / "before")
+    shutil.copytree(project / "before", project / "now")
+    ended = arnas("reproduces before now")
+    assert ended.code in {0, None}
+    assert "the same bytes" in ended.out
+    for name in ("whitebox", "curve", "blackbox"):
+        path = project / "now" / f"{name}.csv"
+        text = path.read_text()
+        table = pd.read_csv(path, dtype=str)
+        table.loc[0, "accuracy"] = "12.5"
+        table.to_csv(path, index=False)
+        ended = arnas("reproduces before now")
+        assert ended.code == 1
+        assert f"drift: {name}: " in ended.out
+        assert "now does not reproduce before: 1 differences" in ended.out
+        path.write_text(text)
+
+
+def test_results_name_the_accuracies_the_checks_and_the_report(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(ROOT / "results/tables/digits", project / "results/tables/digits")
+    assert "Report:" not in arnas("results").out
+    (project / "results/digits").mkdir()
+    (project / "results/digits/report.html").write_text("<html>")
+    few = arnas("results").out
+    verdicts = pd.read_csv(project / "results/tables/digits/checks.csv")
+    counts = verdicts["status"].value_counts()
+    assert f"Checks: {counts['PASS']} PASS, {counts.get('WARN', 0)} WARN" in few
+    assert "Report: results/digits/report.html" in few
+    every = arnas("results --checks").out
+    assert every.count("\nPASS ") == counts["PASS"]
+    assert few.count("\nPASS ") == 0
+    for row in verdicts[verdicts["status"] != "PASS"].itertuples():
+        assert row.advice in few

@@ -100,6 +100,12 @@ def test_schema_file_is_in_step_with_the_models() -> None:
             ["reproduction.orderings", "'nobody'"],
         ),
         ("whitebox.attacks", ["fgsm", "pgd7"], ["whitebox.attacks[1]", "'pgd7'", "pgd20"]),
+        ("whitebox.epsilon_curve", [0, 0.2, 0.1], ["epsilon_curve", "budgets must rise"]),
+        ("whitebox.epsilon_curve", ["8px", "8/255"], ["epsilon_curve", "each named once"]),
+        ("whitebox.epsilon_curve", [0, "wide"], ["whitebox.epsilon_curve[1]", "'wide'"]),
+        ("blackbox.square_queries", 0, ["blackbox.square_queries", "0"]),
+        ("report.example_images", 33, ["report.example_images", "33", "32"]),
+        ("retrain.digits.selection.train_images", 0, ["selection.train_images", "0"]),
         ("run.seeds", [], ["run.seeds", "at least 1"]),
         ("run.seeds", [0, 0], ["run.seeds", "[0, 0]", "once"]),
         ("run.networks", ["arnas", "vgg"], ["run.networks", "'vgg'", "arnas_undefended"]),
@@ -107,7 +113,7 @@ def test_schema_file_is_in_step_with_the_models() -> None:
         ("run.datasets", ["shapes"], ["'digits'", "run.datasets", "shapes"]),
         ("run.networks_on", ["mars"], ["'mars'", "run.datasets", "digits"]),
         ("networks.dsara", {"model": "arnas"}, ["'dsara'", "both a search and a network"]),
-        ("searches.dsara.derive.epoch", 99, ["searches.dsara.derive.epoch", "99", "0 to 8"]),
+        ("searches.dsara.derive.epoch", 99, ["searches.dsara.derive.epoch", "99", "0 to 7"]),
         ("searches.dsara.multiobjective.epochs", 99, ["searches.dsara", "schedule_epochs"]),
         ("searches.dsara.adversarial.warmup_epochs", 9, ["warmup_epochs is 9", "0 to its"]),
         ("searches.dsara.space.kinds", ["accurate"], ["space.kinds", "at least 3"]),
@@ -124,10 +130,11 @@ def test_mistakes_are_named(path: str, value: Any, words: list[str]) -> None:
         assert word in text, text
 
 
-def test_a_missing_block_is_named() -> None:
+@pytest.mark.parametrize("block", ["whitebox", "blackbox", "report"])
+def test_a_missing_block_is_named(block: str) -> None:
     content = default()
-    del content["whitebox"]
-    assert "whitebox is missing" in sentence(content)
+    del content[block]
+    assert f"{block} is missing" in sentence(content)
 
 
 @pytest.mark.parametrize("content", [None, [], "text", 3])
@@ -173,3 +180,43 @@ def test_a_file_that_the_run_reads_must_be_there(tmp_path: Path) -> None:
 def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as settings"):
         read_yaml(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["space", "adversarial", "multiobjective", "derive", "network"])
+def test_a_search_without_a_part_is_refused(part: str) -> None:
+    """Both engines look a part up by its path, so a default would not reach them."""
+    content = default()
+    del content["searches"]["dsara"][part]
+    with pytest.raises(UserError, match=f"searches.dsara.{part} is missing: add it beside"):
+        check_params(content, "test")
+    content["searches"]["dsara"][part] = {}
+    if part in {"space", "derive", "network"}:
+        check_params(content, "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"whitebox.epsilon_curve": [0, 8]}, "whitebox.epsilon_curve: epsilon is 8"),
+        ({"whitebox.epsilon_curve": [0.3, 0.1]}, "budgets must rise"),
+        ({"whitebox.epsilon_curve": []}, "whitebox.epsilon_curve is"),
+        ({"blackbox.steps": 0}, "blackbox.steps is 0"),
+        ({"report.example_images": 99}, "report.example_images is 99"),
+        ({"networks.square": {"model": "arnas"}}, "'square' names a network or a search"),
+        ({"networks.all": {"model": "arnas"}}, "'all' names a network or a search"),
+        (
+            {"whitebox.autoattack_datasets": ["mars"]},
+            "whitebox.autoattack_datasets names 'mars' among its datasets",
+        ),
+        (
+            {"networks.resnet18": {"model": "resnet18", "space": {"widths": [1, 2, 4]}}},
+            "resnet18 has no cells, so it has no space",
+        ),
+    ],
+    ids=str,
+)
+def test_impossible_evaluations_are_named(changes: dict[str, Any], words: str) -> None:
+    ((path, value),) = changes.items()
+    with pytest.raises(UserError) as caught:
+        check_params(change(path, value), "test")
+    assert words in str(caught.value)

@@ -14,7 +14,7 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_json, write_json
 from arnas.stages.current import LONG_AGO, expected, why_stale, write_token
 from arnas.stages.data import run as run_data
-from arnas.stages.plan import find_instance
+from arnas.stages.instances import find_instance
 from arnas.stages.run import run_command
 
 ROOT = Path(__file__).parents[2]

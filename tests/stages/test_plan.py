@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import yaml
 from arnas.config.load import check_params, load_params
 from arnas.config.params import Params
 from arnas.runtime.errors import UserError
-from arnas.stages.plan import STAGES, aggregate_inputs, find_instance, instances, stage_versions
+from arnas.stages.instances import find_instance, gathered, instances
+from arnas.stages.plan import STAGES, stage_versions
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,12 +31,34 @@ def with_run(**changes: Any) -> Params:
     return check_params(content, "test")
 
 
-def test_the_default_has_eleven_instances(params: Params) -> None:
-    assert len(instances(params)) == 1 + 2 + 1 + 3 + 3 + 1
+def counts(params: Params) -> dict[str, int]:
+    return dict(Counter(instance.stage.name for instance in instances(params)))
 
 
-def test_two_seeds_double_all_but_data_and_tables() -> None:
-    assert len(instances(with_run(seeds=[0, 1]))) == 1 + 2 * 9 + 1
+def test_the_default_has_twentyfive_instances(params: Params) -> None:
+    """Three networks on the digits; one search, whose network is trained on both datasets."""
+    assert counts(params) == {
+        "data": 2,
+        "search_adversarial": 1,
+        "search_multiobjective": 1,
+        "derive": 1,
+        "retrain_zoo": 3,
+        "retrain_searched": 2,
+        "whitebox": 5,
+        "blackbox_examples": 5,
+        "blackbox": 2,
+        "analysis": 1,
+        "tables": 1,
+        "report": 1,
+    }
+    assert len(instances(params)) == 25
+
+
+def test_two_seeds_double_all_but_data_and_aggregates(params: Params) -> None:
+    single = {"data", "blackbox", "analysis", "tables", "report"}
+    expected = {k: n if k in single else 2 * n for k, n in counts(params).items()}
+    assert counts(with_run(seeds=[0, 1])) == expected
+    assert len(instances(with_run(seeds=[0, 1]))) == 2 + 2 * 18 + 2 + 3
 
 
 def test_no_path_has_two_producers(params: Params) -> None:
@@ -60,9 +84,14 @@ def test_every_stage_has_a_version() -> None:
     assert all(type(v) is int and v >= 1 for v in stage_versions().values())
 
 
-def test_aggregates_never_read_weights_or_manifests(params: Params) -> None:
-    names = {path.name for path in aggregate_inputs(params).values()}
-    assert not names & {"manifest.json", "selected.safetensors", "last.safetensors"}
+def test_of_the_aggregates_only_the_one_that_shows_examples_reads_weights(params: Params) -> None:
+    """None reads manifests, which carry clock times."""
+    weights = {"selected.safetensors", "last.safetensors"}
+    for instance in instances(params):
+        names = {path.name for path in gathered(instance.stage, instance.axes, params).values()}
+        assert "manifest.json" not in names
+        expected = {"selected.safetensors"} if instance.stage.name == "blackbox" else set()
+        assert names & weights == expected, instance.title
 
 
 def test_a_cell_outside_the_run_can_be_named(params: Params) -> None:
@@ -97,7 +126,7 @@ def test_an_npz_is_an_input_of_its_data_stage() -> None:
         (
             "retrain",
             {"dataset": "digits", "network": "vgg", "seed": "0"},
-            ["--network is 'vgg'", "arnas, arnas_undefended, dsara"],
+            ["--network is 'vgg'", "arnas, resnet18, arnas_undefended, dsara"],
         ),
     ],
 )

@@ -11,7 +11,7 @@ from engines import Seen, copy_checkout, seen_by_dvc, seen_by_snakemake
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.stages.plan import Instance, instances
+from arnas.stages.instances import Instance, instances
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +46,46 @@ def test_snakemake_has_the_plan(checkout: Path, params: Params) -> None:
     assert seen_by_snakemake(checkout) == {as_seen(instance) for instance in instances(params)}
 
 
+def split(params: Params) -> tuple[set[Seen], dict[str, Seen]]:
+    """Return the plan's plain instances, and its aggregates by command."""
+    plain = {as_seen(i) for i in instances(params) if not i.stage.gathers}
+    gathering = (as_seen(i) for i in instances(params) if i.stage.gathers)
+    return plain, {seen.command: seen for seen in gathering}
+
+
 def test_dvc_has_the_plan(checkout: Path, params: Params) -> None:
     """An aggregate of DVC depends on folders, because it cannot take a list from `run`."""
-    expected = {as_seen(i) for i in instances(params) if not i.stage.aggregate}
-    found = {seen for seen, _ in seen_by_dvc(checkout).values() if seen.command[-6:] != "tables"}
-    assert found == expected
+    plain, aggregates = split(params)
+    assert sorted(aggregates) == [
+        "python -m arnas analysis",
+        "python -m arnas blackbox --dataset digits",
+        "python -m arnas blackbox --dataset shapes",
+        "python -m arnas report",
+        "python -m arnas tables",
+    ]
+    found = [seen for seen, _ in seen_by_dvc(checkout).values()]
+    assert len({seen.command for seen in found}) == len(found)
+    assert {seen for seen in found if seen.command not in aggregates} == plain
+    assert {seen.command for seen in found} >= set(aggregates)
 
 
-def test_the_aggregate_of_dvc_depends_on_what_contains_its_inputs(
+def contains(place: str, path: str) -> bool:
+    """Return whether a dependency of DVC is the file, or a folder that holds it."""
+    return Path(path).is_relative_to(place)
+
+
+def test_the_aggregates_of_dvc_depend_on_what_contains_their_inputs(
     checkout: Path, params: Params
 ) -> None:
-    (plan,) = (instance for instance in instances(params) if instance.stage.aggregate)
-    found, _ = seen_by_dvc(checkout)["tables"]
-    assert found.outputs == as_seen(plan).outputs
-    for path in plan.inputs.values():
-        assert any(path.is_relative_to(folder) for folder in found.inputs)
-    for folder in found.inputs:
-        assert any(path.is_relative_to(folder) for path in plan.inputs.values())
+    """On no less, or a change would go unseen; and on nothing besides."""
+    _, aggregates = split(params)
+    found = {seen.command: seen for seen, _ in seen_by_dvc(checkout).values()}
+    for command, plan in aggregates.items():
+        assert found[command].outputs == plan.outputs
+        for path in plan.inputs:
+            assert any(contains(place, path) for place in found[command].inputs), (command, path)
+        for place in found[command].inputs:
+            assert any(contains(place, path) for path in plan.inputs), (command, place)
 
 
 def test_dvc_reads_the_settings_of_the_plan(checkout: Path, params: Params) -> None:

@@ -14,7 +14,8 @@ import yaml
 from engines import copy_checkout, jobs_to_run, run, stages_with_changed_params
 
 from arnas.config.load import check_params
-from arnas.stages.plan import instances, lookup
+from arnas.stages.instances import instances, lookup
+from arnas.stages.plan import FIGURES, stage_versions
 
 pytestmark = pytest.mark.long
 
@@ -30,6 +31,8 @@ CHANGES: dict[str, Any] = {
     "networks.arnas.channels": 6,
     "retrain.digits.epochs": 3,
     "whitebox.batch_size": 99,
+    "blackbox.steps": 4,
+    "report.example_images": 2,
     "run.networks": ["arnas"],
     "reproduction.orderings": [],
 }
@@ -97,7 +100,7 @@ def settings(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
 
 def test_both_engines_make_the_same_bytes(by_snakemake: Path, by_dvc: Path) -> None:
     names = sorted(path.name for path in (by_snakemake / "results/tables/smoke").iterdir())
-    assert len(names) == 11
+    assert len(names) == 27
     for name in names:
         table = Path("results/tables/smoke") / name
         assert (by_snakemake / table).read_bytes() == (by_dvc / table).read_bytes(), name
@@ -125,14 +128,15 @@ def test_a_change_leads_both_to_the_same_instances(
 def test_raising_a_version_reruns_the_stage_in_both(by_snakemake: Path, by_dvc: Path) -> None:
     expected = {"python -m arnas derive --search dsara --seed 0"}
     settings = yaml.safe_load((by_snakemake / "params.yaml").read_text())
+    now = stage_versions()["derive"]
     for folder in (by_snakemake, by_dvc):
         versions = folder / "arnas/stages/versions.yaml"
-        versions.write_text(versions.read_text().replace("derive: 1", "derive: 2"))
+        versions.write_text(versions.read_text().replace(f"derive: {now}", "derive: 99"))
     assert jobs_to_run(by_snakemake) == with_consumers(expected, settings)
     assert stages_with_changed_params(by_dvc) == expected
     for folder in (by_snakemake, by_dvc):
         versions = folder / "arnas/stages/versions.yaml"
-        versions.write_text(versions.read_text().replace("derive: 2", "derive: 1"))
+        versions.write_text(versions.read_text().replace("derive: 99", f"derive: {now}"))
 
 
 def test_an_edit_of_code_reruns_nothing(by_snakemake: Path, by_dvc: Path) -> None:
@@ -153,7 +157,7 @@ def test_an_override_reaches_the_stage(by_snakemake: Path) -> None:
     assert len((by_snakemake / history).read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("target", ["search", "retrain", "evaluate", "tables"])
+@pytest.mark.parametrize("target", ["search", "retrain", "evaluate", "tables", "report"])
 def test_targets_have_names(by_snakemake: Path, target: str) -> None:
     done = run(by_snakemake, "snakemake", "-n", target)
     assert "Nothing to be done" in done.stdout + done.stderr
@@ -172,7 +176,7 @@ def test_a_run_without_searches_works_in_both(tmp_path: Path) -> None:
     content = yaml.safe_load((folder / "params.yaml").read_text())
     content["run"] |= {"searches": [], "networks": ["arnas"]}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
-    assert len(jobs_to_run(folder)) == 4
+    assert len(jobs_to_run(folder)) == 8
     done = run(folder, "dvc", "repro")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "results/tables/smoke/whitebox.csv").exists()
@@ -185,6 +189,10 @@ def test_snakemake_reports_and_draws(by_snakemake: Path) -> None:
     report = (by_snakemake / "report.html").read_text()
     assert "cells.svg" in report
     assert "whitebox.csv" in report
+    for figure in FIGURES:
+        assert f"{figure}.svg" in report
+        caption = (by_snakemake / f"workflow/report/{figure}.rst").read_text()
+        assert " ".join(caption.split()[:6]) in report
     graph = run(by_snakemake, "snakemake", "--rulegraph", "mermaid-js")
     assert re.search(r"search_adversarial", graph.stdout)
     assert run(by_snakemake, "snakemake", "--lint").returncode == 0
@@ -194,10 +202,12 @@ def test_dvc_shows_metrics_params_and_plots(by_dvc: Path) -> None:
     metrics = run(by_dvc, "dvc", "metrics", "show", "--json")
     content = json.loads(metrics.stdout)[""]["data"]["results/tables/smoke/metrics.json"]["data"]
     assert set(content["digits"]) == {"arnas", "arnas_undefended", "dsara"}
-    assert set(content["digits"]["dsara"]) == {"clean", "fgsm", "pgd20"}
+    assert set(content["digits"]["dsara"]) == {"clean", "fgsm", "pgd20", "union"}
     plots = run(by_dvc, "dvc", "plots", "show", "-o", "plots")
     assert plots.returncode == 0, plots.stderr
-    assert "selection_robust" in (by_dvc / "plots/index.html").read_text()
+    shown = (by_dvc / "plots/index.html").read_text()
+    for curve in ("selection_robust", "gamma", "epsilon", "adversarial_loss"):
+        assert curve in shown
 
 
 def test_dvc_experiments_compare_variants(by_dvc: Path) -> None:

@@ -61,6 +61,13 @@ def searched(pattern):
 
 def trained(pattern):
     """Return the files of every trained network of the run."""
+    return [
+        path for dataset in RUN["datasets"] for path in trained_on(dataset, pattern)
+    ]
+
+
+def trained_on(dataset, pattern):
+    """Return the files of every network that the run trains on a dataset."""
     grid = [
         (RUN["networks_on"], RUN["networks"]),
         (RUN["searches_on"], RUN["searches"]),
@@ -68,11 +75,31 @@ def trained(pattern):
     return [
         path
         for datasets, networks in grid
+        if dataset in datasets
         for path in expand(
             pattern,
             name=config["name"],
-            dataset=datasets,
+            dataset=dataset,
             network=networks,
             seed=RUN["seeds"],
         )
     ]
+
+
+def of_dataset(pattern):
+    """Return an input function for the files of every network trained on the job's dataset."""
+
+    def find(wildcards):
+        return trained_on(wildcards.dataset, pattern)
+
+    return find
+
+
+def tables_of(*names, kind="csv"):
+    """Return the paths of result tables."""
+    return expand(
+        "results/tables/{name}/{table}.{kind}",
+        name=config["name"],
+        table=names,
+        kind=kind,
+    )

@@ -1,0 +1,114 @@
+"""Stages `blackbox_examples` and `blackbox`: examples made on one network, shown to the others."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arnas.attacks.folding import folded
+from arnas.attacks.standard import package_name, square
+from arnas.data.splits import load_splits
+from arnas.evaluation import checks
+from arnas.evaluation.blackbox import opinion, transfer_examples
+from arnas.evaluation.whitebox import predict
+from arnas.evaluation.witness import Witness
+from arnas.models.registry import load_weights
+from arnas.runtime.device import use_full_float32
+from arnas.runtime.files import load_tensors, save_tensors
+from arnas.stages.instances import producers
+from arnas.stages.run import Job
+
+
+def make_examples(job: Job) -> None:
+    """Make examples on one network for the others, and attack it with Square."""
+    use_full_float32()
+    splits = load_splits(job.inputs["splits"])
+    images, y = splits.part("test").to(job.device)
+    x = splits.pixels(images)
+    options = job.params.blackbox
+    threat_options = job.params.threat[job.axes["dataset"]]
+    threat = threat_options.threat()
+    model, origin = load_weights(job.inputs["selected"])
+    model.to(job.device)
+    copy = folded(model)
+    x_adv = transfer_examples(
+        copy, x, y, threat, steps=options.steps, batch_size=options.batch_size, seed=job.seed
+    )
+    before = opinion(model, x, options.batch_size)
+    after = opinion(model, x_adv, options.batch_size)
+    robust = (before.predicted == y) & (after.predicted == y)
+    job.report(1, 2, f"{100 * float(robust.float().mean()):.1f} % withstand their own examples")
+    n = min(options.square_images, len(y))
+    found = square(copy, x[:n], y[:n], threat, queries=options.square_queries)
+    witness = Witness()
+    witness.see(x, x_adv, threat)
+    witness.see(x[:n], found, threat)
+    verdict = checks.box_and_ball(witness)._replace(id="blackbox_box_and_ball")
+    stands = (before.predicted[:n] == y[:n]) & (predict(model, found, options.batch_size) == y[:n])
+    job.report(2, 2, f"{100 * float(stands.float().mean()):.1f} % of {n} withstand Square")
+    save_tensors(
+        job.outputs["examples"],
+        {
+            "x_adv": x_adv,
+            "labels": y,
+            "clean.predicted": before.predicted,
+            "clean.confidence": before.confidence,
+            "adversarial.predicted": after.predicted,
+            "adversarial.confidence": after.confidence,
+            "square": stands.to(torch.uint8),
+        },
+        {
+            "dataset": dataclasses.asdict(splits.info),
+            "network": job.axes["network"],
+            "seed": job.seed,
+            "loss": origin["loss"],
+            "threat": threat_options.model_dump(mode="json") | {"text": str(threat)},
+            "settings": options.model_dump(mode="json"),
+            "square_package": package_name(),
+            "checks": [verdict._asdict()],
+        },
+    )
+
+
+def score(job: Job) -> None:
+    """Show every source's examples to every target of the same seed."""
+    use_full_float32()
+    splits = load_splits(job.inputs["splits"])
+    images, y = splits.part("test").to(job.device)
+    x = splits.pixels(images)
+    cells = [
+        producer.axes for producer in producers(job.instance.stage, "retrain", job.axes, job.params)
+    ]
+    tensors: dict[str, Tensor] = {}
+    described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}
+    described |= {"losses": {}, "checks": {}}
+    for number, target in enumerate(cells):
+        model, origin = load_weights(job.inputs[_key("retrain", target, "selected")])
+        model.to(job.device)
+        clean = predict(model, x, job.params.blackbox.batch_size) == y
+        for source in (cell for cell in cells if cell["seed"] == target["seed"]):
+            examples, description = load_tensors(
+                job.inputs[_key("blackbox_examples", source, "examples")]
+            )
+            x_adv = examples["x_adv"].to(job.device)
+            flags = clean & (predict(model, x_adv, job.params.blackbox.batch_size) == y)
+            name = f"{target['seed']}.{target['network']}.{source['network']}"
+            tensors[name] = flags.to(torch.uint8)
+            if source == target:
+                tensors[f"{target['seed']}.{target['network']}.square"] = examples["square"]
+                described["threat"] = description["threat"]
+                described["settings"] = description["settings"]
+                described["checks"][f"{target['seed']}.{target['network']}"] = description["checks"]
+        if target["network"] not in described["networks"]:
+            described["networks"].append(target["network"])
+        described["losses"][target["network"]] = origin["loss"]
+        job.report(number + 1, len(cells), f"{target['network']}, seed {target['seed']}")
+    save_tensors(job.outputs["outcomes"], tensors, described)
+
+
+def _key(command: str, axes: Any, key: str) -> str:
+    """Return the name under which an aggregate has an input."""
+    return "/".join([command, *axes.values(), key])

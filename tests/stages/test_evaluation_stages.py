@@ -1,0 +1,347 @@
+"""The stages of evaluation on networks made in a moment: what they store, and their verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from arnas.config.load import load_params
+from arnas.data.splits import Splits, load_splits, save_splits
+from arnas.evaluation.whitebox import predict
+from arnas.models.registry import describe_model, model_from_description, save_weights
+from arnas.runtime.files import load_tensors, save_tensors
+from arnas.runtime.seeds import seeded
+from arnas.stages import blackbox, data, whitebox
+from arnas.stages.instances import Instance, find_instance
+from arnas.stages.run import run_command
+
+ROOT = Path(__file__).parents[2]
+CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
+TEST, SELECTION = 24, 20
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A folder with the digits cut; the test writes what it changes with `use`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
+    monkeypatch.setenv("ARNAS_DEVICE", "cpu")
+    content: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
+    content["data"]["digits"] |= {"test_images": TEST, "selection_images": SELECTION}
+    content["run"] |= {"searches": [], "networks": ["arnas", "arnas_undefended"]}
+    content["whitebox"] |= {"autoattack_images": 2}
+    use(content)
+    run_command("data", {"dataset": "digits"}, data.run)
+    return content
+
+
+def use(content: dict[str, Any]) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+
+
+def splits() -> Splits:
+    return load_splits(Path("results/smoke/data/digits/splits.safetensors"))
+
+
+def instance(command: str, axes: dict[str, str]) -> Instance:
+    return find_instance(command, axes, load_params(Path("params.yaml")))
+
+
+def pixels_to_attack() -> tuple[Tensor, Tensor]:
+    """Return the test images and their labels."""
+    images, y = splits().part("test")
+    return splits().pixels(images), y
+
+
+def quick_network(seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Return random features with a classifier fitted to them, and the model's description."""
+    described = describe_model(
+        "arnas", num_classes=10, image_size=8, in_channels=1, channels=4, cells=3, space=None
+    )
+    with seeded("a test", seed):
+        model = model_from_description(described, "a test").eval()
+    images, y = splits().part("train", "search_validation")
+    features: list[Tensor] = []
+    hook = model.classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    with torch.no_grad():
+        model(splits().pixels(images))
+        hook.remove()
+        scale = features[0].std(0) + 1e-6
+        known = torch.cat([features[0] / scale, torch.ones(len(y), 1)], dim=1)
+        wanted = nn.functional.one_hot(y, 10).float() - 0.1
+        solved = torch.linalg.lstsq(known, 10 * wanted).solution
+        model.classifier.weight.copy_(solved[:-1].T / scale)
+        model.classifier.bias.copy_(solved[-1])
+    return model, described
+
+
+def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
+    """Store a quick network as both checkpoints of a cell and return it."""
+    model, described = quick_network(seed)
+    images, y = splits().part("selection")
+    right = predict(model, splits().pixels(images), 256) == y
+    paths = instance("retrain", axes).outputs
+    loss = load_params(Path("params.yaml")).networks[axes["network"]].loss
+    for key in ("selected", "last"):
+        provenance = {
+            "dataset": axes["dataset"],
+            "network": axes["network"],
+            "seed": int(axes["seed"]),
+            "loss": loss,
+            "checkpoint": key,
+            "epoch": 2,
+            "selection_clean": 100 * float(right.float().mean()),
+            **changes.get(key, {}),
+        }
+        save_weights(paths[key], model, described, provenance)
+    return model
+
+
+def attacked(axes: dict[str, str] = CELL) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Run the stage `whitebox` and return what it stored."""
+    run_command("whitebox", axes, whitebox.run)
+    tensors, description = load_tensors(instance("whitebox", axes).outputs["outcomes"])
+    return tensors, description
+
+
+def statuses(description: dict[str, Any]) -> dict[str, str]:
+    return {check["id"]: check["status"] for check in description["checks"]}
+
+
+# White box
+
+
+def test_a_plain_network_passes_every_check_that_was_asked_for(settings: dict[str, Any]) -> None:
+    model = store(CELL, 0)
+    attacks = ["fgsm", "pgd20", "pgd100", "cw_inf"]
+    settings["whitebox"] |= {"attacks": attacks, "last_attacks": []}
+    settings["threat"]["digits"]["epsilon"] = 0.02
+    use(settings)
+    tensors, description = attacked()
+    found = [(check["id"], check["status"]) for check in description["checks"]]
+    assert found == [
+        ("eval_mode", "PASS"),
+        ("box_and_ball", "PASS"),
+        ("iterative_not_weaker", "PASS"),
+        ("more_steps_not_weaker", "PASS"),
+        ("margin_not_stronger", "PASS"),
+        ("epsilon_zero", "PASS"),
+        ("epsilon_one", "PASS"),
+        ("selection_not_test", "PASS"),
+    ]
+    x, y = pixels_to_attack()
+    clean = predict(model, x, 256) == y
+    assert int(clean.sum()) > TEST // 2
+    assert torch.equal(tensors["selected.clean"].bool(), clean)
+    assert tensors["curve"].shape == (3, 20)
+    assert torch.equal(tensors["curve"][0].bool(), clean[:20])
+    assert int(tensors["curve"][2].sum()) == 0
+    assert [point["budget"] for point in description["epsilon_curve"]] == [0, 0.1, 1]
+    assert description["curve_attack"] == "pgd20"
+
+
+def test_checks_whose_attacks_were_not_named_say_so(settings: dict[str, Any]) -> None:
+    store(CELL, 0)
+    settings["whitebox"] |= {"attacks": ["pgd20"], "last_attacks": [], "epsilon_curve": [0.05]}
+    use(settings)
+    tensors, description = attacked()
+    found = statuses(description)
+    assert {name for name, status in found.items() if status == "WARN"} == {
+        "iterative_not_weaker",
+        "more_steps_not_weaker",
+        "margin_not_stronger",
+        "epsilon_zero",
+        "epsilon_one",
+    }
+    assert {name for name, status in found.items() if status == "PASS"} == {
+        "eval_mode",
+        "box_and_ball",
+        "selection_not_test",
+    }
+    assert tensors["curve"].shape == (1, 20)
+    advice = {check["id"]: check["advice"] for check in description["checks"]}
+    assert "fgsm and pgd20 in whitebox.attacks" in advice["iterative_not_weaker"]
+    assert "pgd20 and pgd100 in whitebox.attacks" in advice["more_steps_not_weaker"]
+    assert "pgd100 and cw_inf in whitebox.attacks" in advice["margin_not_stronger"]
+    assert advice["epsilon_zero"].endswith("add 0 to whitebox.epsilon_curve")
+    assert advice["epsilon_one"].endswith("add 1 to whitebox.epsilon_curve")
+
+
+def test_a_checkpoint_chosen_on_other_images_fails(settings: dict[str, Any]) -> None:
+    store(CELL, 0, selected={"selection_clean": 12.5})
+    settings["whitebox"] |= {"attacks": [], "last_attacks": []}
+    use(settings)
+    _, description = attacked()
+    assert statuses(description)["selection_not_test"] == "FAIL"
+    (figure,) = (c["figure"] for c in description["checks"] if c["id"] == "selection_not_test")
+    assert "noted when it was chosen 12.50 %" in figure
+
+
+@pytest.mark.parametrize(("shared", "status"), [(False, "WARN"), (True, "FAIL")])
+def test_test_images_in_other_parts_are_noticed(
+    shared: bool, status: str, settings: dict[str, Any]
+) -> None:
+    found = splits()
+    test, train = found.indices["test"], found.indices["train"]
+    if shared:
+        found.indices["train"][0] = test[3]
+    else:
+        found.images[train[0]] = found.images[test[3]]
+    save_splits(Path("results/smoke/data/digits/splits.safetensors"), found)
+    store(CELL, 0)
+    settings["whitebox"] |= {"attacks": [], "last_attacks": []}
+    use(settings)
+    assert statuses(attacked()[1])["selection_not_test"] == status
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_the_last_checkpoint_is_attacked_unless_it_is_the_selected_one(
+    epoch: int, settings: dict[str, Any]
+) -> None:
+    """Its weights are others here, which shows whether they were looked at."""
+    store(CELL, 0, last={"epoch": epoch})
+    path = instance("retrain", CELL).outputs["last"]
+    tensors, description = load_tensors(path)
+    for name, value in tensors.items():
+        if name.startswith("classifier"):
+            tensors[name] = torch.zeros_like(value)
+    save_tensors(path, tensors, description)
+    settings["whitebox"] |= {"attacks": ["fgsm"], "last_attacks": ["fgsm"]}
+    use(settings)
+    found, _ = attacked()
+    _, y = pixels_to_attack()
+    first = (y == 0).to(torch.uint8)
+    assert not torch.equal(found["selected.fgsm"], first)
+    expected = found["selected.fgsm"] if epoch == 2 else first
+    assert torch.equal(found["last.fgsm"], expected), "equal logits mean the first class"
+
+
+def test_an_undefended_network_is_spared_the_expensive_attack(settings: dict[str, Any]) -> None:
+    settings["whitebox"] |= {"attacks": ["autoattack", "fgsm"], "last_attacks": []}
+    use(settings)
+    names = {}
+    for network in ("arnas", "arnas_undefended"):
+        axes = {**CELL, "network": network}
+        store(axes, 0)
+        names[network] = set(attacked(axes)[0])
+    plain = {"selected.clean", "selected.fgsm", "last.clean", "curve"}
+    assert names == {"arnas": {*plain, "selected.autoattack"}, "arnas_undefended": plain}
+
+
+def test_autoattack_may_be_kept_to_some_datasets(settings: dict[str, Any]) -> None:
+    settings["whitebox"] |= {"attacks": ["autoattack", "fgsm"], "last_attacks": []}
+    settings["whitebox"] |= {"autoattack_datasets": []}
+    use(settings)
+    store(CELL, 0)
+    assert "selected.autoattack" not in attacked(CELL)[0]
+
+
+@pytest.mark.parametrize(("last", "status"), [(7, "WARN"), (8, "PASS")])
+def test_the_end_of_an_l2_curve_is_the_diagonal_of_the_box(
+    last: int, status: str, settings: dict[str, Any]
+) -> None:
+    """Which is 8 for 64 pixels."""
+    settings["threat"]["digits"] |= {"norm": "l2"}
+    settings["whitebox"] |= {"attacks": ["fgsm"], "epsilon_curve": [0.5, last]}
+    use(settings)
+    store(CELL, 0)
+    found = {check["id"]: check for check in attacked(CELL)[1]["checks"]}
+    assert found["epsilon_one"]["status"] in {status, "FAIL"}
+    assert ("does not reach epsilon 8," in found["epsilon_one"]["figure"]) == (last < 8)
+    assert found["epsilon_zero"]["figure"] == "the curve has no epsilon 0"
+
+
+# Black box
+
+
+def test_examples_are_stored_with_what_the_network_says_of_them(settings: dict[str, Any]) -> None:
+    model = store(CELL, 0)
+    settings["blackbox"] |= {"square_images": 9, "square_queries": 5, "steps": 3}
+    use(settings)
+    run_command("blackbox_examples", CELL, blackbox.make_examples)
+    found, description = load_tensors(instance("blackbox_examples", CELL).outputs["examples"])
+    x, y = pixels_to_attack()
+    assert torch.equal(found["labels"], y)
+    assert float((found["x_adv"] - x).abs().max()) <= 0.1 + 1e-6
+    assert 0 <= float(found["x_adv"].min()) <= float(found["x_adv"].max()) <= 1
+    for kind, images in (("clean", x), ("adversarial", found["x_adv"])):
+        with torch.no_grad():
+            shares = model(images).softmax(1)
+        assert torch.equal(found[f"{kind}.predicted"], shares.argmax(1))
+        torch.testing.assert_close(found[f"{kind}.confidence"], shares.amax(1))
+    right = found["clean.predicted"] == y
+    assert found["square"].shape == (9,)
+    assert bool((found["square"].bool() <= right[:9]).all())
+    worse = int((right & (found["adversarial.predicted"] == y)).sum())
+    assert worse < int(right.sum())
+    assert (description["network"], description["loss"], description["seed"]) == ("arnas", "pgd", 0)
+    assert description["settings"]["steps"] == 3
+    (check,) = description["checks"]
+    assert (check["id"], check["status"]) == ("blackbox_box_and_ball", "PASS")
+    assert check["figure"].startswith(f"{len(y) + 9} examples exceed epsilon by 0.000000")
+
+
+def test_square_that_leaves_the_ball_is_seen(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(CELL, 0)
+    use(settings)
+    monkeypatch.setattr(blackbox, "square", lambda model, x, y, threat, queries: 1 - x)
+    run_command("blackbox_examples", CELL, blackbox.make_examples)
+    _, description = load_tensors(instance("blackbox_examples", CELL).outputs["examples"])
+    assert description["checks"][0]["status"] == "FAIL"
+
+
+def test_every_network_is_shown_the_examples_of_its_seed(settings: dict[str, Any]) -> None:
+    """Examples made by hand, of four kinds: the image, white, black, and the image upside down."""
+    settings["run"] |= {"seeds": [0, 3]}
+    use(settings)
+    x, y = pixels_to_attack()
+    kinds = [x, torch.ones_like(x), torch.zeros_like(x), x.flip(2)]
+    shown: dict[tuple[str, str], Tensor] = {}
+    models: dict[tuple[str, str], nn.Module] = {}
+    squares: dict[tuple[str, str], Tensor] = {}
+    for number, (network, seed) in enumerate(
+        (network, seed) for network in ("arnas", "arnas_undefended") for seed in ("0", "3")
+    ):
+        axes = {"dataset": "digits", "network": network, "seed": seed}
+        models[network, seed] = store(axes, number)
+        shown[network, seed] = kinds[number]
+        squares[network, seed] = (torch.arange(7) < number).to(torch.uint8)
+        save_tensors(
+            instance("blackbox_examples", axes).outputs["examples"],
+            {"x_adv": kinds[number], "square": squares[network, seed]},
+            {
+                "threat": {"norm": "linf", "epsilon": 0.1},
+                "settings": {"steps": 3},
+                "checks": [{"id": f"made {number}"}],
+            },
+        )
+    run_command("blackbox", {"dataset": "digits"}, blackbox.score)
+    found, description = load_tensors(
+        instance("blackbox", {"dataset": "digits"}).outputs["outcomes"]
+    )
+    expected = {}
+    for (network, seed), model in models.items():
+        clean = predict(model, x, 256) == y
+        for source in ("arnas", "arnas_undefended"):
+            stands = clean & (predict(model, shown[source, seed], 256) == y)
+            expected[f"{seed}.{network}.{source}"] = stands.tolist()
+        expected[f"{seed}.{network}.square"] = squares[network, seed].bool().tolist()
+    assert {name: flags.bool().tolist() for name, flags in found.items()} == expected
+    assert len({str(value) for value in expected.values()}) > 8, "the case must tell cells apart"
+    assert description["networks"] == ["arnas", "arnas_undefended"]
+    assert description["losses"] == {"arnas": "pgd", "arnas_undefended": "natural"}
+    assert description["threat"] == {"norm": "linf", "epsilon": 0.1}
+    assert description["dataset"] == "digits"
+    assert description["checks"] == {
+        "0.arnas": [{"id": "made 0"}],
+        "3.arnas": [{"id": "made 1"}],
+        "0.arnas_undefended": [{"id": "made 2"}],
+        "3.arnas_undefended": [{"id": "made 3"}],
+    }
