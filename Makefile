@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code on disk every start of a stage compiles its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo lint test test-long reproduce schema lock clean
+.PHONY: help install demo lint docs test test-long reproduce schema lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,12 @@ lint: install ## Style, types and the workflow's own lint
 	snakefmt --check workflow
 	snakemake --lint
 
+# The theme announces at every start that MkDocs 2 will not fit it; pyproject.toml asks for MkDocs 1.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: install ## Build the documentation to site/, warnings are errors
+	python -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	@echo "The documentation is in site/: open site/index.html"
+
 test: install ## Fast tests
 	python -m pytest -q -n 2 --dist loadfile
 
@@ -50,9 +56,9 @@ schema: install ## Rewrite workflow/schemas/params.schema.json from the option m
 
 lock: install ## Resolve pyproject.toml into requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --extra workflow --extra dev --no-emit-index-url --no-emit-find-links \
+	  --extra workflow --extra dev --extra docs --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command 'make lock' -o requirements.lock pyproject.toml
 
 clean: ## Remove heavy results and caches; tables and .venv stay
 	find results -mindepth 1 -maxdepth 1 ! -name tables -exec rm -rf {} +
-	rm -rf .snakemake .arnas .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
+	rm -rf site .snakemake .arnas .pytest_cache .mypy_cache .ruff_cache .hypothesis dvc_plots
