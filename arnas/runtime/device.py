@@ -1,36 +1,109 @@
-"""Device and threads, read from the environment only, so that no engine reruns because of them."""
+"""Devices and threads, read from the environment only, so that no engine reruns for them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from arnas.runtime.errors import UserError
+from arnas.runtime.lease import assigned, lease_folder, leased, visible_gpus, wanted_gpus
 
 
-def select_device() -> torch.device:
-    """Return the device named by ``ARNAS_DEVICE`` (``auto``, ``cpu``, ``cuda`` or ``cuda:N``).
+@dataclass(frozen=True)
+class Devices:
+    """What a job computes on."""
+
+    gpus: tuple[str, ...]
+    """Names of the GPUs that it holds; none on the CPU."""
+    all: tuple[torch.device, ...]
+    """One device for each rank."""
+
+    @property
+    def text(self) -> str:
+        """Return the devices in words, for the log and the manifest."""
+        kind = self.all[0].type
+        if kind == "cuda":
+            kind = torch.cuda.get_device_name(self.all[0])
+        held = f" (GPU {', '.join(self.gpus)})" if self.gpus else ""
+        ranks = f", {len(self.all)} ranks" if len(self.all) > 1 else ""
+        return f"{kind}{held}{ranks}"
+
+
+@contextmanager
+def held_devices(tell: Callable[[str], None], most: int | None = None) -> Iterator[Devices]:
+    """Hold the devices of a job while it runs.
+
+    ``ARNAS_DEVICE`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, which counts the visible GPUs
+    from 0; ``ARNAS_GPUS`` says how many. With ``ARNAS_FAKE_GPUS`` GPUs are leased and the work is
+    done on the CPU. ``ARNAS_RANKS`` sets the number of processes on the CPU.
+
+    Parameters
+    ----------
+    tell
+        Called with one sentence if the job has to wait for GPUs.
+    most
+        The number of GPUs that the job can use, however many ``ARNAS_GPUS`` offers it: a job that
+        can use one at most has no ranks.
 
     Raises
     ------
     UserError
-        For another name, or CUDA where there is none.
+        For another name, or GPUs that are not there.
     """
+    names, number = _allowed()
+    offered = wanted_gpus(names)
+    count = offered if most is None else min(offered, most)
+    if not count:
+        ranks = _cpu_ranks() if most is None else 1
+        yield Devices((), (torch.device("cpu"),) * ranks)
+    elif assigned(names, offered):
+        yield _devices(names[:count], names)
+    elif number is not None:
+        with leased(names[number : number + 1], 1, lease_folder(), tell) as held:
+            yield _devices(held, names)
+    else:
+        with leased(names, count, lease_folder(), tell) as held:
+            yield _devices(held, names)
+
+
+def _allowed() -> tuple[tuple[str, ...], int | None]:
+    """Return the GPUs that may be used, and the number of the one that is asked for, if any."""
     wanted = os.environ.get("ARNAS_DEVICE", "auto")
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cpu":
+        return (), None
     name, colon, number = wanted.partition(":")
-    if name not in {"cpu", "cuda"} or (colon and not number.isdecimal()):
+    if wanted != "auto" and (name != "cuda" or (colon and not number.isdecimal())):
         raise UserError(
             f"ARNAS_DEVICE is '{wanted}': allowed are auto, cpu, cuda, cuda:N; unset it for auto."
         )
-    if name == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    visible = visible_gpus()
+    if wanted != "auto" and int(number or 0) >= len(visible):
         raise UserError(
-            f"ARNAS_DEVICE is '{wanted}', but this machine shows {torch.cuda.device_count()} CUDA "
+            f"ARNAS_DEVICE is '{wanted}', but this machine shows {len(visible)} CUDA "
             "devices; set ARNAS_DEVICE=cpu or unset it."
         )
-    return torch.device(wanted)
+    return visible, int(number) if number else None
+
+
+def _devices(held: tuple[str, ...], names: tuple[str, ...]) -> Devices:
+    """Return the devices of the GPUs held, which alone become visible."""
+    if "ARNAS_FAKE_GPUS" in os.environ:
+        return Devices(held, (torch.device("cpu"),) * len(held))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+    # If something has initialised CUDA before, the old list still counts.
+    shown = held if torch.cuda.device_count() == len(held) else names
+    devices = tuple(torch.device("cuda", shown.index(name)) for name in held)
+    torch.cuda.set_device(devices[0])
+    return Devices(held, devices)
+
+
+def _cpu_ranks() -> int:
+    """Return the number of processes that share a job on the CPU: ``ARNAS_RANKS``, 1 by default."""
+    return _positive("ARNAS_RANKS")
 
 
 def use_full_float32() -> None:
@@ -45,8 +118,14 @@ def configure_threads() -> int:
     One thread a job is the default because jobs run side by side: two threads on a loaded machine
     wait for each other and are several times slower than one.
     """
-    text = os.environ.get("ARNAS_THREADS", "1")
+    count = _positive("ARNAS_THREADS")
+    torch.set_num_threads(count)
+    return count
+
+
+def _positive(variable: str) -> int:
+    """Return the whole number that an environment variable holds, 1 by default."""
+    text = os.environ.get(variable, "1")
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise UserError(f"ARNAS_THREADS is '{text}': it must be a whole number from 1 up.")
-    torch.set_num_threads(int(text))
+        raise UserError(f"{variable} is '{text}': it must be a whole number from 1 up.")
     return int(text)

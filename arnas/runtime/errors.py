@@ -25,13 +25,22 @@ STOPPED = 75
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """End the process with one sentence on stderr; exit code 2 for a mistake, 75 for a signal."""
+    """End the process with one sentence on stderr; exit code 2 for a mistake, 75 for a signal.
+
+    Notes that were added to the exception follow on lines of their own.
+    """
     try:
         yield
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write("\n".join([f"error: {error}", *_notes(error)]) + "\n")
         sys.exit(2)
     except Preempted as stopped:
         with suppress(OSError):  # whoever read it may have been stopped too
-            sys.stderr.write(f"stopped by {stopped}; the same command goes on from here.\n")
+            sentence = f"stopped by {stopped}; the same command goes on from here."
+            sys.stderr.write("\n".join([sentence, *_notes(stopped)]) + "\n")
         sys.exit(STOPPED)
+
+
+def _notes(error: Exception) -> list[str]:
+    """Return the lines that were added to an exception, as the next command to type."""
+    return getattr(error, "__notes__", [])

@@ -12,16 +12,16 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load as safetensors_load
-from safetensors.torch import save as safetensors_save
-from torch import Tensor
 
 from arnas.runtime.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and JSON does without
+    from torch import Tensor
 
 
 class TensorFile(NamedTuple):
@@ -54,19 +54,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A rename also leaves files alone that are hard links into an engine's cache: writing in place
     would change the cache.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from None
         raise
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """Return what to say of a file that a full or read-only disk has refused."""
+    return UserError(
+        f"{path} cannot be written: {error.strerror or error}; make room or give the right to "
+        "write there, and type the same command again: what was saved before is still there."
+    )
 
 
 def _umask() -> int:
@@ -132,6 +147,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping
     description
         JSON values: what the tensors are and how to use them.
     """
+    from safetensors.torch import save as safetensors_save
+
     # Copies, because safetensors refuses two names for one piece of memory.
     own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     data = safetensors_save(own)
@@ -151,6 +168,8 @@ def load_tensors(path: Path) -> TensorFile:
     UserError
         When the file is missing or damaged, or its sha256 is not the recorded one.
     """
+    from safetensors.torch import load as safetensors_load
+
     try:
         data = path.read_bytes()
     except FileNotFoundError:

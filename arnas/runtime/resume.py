@@ -33,6 +33,7 @@ from arnas.runtime.files import (
     load_tensors,
     read_json,
     save_tensors,
+    unwritable,
     write_json,
 )
 
@@ -89,8 +90,8 @@ class FolderKeeper:
         """Return the file of a save: two take turns, so a kill while writing costs one save."""
         return self.folder / f"state.{number % 2}.safetensors"
 
-    def load(self) -> TensorFile | None:
-        """Return the newest state that is whole; a damaged one is named on stderr."""
+    def load(self, quiet: bool = False) -> TensorFile | None:
+        """Return the newest state that is whole; a damaged one is named on stderr, unless quiet."""
         self._looping = True
         found: list[tuple[int, TensorFile]] = []
         for path in filter(Path.exists, map(self._path, range(2))):
@@ -100,7 +101,8 @@ class FolderKeeper:
                 tensors, content = load_tensors(path)
                 found.append((content["save"], TensorFile(tensors, content["values"])))
             except UserError as error:
-                sys.stderr.write(f"warning: {error} It is not used.\n")
+                if not quiet:
+                    sys.stderr.write(f"warning: {error} It is not used.\n")
         if not found:
             return None
         self._number, newest = max(found, key=lambda pair: pair[0])
@@ -144,11 +146,18 @@ def save_interval() -> float:
 
 
 @contextmanager
-def kept(folder: Path, title: str) -> Iterator[FolderKeeper]:
+def kept(folder: Path, title: str, result: str = "") -> Iterator[FolderKeeper]:
     """Yield the keeper of a run that this process alone works on; remove the state on success.
 
     Copies of a checkout that work on the same result at once, as experiments of DVC do, have a
     slot each; in one checkout a second process is refused.
+
+    Parameters
+    ----------
+    folder
+        Named by the fingerprint of the result.
+    title, result
+        Name of the instance and path of its manifest, for whoever looks at the state.
 
     Raises
     ------
@@ -157,10 +166,10 @@ def kept(folder: Path, title: str) -> Iterator[FolderKeeper]:
     """
     for number in itertools.count():
         slot = folder / str(number)
-        slot.mkdir(parents=True, exist_ok=True)
         lock = FileLock(slot / "lock")
         try:
-            lock.acquire(timeout=0)
+            slot.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0.2)  # `state_slots` holds it for an instant
             break
         except Timeout:
             who = _holder(slot)
@@ -169,8 +178,10 @@ def kept(folder: Path, title: str) -> Iterator[FolderKeeper]:
                     f"{title} is being made by process {who['pid']} on {who['host']} since "
                     f"{who['since']}: wait for it, or stop it first."
                 ) from None
+        except OSError as error:
+            raise unwritable(slot, error) from None
     try:
-        write_json(slot / "holder.json", _myself())
+        write_json(slot / "holder.json", {**_myself(), "title": title, "result": result})
         keeper = FolderKeeper(slot, save_interval())
         with _asking(keeper):
             yield keeper

@@ -32,7 +32,7 @@ def make_examples(job: Job) -> None:
     threat_options = job.params.threat[job.axes["dataset"]]
     threat = threat_options.threat()
     model, origin = load_weights(job.inputs["selected"])
-    model.to(job.device)
+    job.placed(model)
     copy = folded(model)
     x_adv = transfer_examples(
         copy, x, y, threat, steps=options.steps, batch_size=options.batch_size, seed=job.seed
@@ -87,7 +87,7 @@ def score(job: Job) -> None:
     described |= {"losses": {}, "checks": {}}
     for number, target in enumerate(cells):
         model, origin = load_weights(job.inputs[_key("retrain", target, "selected")])
-        model.to(job.device)
+        job.placed(model)
         clean = predict(model, x, job.params.blackbox.batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             examples, description = load_tensors(

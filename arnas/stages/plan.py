@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -66,6 +67,8 @@ class Stage:
     """Path of the manifest, an output too."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Key to path."""
+    gpus: Literal["none", "one", "any"] = "none"
+    """How many GPUs it can use; with several, ranks share its batches."""
     gathers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For an aggregate: command to the keys of its outputs that enter, from every instance of the
     run that shares the aggregate's axes."""
@@ -101,6 +104,7 @@ STAGES: tuple[Stage, ...] = (
         },
         SEARCH + "/adversarial/manifest.json",
         _SEARCH_SPLITS,
+        gpus="one",
     ),
     Stage(
         "search_multiobjective",
@@ -118,6 +122,7 @@ STAGES: tuple[Stage, ...] = (
         },
         SEARCH + "/multiobjective/manifest.json",
         {**_SEARCH_SPLITS, **_tensors(SEARCH + "/adversarial/state", "before")},
+        gpus="one",
     ),
     Stage(
         "derive",
@@ -139,6 +144,7 @@ STAGES: tuple[Stage, ...] = (
         {**_WEIGHTS, "history": RETRAIN + "/history.jsonl"},
         RETRAIN + "/manifest.json",
         _SPLITS,
+        gpus="any",
     ),
     Stage(
         "retrain_searched",
@@ -153,6 +159,7 @@ STAGES: tuple[Stage, ...] = (
         {**_WEIGHTS, "history": RETRAIN + "/history.jsonl"},
         RETRAIN + "/manifest.json",
         {**_SPLITS, "genotype": "results/{name}/search/{network}/{seed}/genotype/genotype.json"},
+        gpus="any",
     ),
     Stage(
         "whitebox",
@@ -162,6 +169,7 @@ STAGES: tuple[Stage, ...] = (
         _tensors(WHITEBOX + "/outcomes", "outcomes"),
         WHITEBOX + "/manifest.json",
         {**_SPLITS, **_WEIGHTS},
+        gpus="any",
     ),
     Stage(
         "blackbox_examples",
@@ -171,6 +179,7 @@ STAGES: tuple[Stage, ...] = (
         _tensors(EXAMPLES + "/examples", "examples"),
         EXAMPLES + "/manifest.json",
         {**_SPLITS, **_SELECTED},
+        gpus="any",
     ),
     Stage(
         "blackbox",
@@ -180,7 +189,8 @@ STAGES: tuple[Stage, ...] = (
         _tensors(BLACKBOX + "/outcomes", "outcomes"),
         BLACKBOX + "/manifest.json",
         _SPLITS,
-        {
+        gpus="any",
+        gathers={
             "retrain": ("selected", "selected_description"),
             "blackbox_examples": ("examples", "examples_description"),
         },

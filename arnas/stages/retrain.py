@@ -31,7 +31,7 @@ def run(job: Job) -> None:
     )
     with seeded("retrain", "weights", job.seed):
         model = model_from_description(description, network)
-    model.to(job.device)
+    job.placed(model, trained=True)
 
     task = TrainingTask(
         sizes.loss,

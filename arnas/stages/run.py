@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.runtime.device import configure_threads, select_device
+from arnas.models.sharing import share_batches, share_statistics
+from arnas.runtime.device import Devices, configure_threads, held_devices
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import sha256_file, write_bytes
+from arnas.runtime.files import sha256_file
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import environment, fingerprint, manifest_or_empty, write_manifest
-from arnas.runtime.progress import Report, console_report
+from arnas.runtime.manifest import environment, manifest_or_empty, write_manifest
+from arnas.runtime.progress import Report, console_report, silent
+from arnas.runtime.ranks import Place, ReadingKeeper, following, leading, my_place
 from arnas.runtime.resume import Keeper, kept
-from arnas.stages.current import expected, settings
+from arnas.stages.current import describe
 from arnas.stages.instances import USER_FILE, Instance, find_instance
 
 
@@ -57,6 +63,19 @@ class Job:
         """Return the replicate's seed."""
         return int(self.axes["seed"])
 
+    def placed(self, model: nn.Module, *, trained: bool = False) -> nn.Module:
+        """Put a model on the device, where the ranks of the job share its batches.
+
+        Parameters
+        ----------
+        model
+            Changed in place.
+        trained
+            Whether batch statistics are taken, which then are those of the whole batch.
+        """
+        model.to(self.device)
+        return share_batches(share_statistics(model) if trained else model)
+
 
 StageFunction = Callable[[Job], None]
 
@@ -74,43 +93,109 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
     """
     params = load_params()
     instance = find_instance(command, axes, params)
+    place = my_place()
+    if place is not None:
+        _follow(place, params, instance, function)
+        return
     wanted = instance.inputs.items()
     # The reader of a user's own file says better what is wrong with it.
     made = [path for key, path in wanted if key != USER_FILE or path.is_file()]
     inputs = {str(path): _hash_input(path, instance) for path in made}
-    threads = configure_threads()
-    device = select_device()
-    start = time.monotonic()
     made_from = describe(instance, params, inputs)
     state = state_folder(command, made_from["fingerprint"])
-    with kept(state, instance.title) as keeper:
-        with _withdrawn(instance), console_report(instance.title) as report:
-            function(Job(params, instance, device, report, keeper.folder, keeper))
+    with (
+        _followed_by(_next_command(instance)),
+        kept(state, instance.title, str(instance.manifest)) as keeper,
+        _devices(instance) as devices,
+    ):
+        threads, start = configure_threads(), time.monotonic()
+        _say(instance, f"on {devices.text}, threads {threads}")
+        with (
+            leading(instance.command[1:], devices.all, keeper.folder, _next_command(instance)),
+            _withdrawn(instance),
+            console_report(instance.title) as report,
+        ):
+            function(Job(params, instance, devices.all[0], report, keeper.folder, keeper))
+        outputs = {str(path): sha256_file(path) for path in instance.outputs.values()}
         write_manifest(
             instance.manifest,
             made_from
-            | {"outputs": {str(path): sha256_file(path) for path in instance.outputs.values()}}
-            | environment(str(device), threads)
+            | {"outputs": outputs}
+            | environment(devices.text, threads)
             | {"wall_seconds": round(time.monotonic() - start, 2)},
         )
 
 
+def _follow(place: Place, params: Params, instance: Instance, function: StageFunction) -> None:
+    """Do the work of an instance as a rank other than 0, which writes nothing of it."""
+    configure_threads()
+    with following(place) as device, TemporaryDirectory() as scratch:
+        outputs = {key: Path(scratch, key, path.name) for key, path in instance.outputs.items()}
+        keeper = ReadingKeeper(Path(place.state))
+        function(
+            Job(params, replace(instance, outputs=outputs), device, silent, Path(scratch), keeper)
+        )
+
+
 @contextmanager
-def _withdrawn(instance: Instance) -> Iterator[None]:
-    """Take the manifest away while the outputs change; after a mistake it returns if none did."""
-    before = instance.manifest.read_bytes() if instance.manifest.is_file() else None
-    outputs = manifest_or_empty(instance.manifest).get("outputs", {})
-    instance.manifest.unlink(missing_ok=True)
+def _devices(instance: Instance) -> Iterator[Devices]:
+    """Hold the devices that an instance computes on; its memory running out is a mistake."""
+    most = {"none": 0, "one": 1, "any": None}[instance.stage.gpus]
+    with held_devices(lambda text: _say(instance, text), most) as devices:
+        try:
+            yield devices
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition(". ")[0]
+            raise UserError(
+                f"{instance.title} does not fit on {devices.text} ({reason}): lower the batch_size "
+                "that it reads, or give it more memory."
+            ) from None
+
+
+def _say(instance: Instance, text: str) -> None:
+    """Write a line of the log."""
+    sys.stderr.write(f"[{instance.title}] {text}\n")
+    sys.stderr.flush()
+
+
+def _next_command(instance: Instance) -> str:
+    """Return the line that names the command which goes on from here."""
+    words = list(instance.command)
+    if settings_file := os.environ.get("ARNAS_PARAMS"):
+        words.insert(0, f"ARNAS_PARAMS={settings_file}")
+    return f"next: {shlex.join(words)}"
+
+
+@contextmanager
+def _followed_by(line: str) -> Iterator[None]:
+    """Let whatever ends the work early be followed by a line."""
     try:
         yield
-    except UserError:
+    except Exception as error:
+        error.add_note(line)
+        raise
+
+
+@contextmanager
+def _withdrawn(instance: Instance) -> Iterator[None]:
+    """Take the manifest away while the outputs change; after a failure it returns if none did."""
+    manifest = instance.manifest
+    aside = manifest.with_name(f".{manifest.name}.withdrawn")
+    outputs = manifest_or_empty(manifest).get("outputs", {})
+    if manifest.is_file():
+        manifest.replace(aside)  # which needs no room on the disk, neither way
+    try:
+        yield
+    except BaseException:
         unchanged = all(
             path.is_file() and sha256_file(path) == outputs.get(str(path))
             for path in instance.outputs.values()
         )
-        if before is not None and unchanged:
-            write_bytes(instance.manifest, before)
+        if aside.is_file() and unchanged:
+            aside.replace(manifest)
         raise
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _hash_input(path: Path, instance: Instance) -> str:
@@ -121,18 +206,3 @@ def _hash_input(path: Path, instance: Instance) -> str:
             f"{instance.manifest}`, which makes it first."
         )
     return sha256_file(path)
-
-
-def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Return the part of a manifest that says what a result is made from."""
-    slices, current = settings(instance, params), expected(instance, params)
-    seed = instance.axes.get("seed")
-    return {
-        "stage": instance.stage.command,
-        "axes": dict(instance.axes),
-        **current,
-        "fingerprint": fingerprint(
-            slices, inputs, None if seed is None else int(seed), current["version"]
-        ),
-        "inputs": dict(inputs),
-    }

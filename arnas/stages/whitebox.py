@@ -46,7 +46,7 @@ def run(job: Job) -> None:
     done, planned = 0, 2 + len(options.attacks) + len(options.last_attacks) + len(curve)
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
         model, origin = load_weights(job.inputs[checkpoint])
-        model.to(job.device)
+        job.placed(model)
         allowed = options.autoattack_on == "all" or LOSSES[origin["loss"]].defended
         if options.autoattack_datasets is not None:
             allowed &= job.axes["dataset"] in options.autoattack_datasets

@@ -15,6 +15,7 @@ from arnas.attacks.modes import attacked
 from arnas.attacks.threat import Threat
 from arnas.data.batches import batches_per_epoch, epoch_batches
 from arnas.data.splits import LabelledImages, to_pixels
+from arnas.models.sharing import sum_gradients
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile
 from arnas.runtime.history import Record, discard
@@ -242,6 +243,7 @@ def _train_epoch(
         value = loss(Step(model, batch, task.threat, options, generator))
         optimiser.zero_grad()
         value.loss.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
         optimiser.step()
         walk.losses += float(value.loss.detach()) * len(batch.y)

@@ -1,43 +1,129 @@
-"""Device and threads come from the environment, and its mistakes are named."""
+"""Devices and threads come from the environment, and its mistakes are named."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from arnas.runtime.device import configure_threads, select_device
+from arnas.runtime.device import Devices, configure_threads, held_devices
 from arnas.runtime.errors import UserError
 
 
 @pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
+def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> int:
     """Pretend that the machine has as many GPUs as the parameter says."""
     count: int = request.param
+    names = ("CUDA_VISIBLE_DEVICES", "ARNAS_DEVICE", "ARNAS_GPUS", "ARNAS_RANKS", "SLURM_JOB_ID")
+    for name in (*names, "ARNAS_FAKE_GPUS"):
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever the code sets
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ARNAS_LEASE_DIR", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     return count
+
+
+CPU = Devices((), (torch.device("cpu"),))
 
 
 def with_gpus(count: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("gpus", [count], indirect=True)
 
 
-@pytest.mark.parametrize(("gpus", "found"), [(0, "cpu"), (2, "cuda")], indirect=["gpus"])
-@pytest.mark.parametrize("wanted", ["auto", None])
-def test_auto_takes_a_gpu_where_there_is_one(
-    gpus: int, found: str, wanted: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ARNAS_DEVICE", raising=False)
-    if wanted is not None:
-        monkeypatch.setenv("ARNAS_DEVICE", wanted)
-    assert select_device() == torch.device(found)
+def held(most: int | None = None) -> Devices:
+    with held_devices(print, most) as devices:
+        return devices
+
+
+def indices(devices: Devices) -> list[int | None]:
+    assert all(device.type == "cuda" for device in devices.all)
+    return [device.index for device in devices.all]
+
+
+@with_gpus(0)
+def test_no_gpu_means_the_cpu(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARNAS_GPUS", "4")
+    assert held() == CPU
+    assert held().text == "cpu"
 
 
 @with_gpus(2)
-@pytest.mark.parametrize("wanted", ["cpu", "cuda", "cuda:0", "cuda:1"])
-def test_a_named_device_is_taken(gpus: int, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_a_gpu_where_there_is_one_and_the_next_job_another(
+    gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held_devices(print) as first:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # a job has an environment of its own
+        with held_devices(print) as second:
+            assert (first.gpus, second.gpus) == (("0",), ("1",))
+            # CUDA that was looked at before still counts as it did then.
+            assert indices(first) + indices(second) == [0, 1]
+
+
+@with_gpus(3)
+@pytest.mark.parametrize(
+    ("wanted", "names"), [("cuda", ("0",)), ("cuda:0", ("0",)), ("cuda:2", ("2",))]
+)
+def test_a_named_device_is_taken(
+    gpus: int, wanted: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ARNAS_DEVICE", wanted)
-    assert select_device() == torch.device(wanted)
+    assert held().gpus == names
+
+
+@with_gpus(2)
+def test_the_cpu_by_name_leaves_the_gpus_alone(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARNAS_DEVICE", "cpu")
+    assert held() == CPU
+    monkeypatch.setenv("ARNAS_RANKS", "3")
+    assert held().text == "cpu, 3 ranks"
+    assert len(held(most=1).all) == 1
+
+
+@with_gpus(3)
+def test_a_job_gets_as_many_as_it_asks_for_and_can_use(
+    gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARNAS_GPUS", "2")
+    assert held().gpus == ("0", "1")
+    assert held(most=1).gpus == ("0",)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert held(most=0) == CPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-x,1")
+    assert held().gpus == ("2", "MIG-x")
+
+
+@with_gpus(1)
+def test_only_the_devices_held_are_visible_afterwards(
+    gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-y")
+    with held_devices(print) as first:
+        assert first.gpus == ("5",)
+        assert indices(first) == [0]
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-y")
+        with held_devices(print) as second:
+            assert second.gpus == ("GPU-y",)
+            assert indices(second) == [0]
+
+
+@with_gpus(2)
+def test_the_assignment_of_a_cluster_is_taken_as_it_is(
+    gpus: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("ARNAS_GPUS", "2")
+    with held_devices(print) as first, held_devices(print) as second:
+        assert first.gpus == second.gpus == ("0", "1")
+    assert not list(tmp_path.iterdir())
+
+
+@with_gpus(0)
+def test_pretended_gpus_are_held_and_not_used(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARNAS_FAKE_GPUS", "a,b")
+    with held_devices(print) as first, held_devices(print) as second:
+        assert first.text == "cpu (GPU a)"
+        assert second.text == "cpu (GPU b)"
 
 
 @pytest.mark.parametrize(
@@ -48,27 +134,19 @@ def test_a_gpu_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setenv("ARNAS_DEVICE", wanted)
     with pytest.raises(UserError, match=f"'{wanted}', but this machine shows {gpus} CUDA"):
-        select_device()
+        held()
 
 
 @with_gpus(1)
-@pytest.mark.parametrize("wanted", ["", "gpu", "CPU", "mps", "cuda:x", "cuda:-1", "cuda:0:0", "0"])
+@pytest.mark.parametrize(
+    "wanted", ["", "gpu", "CPU", "mps", "cuda:x", "cuda:-1", "cuda:0:0", "0", "cpu:", "cuda:"]
+)
 def test_an_unknown_device_is_refused(
     gpus: int, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ARNAS_DEVICE", wanted)
     with pytest.raises(UserError, match=f"ARNAS_DEVICE is '{wanted}': allowed are auto, cpu"):
-        select_device()
-
-
-@with_gpus(1)
-@pytest.mark.parametrize("wanted", ["cpu:", "cuda:"])
-def test_a_device_without_its_number_is_refused(
-    gpus: int, wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ARNAS_DEVICE", wanted)
-    with pytest.raises(UserError, match="ARNAS_DEVICE"):
-        select_device()
+        held()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Files are whole or absent, and damage is noticed when they are read."""
 
+import errno
 import hashlib
 import json
 import os
@@ -87,11 +88,11 @@ def test_a_failure_leaves_everything_as_it_was(
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_bytes(tmp_path / "a.txt", b"old")
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match=r"a\.txt cannot be written: No space left on device; make"):
         write_bytes(tmp_path / "a.txt", b"new")
     assert [item.read_bytes() for item in tmp_path.iterdir()] == [b"old"]
 

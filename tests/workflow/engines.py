@@ -59,8 +59,9 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
 
 
 def words(command: str) -> str:
-    """Return a command with single spaces and without what it does to its log."""
-    return " ".join(command.split(" 2>&1", maxsplit=1)[0].split())
+    """Return a command with single spaces, without its environment and what it does to its log."""
+    plain = re.sub(r"^(\w+=\S* )+", "", command.split(" 2>&1", maxsplit=1)[0])
+    return " ".join(plain.split())
 
 
 def seen_by_snakemake(folder: Path) -> set[Seen]:
@@ -123,7 +124,7 @@ def jobs_to_run(folder: Path, *options: str) -> set[str]:
     """Return the commands that a dry run would run."""
     done = run(folder, "snakemake", "-n", *options)
     assert done.returncode == 0, done.stderr + done.stdout
-    shells = re.findall(r"\nShell command: (python [^\n]*)", done.stdout + done.stderr)
+    shells = re.findall(r"\nShell command: ([^\n]*python [^\n]*)", done.stdout + done.stderr)
     return {words(shell) for shell in shells}
 
 

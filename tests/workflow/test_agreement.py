@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from engines import Seen, copy_checkout, seen_by_dvc, seen_by_snakemake
+from engines import ROOT, Seen, copy_checkout, seen_by_dvc, seen_by_snakemake
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.stages.instances import Instance, instances
+from arnas.stages.plan import STAGES, stage_by_name
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,16 @@ def as_seen(instance: Instance) -> Seen:
 
 def test_snakemake_has_the_plan(checkout: Path, params: Params) -> None:
     assert seen_by_snakemake(checkout) == {as_seen(instance) for instance in instances(params)}
+
+
+def test_jobs_that_compute_on_networks_ask_for_a_gpu_and_say_how_many() -> None:
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for rule in re.split(r"\n(?=rule )", path.read_text()):
+            name = re.match(r"rule (\w+):", rule)
+            if name and name[1] in {stage.name for stage in STAGES}:
+                asks = stage_by_name(name[1]).gpus != "none"
+                assert ("gpu=1," in rule) == asks, name[1]
+                assert ("ARNAS_GPUS={resources.gpu}" in rule) == asks, name[1]
 
 
 def split(params: Params) -> tuple[set[Seen], dict[str, Seen]]:

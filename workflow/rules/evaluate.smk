@@ -52,7 +52,8 @@ rule whitebox:
     message:
         "Attacking {wildcards.network} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m arnas whitebox --dataset {wildcards.dataset} --network {wildcards.network}"
+        "ARNAS_GPUS={resources.gpu}"
+        " python -m arnas whitebox --dataset {wildcards.dataset} --network {wildcards.network}"
         " --seed {wildcards.seed} 2>&1 | tee {log}"
 
 
@@ -82,7 +83,8 @@ rule blackbox_examples:
     message:
         "Making examples on {wildcards.network} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m arnas blackbox_examples --dataset {wildcards.dataset}"
+        "ARNAS_GPUS={resources.gpu}"
+        " python -m arnas blackbox_examples --dataset {wildcards.dataset}"
         " --network {wildcards.network} --seed {wildcards.seed} 2>&1 | tee {log}"
 
 
@@ -122,4 +124,5 @@ rule blackbox:
     message:
         "Showing the examples to the networks on {wildcards.dataset}"
     shell:
-        "python -m arnas blackbox --dataset {wildcards.dataset} 2>&1 | tee {log}"
+        "ARNAS_GPUS={resources.gpu}"
+        " python -m arnas blackbox --dataset {wildcards.dataset} 2>&1 | tee {log}"

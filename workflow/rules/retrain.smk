@@ -48,7 +48,8 @@ rule retrain_zoo:
     message:
         "Training {wildcards.network} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
-        "python -m arnas retrain --dataset {wildcards.dataset} --network {wildcards.network}"
+        "ARNAS_GPUS={resources.gpu}"
+        " python -m arnas retrain --dataset {wildcards.dataset} --network {wildcards.network}"
         " --seed {wildcards.seed} 2>&1 | tee {log}"
 
 

@@ -43,7 +43,8 @@ rule search_adversarial:
     message:
         "Searching {wildcards.search}, seed {wildcards.seed}: adversarial stage"
     shell:
-        "python -m arnas search_adversarial --search {wildcards.search} --seed {wildcards.seed}"
+        "ARNAS_GPUS={resources.gpu}"
+        " python -m arnas search_adversarial --search {wildcards.search} --seed {wildcards.seed}"
         " 2>&1 | tee {log}"
 
 
@@ -76,7 +77,8 @@ rule search_multiobjective:
     message:
         "Searching {wildcards.search}, seed {wildcards.seed}: multi-objective stage"
     shell:
-        "python -m arnas search_multiobjective --search {wildcards.search} --seed {wildcards.seed}"
+        "ARNAS_GPUS={resources.gpu}"
+        " python -m arnas search_multiobjective --search {wildcards.search} --seed {wildcards.seed}"
         " 2>&1 | tee {log}"
 
 
