@@ -9,6 +9,7 @@ gone when the result is there.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import shutil
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -40,6 +42,8 @@ from arnas.runtime.files import (
 INTERVAL = "30"
 """Seconds between two saves, at most, unless ``ARNAS_SAVE_SECONDS`` says otherwise; an epoch's end
 saves too."""
+LARGE_BYTES = 10_000_000
+"""A smaller state is on the disk before a thread would pay."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """What engines and clusters send before they kill."""
 
@@ -76,7 +80,11 @@ FORGETFUL: Keeper = _Forgetful()
 
 
 class FolderKeeper:
-    """Keeps the state of one run in a folder."""
+    """Keeps the state of one run in a folder.
+
+    The run goes on while a copy of a large state is written by a thread: digest and disk take
+    seconds for it, and a save every half minute would cost several percent.
+    """
 
     def __init__(self, folder: Path, interval: float) -> None:
         self.folder = folder
@@ -85,6 +93,8 @@ class FolderKeeper:
         self._number = 0
         self._saved = time.monotonic()
         self._asked: signal.Signals | None = None
+        self._writer = ThreadPoolExecutor(1, "state")
+        self._writing: Future[None] | None = None
 
     def _path(self, number: int) -> Path:
         """Return the file of a save: two take turns, so a kill while writing costs one save."""
@@ -115,16 +125,37 @@ class FolderKeeper:
         ------
         Preempted
             After a signal to stop; the state is saved.
+        UserError
+            When the save before could not be written.
         """
         due = now or time.monotonic() - self._saved >= self._interval
         if due or self._asked is not None:
+            self.settle()
             tensors, values = snapshot()
             self._number += 1
-            content = {"save": self._number, "values": dict(values)}
-            save_tensors(self._path(self._number), tensors, content)
+            path, content = self._path(self._number), {"save": self._number, "values": dict(values)}
+            if sum(value.nbytes for value in tensors.values()) < LARGE_BYTES:
+                save_tensors(path, tensors, content)
+            else:
+                copies = {
+                    key: value.detach().to("cpu", copy=True) for key, value in tensors.items()
+                }
+                content = json.loads(json.dumps(content))  # a copy too
+                self._writing = self._writer.submit(save_tensors, path, copies, content)
             self._saved = time.monotonic()
         if self._asked is not None:
+            self.settle()
             raise Preempted(self._asked.name)
+
+    def settle(self) -> None:
+        """Wait until the last save is on the disk; a `UserError` if it could not be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait for the last save, whatever became of it."""
+        self._writer.shutdown()
 
     def ask(self, number: int, _: FrameType | None) -> None:
         """Remember that a signal asked to stop; with no loop to save, stop at once."""
@@ -183,8 +214,11 @@ def kept(folder: Path, title: str, result: str = "") -> Iterator[FolderKeeper]:
     try:
         write_json(slot / "holder.json", {**_myself(), "title": title, "result": result})
         keeper = FolderKeeper(slot, save_interval())
-        with _asking(keeper):
-            yield keeper
+        try:
+            with _asking(keeper):
+                yield keeper
+        finally:
+            keeper.close()
         shutil.rmtree(slot)
         with suppress(OSError):  # other slots, or a history that another process writes
             folder.rmdir()

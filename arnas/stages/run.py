@@ -20,7 +20,7 @@ from arnas.config.params import Params
 from arnas.models.sharing import share_batches, share_statistics
 from arnas.runtime.device import Devices, configure_threads, held_devices
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import sha256_file
+from arnas.runtime.files import sha256_file, unwritable
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import environment, manifest_or_empty, write_manifest
 from arnas.runtime.progress import Report, console_report, silent
@@ -182,8 +182,14 @@ def _withdrawn(instance: Instance) -> Iterator[None]:
     manifest = instance.manifest
     aside = manifest.with_name(f".{manifest.name}.withdrawn")
     outputs = manifest_or_empty(manifest).get("outputs", {})
-    if manifest.is_file():
-        manifest.replace(aside)  # which needs no room on the disk, neither way
+    try:
+        # Before the work, not after hours of it.
+        for path in (manifest, *instance.outputs.values()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if manifest.is_file():
+            manifest.replace(aside)  # which needs no room on the disk, neither way
+    except OSError as error:
+        raise unwritable(manifest, error) from None
     try:
         yield
     except BaseException:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from arnas.runtime import resume
 from arnas.runtime.errors import Preempted, UserError
 from arnas.runtime.resume import FORGETFUL, FolderKeeper, Snapshot, kept, save_interval
 
@@ -171,3 +174,68 @@ def test_the_interval_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
 def test_a_library_loop_keeps_nothing_by_default() -> None:
     FORGETFUL.offer(lambda: snapshot(1), now=True)
     assert FORGETFUL.load() is None
+
+
+def large(step: int) -> Snapshot:
+    return Snapshot(
+        {"w": torch.full((2_000_000,), float(step)), "v": torch.zeros(600_000)}, {"n": [step]}
+    )
+
+
+def test_a_large_state_is_written_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is the state of the moment, however the loop changes it meanwhile."""
+    go_on, began = threading.Event(), threading.Event()
+    write = resume.save_tensors
+
+    def slowly(*what: object) -> None:
+        began.set()
+        assert go_on.wait(30)
+        write(*what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(resume, "save_tensors", slowly)
+    keeper, state = FolderKeeper(tmp_path, 0), large(1)
+    keeper.offer(lambda: state)
+    assert began.wait(30), "the loop has gone on before the file is there"
+    assert not list(tmp_path.iterdir())
+    state.tensors["w"].fill_(2)
+    state.values["n"].append(2)
+    go_on.set()
+    keeper.settle()
+    found = FolderKeeper(tmp_path, 0).load()
+    assert found is not None
+    assert (float(found.tensors["w"][0]), found.description) == (1.0, {"n": [1]})
+
+
+def test_a_save_that_failed_ends_the_run_at_the_next_and_keeps_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = FolderKeeper(tmp_path, 0)
+    keeper.offer(lambda: large(1))
+    keeper.settle()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    keeper.offer(lambda: large(2))
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        keeper.offer(lambda: large(3))
+    monkeypatch.undo()
+    found = FolderKeeper(tmp_path, 0).load()
+    assert found is not None
+    assert found.description == {"n": [1]}
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_state_folder_that_cannot_be_made_is_named(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    refused = pytest.raises(UserError, match=f"state/0 cannot be written: {os.strerror(number)}")
+    with refused, kept(tmp_path / "state", "retrain x"):
+        raise AssertionError("it has begun")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from killing import saves, settings_worth_killing, states
 
 from arnas.config.load import load_params
 from arnas.stages.instances import Instance, find_instance
@@ -22,12 +23,12 @@ ROOT = Path(__file__).parents[2]
 SEARCH = {"search": "dsara", "seed": "0"}
 CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
 STAGES = {
-    "search_adversarial": (SEARCH, 6),
-    "search_multiobjective": (SEARCH, 6),
-    "retrain": (CELL, 6),
-    "whitebox": (CELL, 4),
+    "search_adversarial": (SEARCH, 3),
+    "search_multiobjective": (SEARCH, 3),
+    "retrain": (CELL, 3),
+    "whitebox": (CELL, 3),
 }
-"""Command to its axes and how often it is killed."""
+"""Command to its axes and how often it is killed; `test_engine_kills.py` has eight kills more."""
 
 
 def instance(folder: Path, command: str, axes: dict[str, str]) -> Instance:
@@ -42,7 +43,6 @@ def start(folder: Path, command: str, axes: dict[str, str]) -> subprocess.Popen[
         "PYTHONPATH": str(ROOT),
         "ARNAS_DEVICE": "cpu",
         "ARNAS_SAVE_SECONDS": "0",
-        "ARNAS_STATE_DIR": str(folder / "state"),
     }
     return subprocess.Popen(
         [sys.executable, "-m", "arnas", command, *options],
@@ -59,29 +59,13 @@ def finish(folder: Path, command: str, axes: dict[str, str]) -> None:
     assert process.returncode == 0, said
 
 
-def states(folder: Path) -> list[Path]:
-    return sorted((folder / "state").rglob("state.*.json"))
-
-
-def saves(folder: Path) -> list[int]:
-    """Return when the states were written; none while one is removed."""
-    try:
-        return [path.stat().st_mtime_ns for path in states(folder)]
-    except FileNotFoundError:
-        return []
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return two folders with the same settings, in which the data are prepared."""
-    settings = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
-    settings["data"]["digits"]["search_validation_fraction"] = 0.95
-    settings["supernet"]["batch_size"] = 16
-    settings["whitebox"] |= {"attacks": ["fgsm", "pgd20", "pgd100"], "batch_size": 8}
     found = []
     for name in ("whole", "killed"):
         folder = tmp_path_factory.mktemp(name)
-        (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+        (folder / "params.yaml").write_text(yaml.safe_dump(settings_worth_killing()))
         finish(folder, "data", {"dataset": "digits"})
         found.append(folder)
     return found[0], found[1]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from killing import members, states
 
 pytestmark = pytest.mark.long
 
@@ -42,23 +43,6 @@ def finished(folder: Path, command: str, ranks: int = 2) -> str:
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said
-
-
-def states(folder: Path) -> list[Path]:
-    return sorted((folder / ".arnas/state").rglob("state.*.json"))
-
-
-def members(group: int) -> list[int]:
-    """Return the living processes of a group, from Linux's table of processes."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return sorted(found)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,59 @@
+"""Jobs that an engine starts side by side compute on different GPUs, here pretended ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from engines import copy_checkout, run
+
+pytestmark = pytest.mark.long
+
+
+class Job(NamedTuple):
+    """When a job held which GPUs."""
+
+    start: float
+    end: float
+    gpus: frozenset[str]
+
+
+def jobs(folder: Path) -> Iterator[Job]:
+    """Yield the jobs that computed on networks, by their manifests."""
+    for path in (folder / "results/smoke").rglob("manifest.json"):
+        manifest = json.loads(path.read_text())
+        held = re.fullmatch(r"cpu \(GPU ([^)]*)\)(, \d ranks)?", manifest["device"])
+        if held is None:
+            assert manifest["device"] == "cpu"
+            continue
+        end = path.stat().st_mtime
+        yield Job(end - manifest["wall_seconds"], end, frozenset(held[1].split(", ")))
+
+
+def test_jobs_of_snakemake_get_different_gpus(tmp_path: Path) -> None:
+    """Two networks on two GPUs, one of which asks for both and gets them for two ranks."""
+    folder = copy_checkout(tmp_path / "copy", "smoke")
+    settings = yaml.safe_load((folder / "params.yaml").read_text())
+    settings["run"] |= {"searches": []}
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+    pretended = {"ARNAS_FAKE_GPUS": "a,b", "ARNAS_LEASE_DIR": str(tmp_path / "locks")}
+    command = "snakemake --cores 3 --resources gpu=2 --set-resources blackbox_examples:gpu=2 -- "
+    done = run(folder, *command.split(), "evaluate", ARNAS_DEVICE="auto", **pretended)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = list(jobs(folder))
+    assert {"a", "b"} == {name for job in found for name in job.gpus}
+    assert frozenset({"a", "b"}) in {job.gpus for job in found}
+    together = 0
+    for one, other in combinations(found, 2):
+        if one.start < other.end and other.start < one.end:
+            together += 1
+            assert not one.gpus & other.gpus, (one, other)
+    assert together, "no two jobs ran at the same time"
+    log = (folder / "results/smoke/logs/blackbox_examples/digits/arnas/0.txt").read_text()
+    assert "on cpu (GPU a, b), 2 ranks, threads 1" in log
