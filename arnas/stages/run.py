@@ -160,10 +160,9 @@ def _say(instance: Instance, text: str) -> None:
 
 def _next_command(instance: Instance) -> str:
     """Return the line that names the command which goes on from here."""
-    words = list(instance.command)
-    if settings_file := os.environ.get("ARNAS_PARAMS"):
-        words.insert(0, f"ARNAS_PARAMS={settings_file}")
-    return f"next: {shlex.join(words)}"
+    settings_file = os.environ.get("ARNAS_PARAMS")
+    where = f"ARNAS_PARAMS={shlex.quote(settings_file)} " if settings_file else ""
+    return f"next: {where}{shlex.join(instance.command)}"
 
 
 @contextmanager

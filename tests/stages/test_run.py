@@ -1,0 +1,98 @@
+"""How a stage instance ends early: one line of cause, the next command, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+from arnas.runtime.errors import Preempted, UserError, one_sentence
+from arnas.stages import data
+from arnas.stages.run import Job, run_command
+
+ROOT = Path(__file__).parents[2]
+AXES = {"dataset": "digits"}
+MANIFEST = Path("results/smoke/data/digits/manifest.json")
+NEXT = "next: python -m arnas data --dataset digits"
+
+
+@pytest.fixture(autouse=True)
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go to a folder with the smoke settings and prepared digits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
+    Path("params.yaml").write_bytes((ROOT / "workflow/presets/smoke.yaml").read_bytes())
+    run_command("data", AXES, data.run)
+
+
+def ending_with(error: BaseException, spoil: bool = False) -> BaseException:
+    """Return what comes out of a stage that ends with an error, its output spoilt or not."""
+
+    def work(job: Job) -> None:
+        assert not MANIFEST.exists(), "a stage that is cut short has no manifest"
+        if spoil:
+            job.outputs["splits"].write_bytes(b"half")
+        raise error
+
+    with pytest.raises(BaseException) as caught:
+        run_command("data", AXES, work)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("a"), Preempted("SIGTERM"), RuntimeError("b"), KeyboardInterrupt()]
+)
+def test_a_result_that_was_not_touched_keeps_its_manifest(error: BaseException) -> None:
+    before = MANIFEST.read_bytes()
+    ending_with(error)
+    assert MANIFEST.read_bytes() == before
+    ending_with(error, spoil=True)
+    assert not MANIFEST.exists()
+    assert [path.name for path in MANIFEST.parent.glob(".*")] == []
+
+
+def test_a_mistake_and_a_signal_end_with_the_next_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for error, code, line in (
+        (UserError("the cause."), 2, "error: the cause."),
+        (Preempted("SIGUSR1"), 75, "stopped by SIGUSR1; the same command goes on from here."),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_, one_sentence():
+            raise ending_with(error)
+        assert exit_.value.code == code
+        assert capsys.readouterr().err.splitlines()[-2:] == [line, NEXT]
+
+
+def test_what_nobody_expected_shows_where_and_ends_alike() -> None:
+    text = traceback.format_exception(ending_with(RuntimeError("a bug")))
+    assert "".join(text).splitlines()[-2:] == ["RuntimeError: a bug", NEXT]
+
+
+def test_the_next_command_has_the_settings_that_an_engine_gave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ARNAS_PARAMS", "my settings.yaml")
+    Path("params.yaml").rename("my settings.yaml")
+    notes = ending_with(UserError("a")).__notes__
+    assert notes == ["next: ARNAS_PARAMS='my settings.yaml' python -m arnas data --dataset digits"]
+
+
+def test_memory_that_does_not_suffice_is_one_sentence() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has ...")
+    found = ending_with(error)
+    assert isinstance(found, UserError)
+    assert str(found) == (
+        "data digits does not fit on cpu (CUDA out of memory): lower the batch_size that it reads, "
+        "or give it more memory."
+    )
+
+
+def test_the_device_is_in_the_log_and_in_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
+    run_command("data", AXES, data.run)
+    assert "[data digits] on cpu, threads 1\n" in capsys.readouterr().err
+    assert json.loads(MANIFEST.read_text())["device"] == "cpu"
