@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from arnas.attacks.gradient import pgd, random_perturbation
 from arnas.attacks.modes import attacked
 from arnas.attacks.threat import Threat
+from arnas.evaluation.ledger import Ledger
 from arnas.runtime.seeds import per_image_uniform
 
 
@@ -39,6 +40,7 @@ def transfer_examples(
     steps: int,
     batch_size: int,
     seed: int,
+    ledger: Ledger | None = None,
 ) -> Tensor:
     """Return adversarial examples made on `model` for showing to other models.
 
@@ -60,25 +62,29 @@ def transfer_examples(
         Images attacked together.
     seed
         The replicate's seed; an image's start depends on it and the image's index only.
+    ledger
+        Examples that an earlier run that was cut short had made are not made again.
 
     Returns
     -------
     Tensor
         x_adv of x's shape.
     """
-    found = []
-    for index in torch.split(torch.arange(len(x)), batch_size):
+    ledger = ledger or Ledger()
+    found, done = ledger.begin("transfer", x)
+    for number, index in enumerate(torch.split(torch.arange(len(x)), batch_size)):
+        if number < done:
+            continue
         unit = per_image_uniform(("blackbox", seed), index, x.shape[1:]).to(x)
-        found.append(
-            pgd(
-                model,
-                x[index],
-                y[index],
-                threat,
-                steps=steps,
-                step_size=threat.epsilon / 4,
-                start=random_perturbation(unit, threat),
-                keep="last",
-            )
+        found[index] = pgd(
+            model,
+            x[index],
+            y[index],
+            threat,
+            steps=steps,
+            step_size=threat.epsilon / 4,
+            start=random_perturbation(unit, threat),
+            keep="last",
         )
-    return torch.cat(found)
+        ledger.note("transfer", found, number + 1)
+    return found

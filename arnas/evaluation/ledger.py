@@ -9,16 +9,19 @@ from arnas.runtime.resume import FORGETFUL, Keeper, Snapshot
 
 
 class Ledger:
-    """Flags of the images that stand, by piece of work, and how many of its batches are done."""
+    """What each piece of work has found, image by image, and how many of its batches are done.
+
+    Mostly flags of the images that stand; for black-box attacks the examples.
+    """
 
     def __init__(self, keeper: Keeper = FORGETFUL) -> None:
         self._keeper = keeper
-        self._flags: dict[str, Tensor] = {}
+        self._found: dict[str, Tensor] = {}
         self._batches: dict[str, int] = {}
         self._witnesses: dict[str, Witness] = {}
         kept = keeper.load()
         if kept is not None:
-            self._flags = dict(kept.tensors)
+            self._found = dict(kept.tensors)
             self._batches = kept.description["batches"]
             seen = kept.description["witnesses"].items()
             self._witnesses = {name: Witness(**values) for name, values in seen}
@@ -27,26 +30,26 @@ class Ledger:
         """Return who watches a part of the evaluation, with what was seen of it before."""
         return self._witnesses.setdefault(scope, Witness())
 
-    def begin(self, work: str, standing: Tensor) -> tuple[Tensor, int]:
-        """Return which images stand so far, and the number of batches that are done.
+    def begin(self, work: str, start: Tensor) -> tuple[Tensor, int]:
+        """Return what was found so far, and the number of batches that are done.
 
         Parameters
         ----------
         work
             Names the attack and the part of the evaluation that it belongs to.
-        standing
-            bool of shape (n,): the images that it begins with.
+        start
+            What it begins with, of shape (n, ...): the flags of the images that stand, or images.
         """
-        if work not in self._flags:
-            return standing.clone(), 0
-        return self._flags[work].to(standing), self._batches[work]
+        if work not in self._found:
+            return start.clone(), 0
+        return self._found[work].to(start), self._batches[work]
 
-    def note(self, work: str, standing: Tensor, batches: int) -> None:
+    def note(self, work: str, found: Tensor, batches: int) -> None:
         """Take note of a batch; the state is saved when it is time."""
-        self._flags[work], self._batches[work] = standing, batches
+        self._found[work], self._batches[work] = found, batches
         self._keeper.offer(self._snapshot)
 
     def _snapshot(self) -> Snapshot:
         """Return all that the evaluation needs to go on."""
         seen = {name: vars(witness) for name, witness in self._witnesses.items()}
-        return Snapshot(self._flags, {"batches": self._batches, "witnesses": seen})
+        return Snapshot(self._found, {"batches": self._batches, "witnesses": seen})

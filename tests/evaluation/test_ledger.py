@@ -10,6 +10,7 @@ from checked_models import normalised_model, pictures
 from cut_runs import Cut, Stop
 
 from arnas.attacks.threat import Threat
+from arnas.evaluation.blackbox import transfer_examples
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.runtime.progress import silent
@@ -33,14 +34,17 @@ def run(keeper: Keeper = FORGETFUL) -> object:
         outcomes, witness = evaluate(model, x, y, threat, ATTACKS, limit=9, scope=scope, **settings)
         found.append(({k: v.tolist() for k, v in outcomes.items()}, vars(witness)))
     rows, witness = accuracy_curve(model, x, y, BUDGETS, attack="pgd20", **settings)
-    return found, rows.tolist(), vars(witness)
+    shown = transfer_examples(
+        model, x, y, BUDGETS[1], steps=3, batch_size=BATCH, seed=0, ledger=ledger
+    )
+    return found, rows.tolist(), vars(witness), shown.tolist()
 
 
 def test_cut_short_after_any_batch(tmp_path: Path) -> None:
     whole = run()
     counted = Cut(tmp_path / "counted.safetensors")
     assert run(counted) == whole
-    assert counted.offers >= 2 * len(ATTACKS) + len(BUDGETS)
+    assert counted.offers >= 2 * len(ATTACKS) + len(BUDGETS) + 3
     for stop in range(1, counted.offers + 1):
         path = tmp_path / str(stop) / "state.safetensors"
         with pytest.raises(Stop):
