@@ -56,7 +56,8 @@ schema: install ## Rewrite workflow/schemas/params.schema.json from the option m
 
 lock: install ## Resolve pyproject.toml into requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --extra workflow --extra dev --extra docs --no-emit-index-url --no-emit-find-links \
+	  --extra workflow --extra slurm --extra kubernetes --extra dev --extra docs \
+	  --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command 'make lock' -o requirements.lock pyproject.toml
 
 clean: ## Remove heavy results and caches; tables and .venv stay
