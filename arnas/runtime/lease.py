@@ -89,7 +89,13 @@ def leased(
     tuple of str
         Names of the devices held, in their order.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"{folder}, where GPUs are leased, cannot be made ({error.strerror}): name another "
+            "folder of this machine in ARNAS_LEASE_DIR."
+        ) from None
     identities = _identities(names)
     with ExitStack() as held:
         mine: set[str] = set()

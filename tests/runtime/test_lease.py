@@ -189,3 +189,10 @@ def test_a_number_and_the_uuid_of_a_gpu_are_the_same_device(
         leased(["GPU-x", "1"], 1, tmp_path / "locks", said.append) as held,
     ):
         assert held == ("1",)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = pytest.raises(UserError, match=r"file/locks, where GPUs .* in ARNAS_LEASE_DIR")
+    with refused, leased(["0"], 1, tmp_path / "file/locks", quietly):
+        pass
