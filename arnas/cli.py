@@ -8,12 +8,16 @@ from __future__ import annotations
 import itertools
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from arnas.runtime.errors import UserError, one_sentence
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PRESETS = Path("workflow/presets")
 
@@ -137,12 +141,105 @@ def tables() -> None:
 
 
 @app.command()
+def status(
+    params: ParamsFile = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it while anything runs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say of every instance of the run whether it is done, running, partial, stale or missing."""
+    import json
+
+    from arnas.config.load import load_params
+    from arnas.stages.overview import overview
+    from arnas.stages.overview_table import as_text, follow
+
+    settings = load_params(params)
+    console = _console(200)
+    if watch:
+        with suppress(KeyboardInterrupt):
+            follow(settings, console)
+    elif as_json:
+        typer.echo(json.dumps(overview(settings).as_json(), indent=2))
+    else:
+        console.print(as_text(overview(settings), console.width))
+
+
+@app.command()
+def explain(
+    target: Annotated[
+        list[str],
+        typer.Argument(help="An output's path, a stage, or an instance as `status` lists it."),
+    ],
+    params: ParamsFile = None,
+) -> None:
+    """Say what would run to make TARGET, and which setting or file is the reason."""
+    from arnas.config.load import load_params
+    from arnas.stages.explain import explain as find_reruns
+
+    name = " ".join(target)
+    found = find_reruns(name, load_params(params))
+    if not found:
+        typer.echo(f"{name} is current: nothing would run.")
+        return
+    typer.echo(f"{len(found)} instances would run for {name}:")
+    for rerun in found:
+        typer.echo(f"  {rerun.instance.title}: {rerun.reason}")
+
+
+@app.command()
+def adopt(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and list.")] = False,
+) -> None:
+    """Check the run's results and tell DVC of those that it does not know."""
+    from arnas.stages.adopt import adopt as tell_dvc
+
+    found = tell_dvc(dry_run)
+    for title in found.adopted:
+        typer.echo(f"{'would adopt' if dry_run else 'adopted'} {title}")
+    for title, reason in found.refused.items():
+        typer.echo(f"not adopted: {title}: {reason}")
+    count = len(found.adopted)
+    words = f"{count} results {'are new' if dry_run else 'were told'} to DVC, {found.known} known"
+    typer.echo(f"{words} before, {len(found.refused)} refused.")
+    if count and not dry_run:
+        typer.echo("dvc.lock has changed: commit it to git with the tables.")
+    if found.refused:
+        sys.exit(1)
+
+
+@app.command()
+def clean(
+    state: Annotated[bool, typer.Option("--state", help="The state of runs that were cut short.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+) -> None:
+    """List what runs that were cut short have left, and remove it; runs at work keep theirs."""
+    from arnas.config.load import load_params
+    from arnas.runtime.abandoned import remove_slot, state_slots
+    from arnas.runtime.history import state_root
+    from arnas.stages.overview import slot_text
+
+    settings = None
+    with suppress(UserError):  # what is left is listed without them, too
+        settings = load_params()
+    slots = state_slots(state_root())
+    for slot in slots:
+        typer.echo(slot_text(slot, settings))
+    left = [slot for slot in slots if not slot.held]
+    what = f"{len(left)} abandoned states ({sum(slot.size for slot in left) / 1e6:.1f} MB)"
+    if not left:
+        typer.echo(f"There is no abandoned state in {state_root()}.")
+    elif not yes and not sys.stdin.isatty():
+        typer.echo(f"{what} are kept: --yes removes them.")
+    elif yes or typer.confirm(f"Remove {what}?"):
+        typer.echo(f"Removed {sum(map(remove_slot, left))} of {what}.")
+
+
+@app.command()
 def results(
     params: ParamsFile = None,
     checks: Annotated[bool, typer.Option("--checks", help="Print every check.")] = False,
 ) -> None:
     """Print the accuracies of the run, its checks, and where the report and the tables are."""
-    from rich.console import Console
     from rich.table import Table
 
     from arnas.config.load import load_params
@@ -157,7 +254,7 @@ def results(
         table.add_column(str(column), no_wrap=not sys.stdout.isatty())
     for values in shown.itertuples(index=False):
         table.add_row(*(str(value) for value in values))
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    _console(240).print(table)
     for row in verdicts.to_dict("records"):
         if checks or row["status"] != "PASS":
             where = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
@@ -179,7 +276,6 @@ def models(
 ) -> None:
     """List the zoo: parameters and multiply-accumulates at the published size on CIFAR-10."""
     import torch
-    from rich.console import Console
     from rich.table import Table
 
     from arnas.models.complexity import count_macs, count_parameters
@@ -209,7 +305,7 @@ def models(
             str(entry.cells or "-"),
             entry.citation,
         )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    _console(200).print(table)
 
 
 @app.command()
@@ -283,6 +379,13 @@ def schema() -> None:
     from arnas.config.schema import schema_text
 
     typer.echo(schema_text(), nl=False)
+
+
+def _console(width: int) -> Console:
+    """Return standard output: a terminal as wide as it is, anything else so many columns."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width)
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ DEFAULT_PATH = Path("params.yaml")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without repeated keys, of which PyYAML would silently keep the last."""
+    """YAML without what is read silently in another way than it looks: repeated keys, 010, on."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -27,16 +28,46 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise UserError(f"{_place(key_node)}: a name is a block or a list; write a word.")
         if key in seen:
-            mark = key_node.start_mark
-            raise UserError(
-                f"{mark.name}, line {mark.line + 1}: '{key}' stands twice in one block; keep one."
-            )
+            raise UserError(f"{_place(key_node)}: {key!r} stands twice in one block; keep one.")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
+def _whole_number(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
+    """Build a whole number, refusing what is another number to the YAML that DVC reads."""
+    value = loader.construct_yaml_int(node)
+    digits = node.value.lstrip("+-")
+    if ":" in digits or (digits[:1] == "0" and digits[1:].replace("_", "").isdecimal()):
+        raise UserError(
+            f"{_place(node)}: '{node.value}' is {value} to one engine and not to the other: write "
+            f"{value} if you mean that, or put it in quotes."
+        )
+    return value
+
+
+def _truth(loader: _StrictLoader, node: yaml.ScalarNode) -> bool:
+    """Build true or false, refusing what is text to the YAML that DVC reads."""
+    value = loader.construct_yaml_bool(node)
+    if node.value.lower() not in {"true", "false"}:
+        word = str(value).lower()
+        raise UserError(
+            f"{_place(node)}: '{node.value}' is {word} to one engine and not to the other: write "
+            f"{word} if you mean that, or put it in quotes."
+        )
+    return bool(value)
+
+
+def _place(node: yaml.Node) -> str:
+    """Return the file and the line of a node."""
+    return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
+
+
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_StrictLoader.add_constructor("tag:yaml.org,2002:bool", _truth)
 
 
 def params_path() -> Path:
@@ -47,8 +78,7 @@ def params_path() -> Path:
 def read_yaml(path: Path) -> Any:
     """Read a YAML or JSON file; a missing or unreadable one is a `UserError`."""
     try:
-        with path.open(encoding="utf-8") as stream:
-            return yaml.load(stream, Loader=_StrictLoader)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(
             f"the settings file {path} is missing: run from the project's folder, or name another "
@@ -56,9 +86,32 @@ def read_yaml(path: Path) -> Any:
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read as settings: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"{path} is not readable YAML: {line}") from None
+    except UnicodeDecodeError as error:
+        raise _unreadable(str(path), str(error)) from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the values of a YAML or JSON text; `source` names it in errors.
+
+    Raises
+    ------
+    UserError
+        When it is no YAML, or YAML that the engines read differently.
+    """
+    try:
+        loader = _StrictLoader(text)
+        loader.name = source
+        return loader.get_single_data()
+    except RecursionError:
+        raise _unreadable(source, "it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # also dates and numbers that cannot be
+        raise _unreadable(source, " ".join(str(error).split())) from None
+
+
+def _unreadable(source: str, reason: str) -> UserError:
+    """Return what to say of a text that is no YAML."""
+    return UserError(f"{source} is not readable YAML: {reason}; correct it.")
 
 
 def load_params(path: Path | None = None) -> Params:
@@ -79,7 +132,8 @@ def check_files(params: Params) -> None:
     """Raise unless the user's own files that the run reads are there."""
     for name in params.run.datasets:
         options = params.data[name]
-        if isinstance(options, NpzOptions) and not Path(options.path).is_file():
+        if isinstance(options, NpzOptions) and not os.path.isfile(options.path):  # noqa: PTH113
+            # unlike Path.is_file, for names too long
             raise UserError(
                 f"data.{name}.path is '{options.path}', but there is no such file (looked for "
                 f"{Path(options.path).resolve()}): correct the path, or drop {name} from run."
@@ -108,7 +162,8 @@ def describe_errors(error: ValidationError, raw: Any) -> str:
 
 def _describe(problem: Any, raw: Any) -> str:
     """Return the sentence of one error."""
-    path, siblings = _locate(problem["loc"], raw)
+    where, siblings = _locate(problem["loc"], raw)
+    path = _printable(where, 200)
     kind, message = problem["type"], problem["msg"]
     if kind == "extra_forbidden":
         allowed = _allowed_keys(problem["loc"])
@@ -121,15 +176,26 @@ def _describe(problem: Any, raw: Any) -> str:
         tags = ", ".join(_sources())
         if kind == "union_tag_not_found":
             return f"{path}.source is missing: allowed are {tags}"
-        return f"{path}.source is '{problem['ctx']['tag']}': allowed are {tags}"
+        return f"{path}.source is {_SHORT.repr(problem['ctx']['tag'])}: allowed are {tags}"
     if kind == "value_error":
         inner = str(problem["ctx"]["error"])
         return f"{path}: {inner}" if path else inner
     value = problem["input"]
-    text = f"{path} is {value!r}: {message[0].lower()}{message[1:]}"
+    text = f"{path} is {_SHORT.repr(value)}: {message[0].lower()}{message[1:]}"
     if isinstance(value, str) and _is_number(value):
         text += f" ('{value}' is text to YAML: write {float(value):.10g} without quotes)"
     return text
+
+
+_SHORT = reprlib.Repr()
+"""Shows values of any size: aliases make a small file a huge value."""
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
+def _printable(text: str, most: int) -> str:
+    """Return a text of any length and content as a part of one line."""
+    shown = text if text.isprintable() else repr(text)[1:-1]
+    return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
 def _sources() -> list[str]:

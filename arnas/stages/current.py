@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.runtime.files import sha256_file, write_json
-from arnas.runtime.manifest import digest, manifest_or_empty
+from arnas.runtime.files import canonical_json, sha256_file, write_json
+from arnas.runtime.manifest import digest, fingerprint, manifest_or_empty
 from arnas.stages.instances import Instance, find_instance, lookup
 from arnas.stages.plan import stage_versions
 
 TOKENS = Path(".arnas/tokens")
 LONG_AGO = 1_000_000_000
 """Older than any result: seconds since 1970, in 2001."""
+ABSENT = object()
+
+ReadManifest = Callable[[Path], Mapping[str, Any]]
+"""How manifests are read: whoever judges many instances remembers them."""
 
 
 def expected(instance: Instance, params: Params) -> dict[str, Any]:
@@ -36,36 +40,99 @@ def settings(instance: Instance, params: Params) -> dict[str, Any]:
     return {path: lookup(params, path) for path in instance.params}
 
 
-def why_stale(instance: Instance, params: Params) -> str | None:
+def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Return the part of a manifest that says what a result is made from.
+
+    Parameters
+    ----------
+    inputs
+        Path to sha256.
+    """
+    slices, current = settings(instance, params), expected(instance, params)
+    seed = instance.axes.get("seed")
+    return {
+        "stage": instance.stage.command,
+        "axes": dict(instance.axes),
+        **current,
+        "settings": slices,
+        "fingerprint": fingerprint(
+            slices, inputs, None if seed is None else int(seed), current["version"]
+        ),
+        "inputs": dict(inputs),
+    }
+
+
+def why_stale(
+    instance: Instance, params: Params, read: ReadManifest = manifest_or_empty
+) -> str | None:
     """Return in words why the result on disk is not current; None if it is.
 
     It is current if its manifest has the settings' digest and the stage's version, and if each
     input that it recorded still has the same sha256 in the manifest beside that input.
     """
-    manifest = manifest_or_empty(instance.manifest)
+    manifest = read(instance.manifest)
     if not {"params", "version", "inputs"} <= manifest.keys():
         return "it has no manifest"
+    wanted = expected(instance, params)
+    if manifest["params"] != wanted["params"]:
+        return "; ".join(_changes(instance, params, manifest)) or "its settings differ"
+    if manifest["version"] != wanted["version"]:
+        return f"the stage's version was {manifest['version']}, is {wanted['version']}"
     recorded: dict[str, str] = manifest["inputs"]
-    for key, value in expected(instance, params).items():
-        if manifest[key] != value:
-            return "its settings differ" if key == "params" else "the stage's version was raised"
-    if set(recorded) != {str(path) for path in instance.inputs.values()}:
-        return "its inputs are others"
+    now = {str(path) for path in instance.inputs.values()}
+    if now != set(recorded):
+        more, fewer = _listed(now - set(recorded)), _listed(set(recorded) - now)
+        return (
+            "its inputs are others"
+            + (more and f", now also {more}")
+            + (fewer and f", no more {fewer}")
+        )
     for path, sha256 in recorded.items():
-        if _recorded_sha256(Path(path), sha256) != sha256:
+        if recorded_sha256(Path(path), read, sha256) != sha256:
             return f"{path} has changed"
     return None
 
 
-def _recorded_sha256(path: Path, default: str) -> str:
+def recorded_sha256(path: Path, read: ReadManifest, default: str) -> str:
     """Return the sha256 of a file: by the manifest beside it, else of the file itself.
 
     A file that is missing, as in a checkout without its heavy results, counts as `default`.
     """
-    outputs: dict[str, str] = manifest_or_empty(path.with_name("manifest.json")).get("outputs", {})
+    outputs: dict[str, str] = read(path.with_name("manifest.json")).get("outputs", {})
     if str(path) in outputs:
         return outputs[str(path)]
     return sha256_file(path) if path.is_file() else default
+
+
+def _listed(paths: set[str]) -> str:
+    """Return the first of some paths and the number of others; nothing if there are none."""
+    first = min(paths, default="")
+    return f"{first} and {len(paths) - 1} more" if len(paths) > 1 else first
+
+
+def _changes(instance: Instance, params: Params, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which settings differ from those of a manifest, if it has recorded them."""
+    if "settings" not in manifest:
+        return
+    before, now = manifest["settings"], settings(instance, params)
+    for path in dict.fromkeys([*now, *before]):
+        old, new = before.get(path, ABSENT), now.get(path, ABSENT)
+        for key, was, is_ in _leaves(path, old, new):
+            yield f"{key} was {_word(was)}, is {_word(is_)}"
+
+
+def _leaves(path: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
+    """Yield the dotted paths at which two blocks of settings differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*new, *old]):
+            yield from _leaves(f"{path}.{key}", old.get(key, ABSENT), new.get(key, ABSENT))
+    elif old != new:
+        yield path, old, new
+
+
+def _word(value: object) -> str:
+    """Return a value of the settings in words; defaults are not recorded."""
+    return "the default" if value is ABSENT else canonical_json(value)
 
 
 def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]) -> str:

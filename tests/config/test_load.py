@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,14 @@ def test_a_missing_block_is_named(block: str) -> None:
 @pytest.mark.parametrize("content", [None, [], "text", 3])
 def test_settings_that_are_no_mapping(content: Any) -> None:
     assert "needed is a block of settings" in sentence(content)
+
+
+@pytest.mark.parametrize("number", ["010", "+010", "1:30", "00"])
+def test_numbers_that_the_engines_read_differently_are_refused(number: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"name: a\nrun: {number}\n")
+    with pytest.raises(UserError, match=rf"line 2: '{re.escape(number)}' is \d+ to one engine"):
+        load_params(path)
 
 
 def test_a_repeated_key_is_refused(tmp_path: Path) -> None:

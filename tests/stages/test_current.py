@@ -12,6 +12,7 @@ import yaml
 from arnas.config.load import check_params, load_params
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_json, write_json
+from arnas.runtime.manifest import write_manifest
 from arnas.stages.current import LONG_AGO, expected, why_stale, write_token
 from arnas.stages.data import run as run_data
 from arnas.stages.instances import find_instance
@@ -47,12 +48,12 @@ def test_what_fits_the_settings_is_current(settings: dict[str, Any]) -> None:
 def test_changed_settings_make_it_stale_and_the_token_new(settings: dict[str, Any]) -> None:
     current = Path(write_token("data", AXES, settings)).read_text()
     settings["data"]["digits"]["split_seed"] = 5
-    assert reason(settings) == "its settings differ"
+    assert reason(settings) == "data.digits.split_seed was the default, is 5"
     token = Path(write_token("data", AXES, settings))
     manifest = Path("results/smoke/data/digits/manifest.json")
     assert token.stat().st_mtime >= manifest.stat().st_mtime
     assert token.read_text() != current
-    assert read_json(token)["stale"].startswith("its settings differ")
+    assert read_json(token)["stale"].startswith("data.digits.split_seed was ")
 
 
 def test_changed_and_reverted_settings_are_current_again(settings: dict[str, Any]) -> None:
@@ -67,8 +68,8 @@ def test_changed_and_reverted_settings_are_current_again(settings: dict[str, Any
 
 def test_an_older_version_is_stale(settings: dict[str, Any]) -> None:
     path = Path("results/smoke/data/digits/manifest.json")
-    write_json(path, read_json(path) | {"version": 0})
-    assert reason(settings) == "the stage's version was raised"
+    write_manifest(path, read_json(path) | {"version": 0})
+    assert reason(settings) == "the stage's version was 0, is 1"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"stage": "data"}'])
@@ -86,7 +87,8 @@ def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -
     write_json(retrain.manifest, {**expected(retrain, params), "inputs": dict(producer["outputs"])})
     assert why_stale(retrain, params) is None
     changed = dict.fromkeys(producer["outputs"], "0" * 64)
-    write_json(Path("results/smoke/data/digits/manifest.json"), {**producer, "outputs": changed})
+    manifest = Path("results/smoke/data/digits/manifest.json")
+    write_manifest(manifest, {**producer, "outputs": changed})
     assert "has changed" in str(why_stale(retrain, params))
 
 

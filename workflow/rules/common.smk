@@ -14,8 +14,11 @@ import os
 from arnas.config.handoff import hand_off
 from arnas.stages.current import token_path, write_token
 from arnas.stages.plan import stage_by_command, stage_versions
+from arnas.stages.times import put_in_order
 
 os.environ["ARNAS_PARAMS"] = hand_off(config, workflow.config_settings.config)
+if workflow.is_main_process:
+    put_in_order(config)
 
 
 envvars:

@@ -1,0 +1,166 @@
+"""The commands that look after the pipeline, typed in a folder whose run is complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fake_run import make_all, record, state_of
+
+from arnas.cli import main
+from arnas.config.load import load_params
+from arnas.config.params import Params
+from arnas.runtime.errors import UserError
+from arnas.runtime.resume import Snapshot, kept
+from arnas.stages.instances import find_instance, instances
+
+ROOT = Path(__file__).parents[2]
+CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
+RETRAIN = "retrain digits/arnas/0"
+
+
+class Ended:
+    """What a command left."""
+
+    def __init__(self, code: object, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+Arnas = Callable[[str], Ended]
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("ARNAS_PARAMS", "ARNAS_STATE_DIR", "DVC_ROOT"):
+        monkeypatch.delenv(variable, raising=False)
+    Path("params.yaml").write_bytes((ROOT / "workflow/presets/smoke.yaml").read_bytes())
+    found = load_params()
+    make_all(found)
+    return found
+
+
+@pytest.fixture
+def arnas(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Arnas:
+    def call(line: str) -> Ended:
+        monkeypatch.setattr("sys.argv", ["arnas", *line.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return Ended(ended.value.code, shown.out, shown.err)
+
+    return call
+
+
+def cut_short(params: Params) -> Path:
+    """Leave the state of a training behind and return its folder."""
+    instance = find_instance("retrain", CELL, params)
+    folder = state_of(instance, params)
+    with (
+        pytest.raises(UserError),
+        kept(folder, instance.title, str(instance.manifest)) as keeper,
+    ):
+        values = {"epoch": 1, "step": 2}
+        keeper.offer(lambda: Snapshot({"w": torch.zeros(1000)}, values), now=True)
+        raise UserError("cut short")
+    return folder
+
+
+def test_status_lists_every_instance(params: Params, arnas: Arnas) -> None:
+    ended = arnas("status")
+    assert ended.code in {0, None}
+    assert all(instance.title in ended.out for instance in instances(params))
+    assert "17 instances: 17 done\n" in ended.out
+    assert "DVC does not know 17 of the results" in ended.out
+
+
+def test_status_as_json(params: Params, arnas: Arnas) -> None:
+    content = json.loads(arnas("status --json").out)
+    assert content["name"] == "smoke"
+    assert content["counts"] == {"done": 17}
+    first = content["instances"][0]
+    assert (first["instance"], first["state"], first["device"]) == ("data digits", "done", "cpu")
+    assert content["unknown_to_dvc"] == 17
+
+
+def test_ctrl_c_ends_watching_quietly(
+    arnas: Arnas, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    record(find_instance("retrain", CELL, params), version=0)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    ended = arnas("status --watch")
+    assert ended.code in {0, None}
+    assert "stale" in ended.out and ended.err == ""
+
+
+def test_explain_names_the_reason(params: Params, arnas: Arnas) -> None:
+    assert arnas("explain report").out == "report is current: nothing would run.\n"
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("cells: 4}\n\nretrain", "cells: 5}\n\nretrain"))
+    assert arnas("explain retrain digits/arnas_undefended/0").out == (
+        "1 instances would run for retrain digits/arnas_undefended/0:\n"
+        "  retrain digits/arnas_undefended/0: networks.arnas_undefended.cells was 4, is 5\n"
+    )
+    ended = arnas("explain retrain digits/arnas_undefended/7")
+    assert ended.code == 2 and "retrain digits/arnas_undefended/0" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_abandoned_state_is_listed_and_removed(params: Params, arnas: Arnas) -> None:
+    assert "There is no abandoned state" in arnas("clean --state").out
+    folder = cut_short(params)
+    ended = arnas("clean --state")
+    assert f"abandoned: {RETRAIN}, 0.0 MB, " in ended.out
+    assert "1 of 2 epochs, step 2: its next run goes on from there" in ended.out
+    assert "--yes removes them" in ended.out and folder.exists()
+    assert "Removed 1 of 1 abandoned states" in arnas("clean --state --yes").out
+    assert not folder.exists()
+
+
+def test_state_of_other_settings_says_so(params: Params, arnas: Arnas) -> None:
+    cut_short(params)
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("    epochs: 2\n", "    epochs: 3\n"))
+    assert "not of the present settings and inputs" in arnas("clean --state").out
+    Path("params.yaml").unlink()
+    assert f"abandoned: {RETRAIN}" in arnas("clean --state").out
+    assert "Removed 1 of 1" in arnas("clean --state --yes").out
+
+
+def test_state_at_work_stays(params: Params, arnas: Arnas) -> None:
+    instance = find_instance("retrain", CELL, params)
+    folder = state_of(instance, params)
+    with kept(folder, instance.title, str(instance.manifest)):
+        ended = arnas("clean --state --yes")
+        assert f"held: {RETRAIN}, " in ended.out and "by process " in ended.out
+        assert (folder / "0/lock").exists()
+
+
+def test_on_a_terminal_it_asks(
+    params: Params, arnas: Arnas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cut_short(params)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, kept_afterwards in ((False, True), (True, False)):
+        monkeypatch.setattr("typer.confirm", lambda _, answer=answer: answer)
+        arnas("clean --state")
+        assert folder.exists() == kept_afterwards
+
+
+def test_clean_wants_to_know_what(arnas: Arnas) -> None:
+    assert arnas("clean").code == 2
+
+
+def test_adopting_outside_of_dvc_is_a_mistake(arnas: Arnas) -> None:
+    ended = arnas("adopt")
+    assert ended.code == 2
+    assert ended.err.startswith("error: DVC refuses: ") and ended.err.count("\n") == 1
