@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from arnas.config.params import Params
-from arnas.data.options import NpzOptions
+from arnas.data.options import NpzOptions, user_file
 from arnas.runtime.errors import UserError
 
 DEFAULT_PATH = Path("params.yaml")
@@ -105,7 +105,9 @@ def parse_yaml(text: str, source: str) -> Any:
         return loader.get_single_data()
     except RecursionError:
         raise _unreadable(source, "it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # also dates and numbers that cannot be
+    except UserError:
+        raise
+    except Exception as error:  # also of dates, numbers and tags whose text does not fit them
         raise _unreadable(source, " ".join(str(error).split())) from None
 
 
@@ -132,7 +134,7 @@ def check_files(params: Params) -> None:
     """Raise unless the user's own files that the run reads are there."""
     for name in params.run.datasets:
         options = params.data[name]
-        if isinstance(options, NpzOptions) and not os.path.isfile(options.path):  # noqa: PTH113
+        if isinstance(options, NpzOptions) and not os.path.isfile(user_file(options.path)):  # noqa: PTH113
             # unlike Path.is_file, for names too long
             raise UserError(
                 f"data.{name}.path is '{options.path}', but there is no such file (looked for "

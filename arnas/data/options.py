@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -69,3 +71,14 @@ class AugmentOptions(Options):
     """Mirror each image left to right with probability 1/2."""
     cutout: int = Field(default=0, ge=0)
     """Side in pixels of a zeroed square at a random centre (arXiv 1708.04552); 0 is off."""
+
+
+def user_file(name: str | Path) -> Path:
+    """Return where a file of the user's own is: here, or in the main checkout.
+
+    DVC runs queued experiments in copies of the checkout that lack what git ignores, and names the
+    checkout in ``DVC_ROOT``.
+    """
+    here, there = Path(name), Path(os.environ.get("DVC_ROOT", "."), name)
+    # os.path, which finds no fault with names that are too long
+    return there if not os.path.exists(here) and os.path.isfile(there) else here  # noqa: PTH110, PTH113

@@ -6,6 +6,8 @@ option model, one reader here and one line in `SOURCES`.
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from arnas.data.options import DatasetOptions, DigitsOptions, NpzOptions, ShapesOptions
+from arnas.data.options import DatasetOptions, DigitsOptions, NpzOptions, ShapesOptions, user_file
 from arnas.data.shapes import draw_shapes
 from arnas.data.splits import PARTS, DatasetInfo, Splits, cut
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file
+
+ARRAYS = ("images", "labels", "split")
+"""What is read of a user's npz."""
 
 
 class RawImages(NamedTuple):
@@ -61,11 +66,12 @@ def read_shapes(options: ShapesOptions, name: str) -> RawImages:
 
 def read_npz(options: NpzOptions, name: str) -> RawImages:
     """Read a user's npz: `images` (N, H, W) or (N, H, W, C) uint8, `labels` (N,), maybe `split`."""
-    path = Path(options.path)
+    path = user_file(options.path)
     where = f"data.{name}.path"
     if not path.is_file():
         raise UserError(
-            f"{where} is '{options.path}', but there is no such file (looked for {path.resolve()})."
+            f"{where} is '{options.path}', but there is no such file (looked for {path.resolve()}):"
+            " correct the path."
         )
     if options.sha256 is not None and (found := sha256_file(path)) != options.sha256:
         raise UserError(
@@ -73,8 +79,10 @@ def read_npz(options: NpzOptions, name: str) -> RawImages:
             "write the new value if the change is meant."
         )
     try:
+        _check_room(path)
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: np.asarray(archive[key]) for key in archive.files}
+            arrays = {key: np.asarray(archive[key]) for key in archive.files if key in ARRAYS}
+            present = sorted(archive.files)
     except Exception as error:  # numpy raises over a dozen kinds, by where the damage is
         reason = " ".join(str(error).split())
         raise UserError(
@@ -83,7 +91,7 @@ def read_npz(options: NpzOptions, name: str) -> RawImages:
         ) from None
     if absent := {"images", "labels"} - arrays.keys():
         raise UserError(
-            f"{where}: {path} lacks the array {sorted(absent)[0]!r}; it holds {sorted(arrays)}, "
+            f"{where}: {path} lacks the array {sorted(absent)[0]!r}; it holds {present}, "
             "needed are 'images' and 'labels'."
         )
     images = _check_images(arrays["images"], f"{where}: images")
@@ -102,6 +110,20 @@ def read_npz(options: NpzOptions, name: str) -> RawImages:
                 f"is one of {', '.join(PARTS)} for each of the {len(labels)} images."
             )
     return RawImages(images, labels, num_classes, 255, split)
+
+
+def _check_room(path: Path) -> None:
+    """Raise unless the arrays of an npz fit into this machine's memory when they are unpacked."""
+    with zipfile.ZipFile(path) as archive:
+        needed = sum(
+            member.file_size
+            for member in archive.infolist()
+            if member.filename.removesuffix(".npy") in ARRAYS
+        )
+    if needed > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise ValueError(
+            f"its arrays take {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB"
+        )
 
 
 def _check_images(images: np.ndarray, where: str) -> np.ndarray:

@@ -35,9 +35,9 @@ def expected(instance: Instance, params: Params) -> dict[str, Any]:
     return {"params": digest(slices), "version": stage_versions()[instance.stage.command]}
 
 
-def settings(instance: Instance, params: Params) -> dict[str, Any]:
-    """Return the settings that an instance reads, by their dotted paths."""
-    return {path: lookup(params, path) for path in instance.params}
+def settings(instance: Instance, params: Params, *, defaults: bool = False) -> dict[str, Any]:
+    """Return the settings that an instance reads, by their dotted paths; see `lookup`."""
+    return {path: lookup(params, path, defaults=defaults) for path in instance.params}
 
 
 def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> d
         "stage": instance.stage.command,
         "axes": dict(instance.axes),
         **current,
-        "settings": slices,
+        "settings": settings(instance, params, defaults=True),
         "fingerprint": fingerprint(
             slices, inputs, None if seed is None else int(seed), current["version"]
         ),
@@ -114,25 +114,30 @@ def _changes(instance: Instance, params: Params, manifest: Mapping[str, Any]) ->
     """Yield which settings differ from those of a manifest, if it has recorded them."""
     if "settings" not in manifest:
         return
-    before, now = manifest["settings"], settings(instance, params)
+    before, now = manifest["settings"], settings(instance, params, defaults=True)
+    said = settings(instance, params)
     for path in dict.fromkeys([*now, *before]):
         old, new = before.get(path, ABSENT), now.get(path, ABSENT)
-        for key, was, is_ in _leaves(path, old, new):
-            yield f"{key} was {_word(was)}, is {_word(is_)}"
+        yield from _differences(path, old, new, said.get(path, ABSENT))
 
 
-def _leaves(path: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
-    """Yield the dotted paths at which two blocks of settings differ, with both values."""
+def _differences(path: str, old: object, new: object, said: object) -> Iterator[str]:
+    """Yield the dotted paths at which two blocks of settings differ, with both values.
+
+    A setting that did not exist then and that nobody has `said` now is no difference.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
+        inner = said if isinstance(said, dict) else {}
         for key in dict.fromkeys([*new, *old]):
-            yield from _leaves(f"{path}.{key}", old.get(key, ABSENT), new.get(key, ABSENT))
-    elif old != new:
-        yield path, old, new
+            values = (block.get(key, ABSENT) for block in (old, new, inner))
+            yield from _differences(f"{path}.{key}", *values)
+    elif old != new and not (old is ABSENT and said is ABSENT):
+        yield f"{path} was {_word(old)}, is {_word(new)}"
 
 
 def _word(value: object) -> str:
-    """Return a value of the settings in words; defaults are not recorded."""
-    return "the default" if value is ABSENT else canonical_json(value)
+    """Return a value of the settings in words."""
+    return "not there" if value is ABSENT else canonical_json(value)
 
 
 def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]) -> str:

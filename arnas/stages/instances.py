@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,12 @@ def producers(
     ]
 
 
+def named(instance: Instance) -> tuple[str, str, int]:
+    """Return the dataset, the network and the seed of an instance that has these axes."""
+    axes = instance.axes
+    return axes["dataset"], axes["network"], int(axes["seed"])
+
+
 def find_instance(command: str, axes: Mapping[str, str], params: Params) -> Instance:
     """Return the instance that a command line names.
 
@@ -133,8 +140,8 @@ def find_instance(command: str, axes: Mapping[str, str], params: Params) -> Inst
         known = {**params.networks, **params.searches}
         raise _unknown("network", axes["network"], known, "networks and searches")
     seed = axes.get("seed", "0")
-    if not (seed.isascii() and seed.isdecimal() and seed == str(int(seed))):
-        raise UserError(f"--seed is '{seed}': allowed are whole numbers from 0 up, as in 7.")
+    if not re.fullmatch("0|[1-9][0-9]{0,17}", seed):
+        raise UserError(f"--seed is '{seed:.99}': allowed are whole numbers from 0 up, as in 7.")
     name = command
     if command == "retrain":
         name = "retrain_searched" if axes["network"] in params.searches else "retrain_zoo"
@@ -149,8 +156,8 @@ def _unknown(axis: str, value: str, known: Mapping[str, Any], block: str) -> Use
     )
 
 
-def lookup(params: Params, path: str) -> Any:
-    """Return the settings at a dotted path as JSON values, those at their defaults left out.
+def lookup(params: Params, path: str, *, defaults: bool = False) -> Any:
+    """Return the settings at a dotted path as JSON values; without `defaults` only the others.
 
     So results stay current when a new setting appears whose default is the old behaviour, and a
     default written out is no change.
@@ -159,5 +166,5 @@ def lookup(params: Params, path: str) -> Any:
     for key in path.split("."):
         value = value[key] if isinstance(value, dict) else getattr(value, key)
     if isinstance(value, dict):
-        return {key: lookup(params, f"{path}.{key}") for key in value}
-    return value.model_dump(mode="json", exclude_defaults=True)
+        return {key: lookup(params, f"{path}.{key}", defaults=defaults) for key in value}
+    return value.model_dump(mode="json", exclude_defaults=not defaults)

@@ -17,6 +17,7 @@ from torch import nn
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
+from arnas.data.options import user_file
 from arnas.models.sharing import share_batches, share_statistics
 from arnas.runtime.device import Devices, configure_threads, held_devices
 from arnas.runtime.errors import UserError
@@ -97,10 +98,12 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
     if place is not None:
         _follow(place, params, instance, function)
         return
-    wanted = instance.inputs.items()
-    # The reader of a user's own file says better what is wrong with it.
-    made = [path for key, path in wanted if key != USER_FILE or path.is_file()]
-    inputs = {str(path): _hash_input(path, instance) for path in made}
+    inputs = {}
+    for key, path in instance.inputs.items():
+        found = user_file(path) if key == USER_FILE else path
+        # The reader of a user's own file says better what is wrong with it.
+        if key != USER_FILE or found.is_file():
+            inputs[str(path)] = _hash_input(found, instance)
     made_from = describe(instance, params, inputs)
     state = state_folder(command, made_from["fingerprint"])
     with (

@@ -296,3 +296,19 @@ def test_a_class_of_one_image_cannot_be_stratified(tmp_path: Path) -> None:
     assert "split: contiguous" in message
     splits = load(tmp_path / "a.npz", split="contiguous")
     assert splits.counts()["test"] == 16
+
+
+def test_a_copy_of_the_checkout_reads_the_file_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a queued experiment of DVC does; a file of the copy's own comes first."""
+    main, copy = tmp_path / "main", tmp_path / "copy"
+    for folder in (main, copy):
+        folder.mkdir()
+    write_npz(main / "mine.npz", **good_arrays())
+    monkeypatch.chdir(copy)
+    assert "no such file" in refusal("mine.npz")
+    monkeypatch.setenv("DVC_ROOT", str(main))
+    assert load("mine.npz").info.name == "mine"
+    (copy / "mine.npz").write_bytes(b"the copy's own")
+    assert "not a readable npz" in refusal("mine.npz")

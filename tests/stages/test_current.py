@@ -48,7 +48,7 @@ def test_what_fits_the_settings_is_current(settings: dict[str, Any]) -> None:
 def test_changed_settings_make_it_stale_and_the_token_new(settings: dict[str, Any]) -> None:
     current = Path(write_token("data", AXES, settings)).read_text()
     settings["data"]["digits"]["split_seed"] = 5
-    assert reason(settings) == "data.digits.split_seed was the default, is 5"
+    assert reason(settings) == "data.digits.split_seed was 0, is 5"
     token = Path(write_token("data", AXES, settings))
     manifest = Path("results/smoke/data/digits/manifest.json")
     assert token.stat().st_mtime >= manifest.stat().st_mtime
@@ -64,6 +64,20 @@ def test_changed_and_reverted_settings_are_current_again(settings: dict[str, Any
     token = Path(write_token("data", AXES, settings))
     assert token.read_text() == first
     assert token.stat().st_mtime == LONG_AGO
+
+
+def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set_it(
+    settings: dict[str, Any],
+) -> None:
+    path = Path("results/smoke/data/digits/manifest.json")
+    manifest = read_json(path)
+    del manifest["settings"]["data.digits"]["split"]  # at its default now
+    write_json(path, manifest)
+    assert reason(settings) is None
+    settings["data"]["digits"]["split_seed"] = 5
+    assert reason(settings) == "data.digits.split_seed was 0, is 5"
+    settings["data"]["digits"] |= {"split_seed": 0, "split": "contiguous"}
+    assert reason(settings) == 'data.digits.split was not there, is "contiguous"'
 
 
 def test_an_older_version_is_stale(settings: dict[str, Any]) -> None:

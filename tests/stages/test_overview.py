@@ -123,7 +123,7 @@ def test_a_setting_that_goes_back_to_its_default_is_named(params: Params) -> Non
     slices = {path: dict(block) for path, block in read_settings(instance).items()}
     slices["whitebox"]["batch_size"] = 7
     record(instance, settings=slices, params="other")
-    assert seen(params)[WHITEBOX].detail == "whitebox.batch_size was 7, is the default"
+    assert seen(params)[WHITEBOX].detail == "whitebox.batch_size was 7, is 256"
 
 
 def read_settings(instance: Instance) -> dict[str, dict[str, Any]]:
