@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from arnas.config.load import check_files, check_params, read_yaml
-from arnas.runtime.errors import UserError, one_sentence
+from arnas.config.load import check_files, check_params, parse_yaml, read_yaml
+from arnas.runtime.errors import one_sentence
 from arnas.runtime.files import canonical_json, sha256_bytes, write_bytes
 
 FOLDER = Path(".arnas/params")
@@ -35,7 +33,7 @@ def hand_off(config: dict[str, Any], overrides: Mapping[str, Any]) -> str:
         check_files(check_params(config, "settings"))
     text = canonical_json(config)
     path = FOLDER / f"{sha256_bytes(text.encode())[:16]}.json"
-    if not path.exists():
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_bytes(path, text.encode())
     return str(path)
 
@@ -52,12 +50,7 @@ def _retype(config: dict[str, Any], overrides: Mapping[str, Any]) -> None:
 def _typed(value: Any) -> Any:
     """Return a value with every text in it read as YAML."""
     if isinstance(value, str):
-        try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(
-                f"--config has '{value}', which is not readable YAML: close brackets and quotes."
-            ) from None
+        return parse_yaml(value, f"--config {value!r}")
     if isinstance(value, Mapping):
         return {key: _typed(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from arnas.config.params import Params
 from arnas.data.options import NpzOptions, user_file
-from arnas.runtime.errors import UserError
+from arnas.runtime.errors import UserError, one_line
 
 DEFAULT_PATH = Path("params.yaml")
 
@@ -108,7 +108,7 @@ def parse_yaml(text: str, source: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # also of dates, numbers and tags whose text does not fit them
-        raise _unreadable(source, " ".join(str(error).split())) from None
+        raise _unreadable(source, one_line(error)) from None
 
 
 def _unreadable(source: str, reason: str) -> UserError:
@@ -136,9 +136,10 @@ def check_files(params: Params) -> None:
         options = params.data[name]
         if isinstance(options, NpzOptions) and not os.path.isfile(user_file(options.path)):  # noqa: PTH113
             # unlike Path.is_file, for names too long
+            where = one_line(Path(options.path).absolute())
             raise UserError(
-                f"data.{name}.path is '{options.path}', but there is no such file (looked for "
-                f"{Path(options.path).resolve()}): correct the path, or drop {name} from run."
+                f"data.{name}.path is '{one_line(options.path)}', but there is no such file "
+                f"(looked for {where}): correct the path, or drop {name} from run."
             )
 
 
@@ -165,7 +166,7 @@ def describe_errors(error: ValidationError, raw: Any) -> str:
 def _describe(problem: Any, raw: Any) -> str:
     """Return the sentence of one error."""
     where, siblings = _locate(problem["loc"], raw)
-    path = _printable(where, 200)
+    path = one_line(where, 200)
     kind, message = problem["type"], problem["msg"]
     if kind == "extra_forbidden":
         allowed = _allowed_keys(problem["loc"])
@@ -191,13 +192,7 @@ def _describe(problem: Any, raw: Any) -> str:
 
 _SHORT = reprlib.Repr()
 """Shows values of any size: aliases make a small file a huge value."""
-_SHORT.maxstring = _SHORT.maxother = 200
-
-
-def _printable(text: str, most: int) -> str:
-    """Return a text of any length and content as a part of one line."""
-    shown = text if text.isprintable() else repr(text)[1:-1]
-    return shown if len(shown) <= most else f"{shown[:most]}..."
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
 
 
 def _sources() -> list[str]:

@@ -18,9 +18,9 @@ from arnas.search.options import SearchOptions, SupernetOptions
 from arnas.spaces.layout import plan_cells
 from arnas.training.options import RetrainOptions
 
-Name = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
-"""Names become parts of paths: lower-case letters, digits and underscores."""
-Seed = Annotated[int, Field(ge=0)]
+Name = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]{0,99}$")]
+"""Names become parts of paths: lower-case letters, digits and underscores, 100 at most."""
+Seed = Annotated[int, Field(ge=0, lt=10**18)]
 
 
 class RunOptions(Options):
@@ -118,7 +118,7 @@ def _known(where: str, what: str, names: Iterable[str], block: str, known: Itera
     for name in names:
         if name not in options:
             raise ValueError(
-                f"{where} names '{name}' among its {what}, but {block} has "
+                f"{where} names {name!r} among its {what}, but {block} has "
                 f"{', '.join(options) or 'no entries'}: add {name} there, or drop it here"
             )
 

@@ -6,17 +6,20 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from arnas.data.options import SplitOptions
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import load_tensors, save_tensors
+from arnas.runtime.files import check_form, load_tensors, read_description, save_tensors
 
 PARTS = ("train", "search_validation", "selection", "test")
+REMAKE = "rerun `python -m arnas data`"
+"""What to do about splits that are not what they should be."""
 
 
 class LabelledImages(NamedTuple):
@@ -179,22 +182,66 @@ def save_splits(path: Path, splits: Splits) -> None:
     save_tensors(path, tensors, description)
 
 
-def load_splits(path: Path) -> Splits:
+class _Description(BaseModel):
+    """What a file of splits says of itself."""
+
+    info: DatasetInfo
+    counts: dict[str, int]
+
+
+def load_splits(path: Path, name: str | None = None) -> Splits:
     """Read a file written by `save_splits`, verified.
+
+    Parameters
+    ----------
+    name
+        The dataset that it must be, if that is known.
 
     Raises
     ------
     UserError
-        When the file is missing, damaged or not one of splits.
+        When the file is missing, damaged, not one of splits or one of another dataset.
     """
     tensors, description = load_tensors(path)
     if "info" not in description or not {"images", "labels", *PARTS} <= tensors.keys():
-        raise UserError(f"{path} does not hold a dataset's splits: rerun `python -m arnas data`.")
-    try:
-        info = DatasetInfo(**description["info"])
-    except TypeError:
-        raise UserError(
-            f"{path} was made by another version: rerun `python -m arnas data`."
-        ) from None
-    indices = {name: tensors[name] for name in PARTS}
-    return Splits(tensors["images"], tensors["labels"], indices, info)
+        raise UserError(f"{path} does not hold a dataset's splits: {REMAKE}.")
+    info, counts = _described(path, description, name)
+    indices = {part: tensors[part] for part in PARTS}
+    splits = Splits(tensors["images"], tensors["labels"], indices, info)
+    if problem := _misfit(splits, counts):
+        raise UserError(f"{path} does not fit its description ({problem}): {REMAKE}.")
+    return splits
+
+
+def read_info(path: Path, name: str | None = None) -> tuple[DatasetInfo, dict[str, int]]:
+    """Return what a dataset is and the sizes of its parts from the JSON beside its splits."""
+    return _described(path, read_description(path), name)
+
+
+def _described(
+    path: Path, description: Mapping[str, Any], name: str | None
+) -> tuple[DatasetInfo, dict[str, int]]:
+    """Return the checked content of a description."""
+    check_form(path, description, _Description, REMAKE)
+    info = DatasetInfo(**description["info"])
+    if name is not None and info.name != name:
+        raise UserError(f"{path} holds the dataset {info.name}, needed is {name}: {REMAKE}.")
+    return info, dict(description["counts"])
+
+
+def _misfit(splits: Splits, counts: Mapping[str, int]) -> str | None:
+    """Return what is wrong with splits whose description is right, None if nothing is."""
+    images, labels, info = splits.images, splits.labels, splits.info
+    shape = (*labels.shape[:1], info.in_channels, info.image_size, info.image_size)
+    if images.dtype != torch.uint8 or images.shape != shape or not images.numel():
+        return f"images are {images.dtype} of shape {tuple(images.shape)}"
+    if int(images.max()) > info.scale:
+        return f"pixels reach {int(images.max())} where {info.scale} means 1.0"
+    indices = {"labels": (labels, info.num_classes)}
+    indices |= {part: (index, len(labels)) for part, index in splits.indices.items()}
+    for name, (values, end) in indices.items():
+        if values.dtype != torch.int64 or values.ndim != 1 or not len(values):
+            return f"{name} are {values.dtype} of shape {tuple(values.shape)}"
+        if int(values.min()) < 0 or int(values.max()) >= end:
+            return f"{name} run from {int(values.min())} to {int(values.max())}"
+    return None if splits.counts() == counts else "its parts have other sizes"

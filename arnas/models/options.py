@@ -25,7 +25,7 @@ class NetworkOptions(Options):
     channels: int | None = Field(default=None, ge=2)
     """Initial channels, or width of a residual network's first stage; null for the published
     size."""
-    cells: int | None = Field(default=None, ge=3)
+    cells: int | None = Field(default=None, ge=3, le=1000)
     """Number of cells of a genotype; null for the published size."""
     space: SpaceOptions | None = None
     """Another layout for a genotype; null for the published one. `kinds: [robust, robust,

@@ -7,17 +7,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
 
+from arnas.data.splits import DatasetInfo
 from arnas.models.residual import ResNet18
-from arnas.runtime.errors import UserError
-from arnas.runtime.files import load_tensors, save_tensors
+from arnas.runtime.errors import UserError, one_line
+from arnas.runtime.files import (
+    check_form,
+    description_path,
+    load_tensors,
+    read_description,
+    save_tensors,
+)
 from arnas.spaces.genotype import Genotype, genotype_from_json, load_genotype
 from arnas.spaces.network import DerivedNetwork
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES, PublishedGenotype
 
 MIN_IMAGE_SIZE = 4
+REMAKE = "rerun its training, or restore both of its files"
+"""What to do about weights that are not what they should be."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +179,19 @@ def model_from_description(description: Mapping[str, Any], source: str) -> nn.Mo
     try:
         arguments = dict(description)
         name, space = arguments.pop("model"), arguments.pop("space")
+        if absent := {"image_size", "in_channels", "channels", "cells"} - arguments.keys():
+            raise KeyError(min(absent))
         if isinstance(name, dict):
             name = genotype_from_json(name, source)
+        elif name not in MODELS:
+            raise ValueError(f"model is {name!r:.80}")  # nor any path
         return build_model(name, space=space and SpaceOptions(**space), **arguments)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source} does not describe a model of arnas ({error}).") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{source} does not describe a model of arnas ({one_line(error)})."
+        ) from None
+    except UserError as error:
+        raise UserError(f"{source}: {one_line(error)}") from None
 
 
 def save_weights(
@@ -215,10 +234,113 @@ def load_weights(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             f"{path} has no description of its model: load it into a model of your own with "
             "safetensors.torch.load_file."
         )
-    model = model_from_description(content["model"], str(path))
+    model = _build_described(path, content["model"], tensors)
+    provenance = content.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise UserError(f"{path} does not say where its weights come from: {REMAKE}.")
+    model.load_state_dict(tensors)
+    return model.eval(), dict(provenance)
+
+
+class _Origin(BaseModel):
+    dataset: str
+    network: str
+    seed: int
+    loss: str
+
+
+class _Sizes(BaseModel):
+    image_size: int
+    in_channels: int
+
+
+class _Described(BaseModel):
+    model: _Sizes
+    provenance: _Origin
+
+
+class _Trained(_Origin):
+    epoch: int
+    selection_clean: float
+
+
+def load_trained(
+    path: Path, info: DatasetInfo, network: str, seed: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild a network that a run has trained, like `load_weights`.
+
+    Parameters
+    ----------
+    info
+        The dataset that it must have been trained on.
+    network, seed
+        What it must have been trained as.
+    """
+    beside = description_path(path)
+    sizes, origin = read_origin(beside, info.name, network, seed)
+    check_form(beside, origin, _Trained, REMAKE)
+    for key in ("num_classes", "in_channels", "image_size"):
+        if sizes.get(key) != getattr(info, key):
+            raise UserError(
+                f"{path} was trained for {key} {sizes.get(key)!r}, but the dataset {info.name} has "
+                f"{getattr(info, key)!r} now: {REMAKE}."
+            )
+    return load_weights(path)
+
+
+def read_origin(
+    path: Path, dataset: str, network: str, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the model's description and its provenance from the JSON beside a weight file.
+
+    Parameters
+    ----------
+    dataset, network, seed
+        What the weights must have been trained on and as.
+
+    Raises
+    ------
+    UserError
+        When the JSON is missing, damaged or that of other weights.
+    """
+    content = read_description(path)
+    check_form(path, content, _Described, REMAKE)
+    origin = content["provenance"]
+    for key, value in (("dataset", dataset), ("network", network), ("seed", seed)):
+        if origin[key] != value:
+            raise UserError(
+                f"{path} is that of another {key}, {origin[key]!r} where {value!r} is needed: "
+                f"{REMAKE}."
+            )
+    return content["model"], origin
+
+
+def _build_described(path: Path, description: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Build the model of a weight file after comparing sizes, before any memory is taken."""
+    values = sum(tensor.numel() for tensor in tensors.values())
+    most = {"cells": len(tensors), "channels": values, "num_classes": values, "in_channels": values}
+    sizes = description if isinstance(description, dict) else {}
+    for key, limit in most.items():
+        if isinstance(size := sizes.get(key), int) and size > limit:
+            raise UserError(
+                f"{path} does not fit the model it describes: {key} is {size}, but it has "
+                f"{values} numbers in {len(tensors)} tensors; {REMAKE}."
+            )
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} does not fit the model it describes: {first}") from None
-    return model.eval(), dict(content.get("provenance", {}))
+        with torch.device("meta"):
+            wanted = model_from_description(description, str(path)).state_dict()
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}; {REMAKE}.") from None
+    for name in sorted(wanted.keys() | tensors.keys()):
+        found, needed = _layout(tensors.get(name)), _layout(wanted.get(name))
+        if found != needed:
+            raise UserError(
+                f"{path} does not fit the model it describes: {one_line(name)} is {found}, needed "
+                f"is {needed}; {REMAKE}."
+            )
+    return model_from_description(description, str(path))
+
+
+def _layout(tensor: Tensor | None) -> str:
+    """Return type and shape of a tensor in words."""
+    return "absent" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"

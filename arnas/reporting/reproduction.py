@@ -45,9 +45,12 @@ def drift(reference: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     keys = [column for column in reference.columns if column not in MEASURED]
     if set(keys) != set(found.columns) - MEASURED:
         return [f"the columns are {', '.join(found.columns)}, before they were {', '.join(keys)}"]
-    pairs = reference.merge(
-        found, on=keys, how="outer", suffixes=("", "_found"), indicator=True, validate="1:1"
-    )
+    try:
+        pairs = reference.merge(
+            found, on=keys, how="outer", suffixes=("", "_found"), indicator=True, validate="1:1"
+        )
+    except ValueError as error:  # a row stands twice, or a column holds other things
+        return [f"the rows cannot be compared: {' '.join(str(error).split())}"]
     sentences = []
     for row in pairs.to_dict("records"):
         what = " ".join(str(row[key]) for key in keys if key != "n") + f" (n={row['n']})"

@@ -5,6 +5,7 @@ Clock times have no place here: equal results must give equal bytes.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from arnas.evaluation import checks
 from arnas.evaluation.checks import Check
 from arnas.evaluation.intervals import wilson
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import write_bytes
+from arnas.runtime.files import read_verified, write_bytes
 
 Row = dict[str, Any]
 DECIMALS = 2
@@ -266,16 +267,57 @@ def write_tables(
                 write_bytes(outputs[f"{name}_{kind}"], text(table).encode())
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table written by `write_tables`; one without rows may have no columns."""
-    try:
-        return pd.read_csv(path, dtype={"epsilon": str}, keep_default_na=True)
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except FileNotFoundError:
+NUMBERS = ("seed", "n", "correct", "accuracy", "ci_low", "ci_high")
+COLUMNS = {
+    "whitebox": (*CELL, "checkpoint", "attack", "epsilon", *NUMBERS),
+    "curve": (*CELL, "attack", "epsilon", *NUMBERS),
+    "blackbox": (*CELL, "source", "epsilon", *NUMBERS),
+    "checks": (*CELL, "seed", "check", "status", "figure", "advice"),
+}
+"""Columns without which some tables are of no use; those of `NUMBERS` hold numbers."""
+
+
+def read_table(path: Path, manifest: Path | None = None) -> pd.DataFrame:
+    """Read a table written by `write_tables`; one without rows may have no columns.
+
+    Parameters
+    ----------
+    path
+        A CSV file; what some tables must hold is known by their names.
+    manifest
+        That of the stage which has written it, for comparison.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or damaged.
+    """
+    if not path.exists():
         raise UserError(
             f"{path} is missing: run `snakemake --cores all`, or name a folder of tables."
-        ) from None
+        )
+    data = read_verified(path, manifest)
+    try:
+        table = pd.read_csv(io.BytesIO(data), dtype={"epsilon": str}, keep_default_na=True)
+    except pd.errors.EmptyDataError:
+        table = pd.DataFrame()
+    except (ValueError, pd.errors.ParserError) as error:
+        raise _no_table(path, " ".join(str(error).split())) from None
+    for column in COLUMNS.get(path.stem, ()):
+        if column not in table:
+            raise _no_table(path, f"it has no column {column}")
+        numbers = pd.api.types.is_numeric_dtype(table[column]) and table[column].notna().all()
+        if column in NUMBERS and not numbers:
+            raise _no_table(path, f"its column {column} does not hold numbers only")
+    return table
+
+
+def _no_table(path: Path, reason: str) -> UserError:
+    """Return what to say of a file that holds no table of results."""
+    return UserError(
+        f"{path} is not a readable table ({reason}): delete it and run `snakemake --cores all`, or "
+        "restore it from git."
+    )
 
 
 def to_csv(table: pd.DataFrame) -> str:

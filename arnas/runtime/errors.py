@@ -15,6 +15,13 @@ class UserError(Exception):
     """
 
 
+def one_line(text: object, most: int = 300) -> str:
+    """Return a text of any length and content, found in a file, as a part of one line."""
+    line = " ".join(str(text).split())
+    shown = line if line.isprintable() else repr(line)[1:-1]
+    return shown if len(shown) <= most else f"{shown[:most]}..."
+
+
 class Preempted(Exception):  # noqa: N818 -- nothing went wrong
     """A signal asked the process to stop; its state is saved. Names the signal."""
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arnas.runtime.errors import UserError
+from arnas.runtime.errors import UserError, one_line
 
 if TYPE_CHECKING:  # torch takes seconds to import, and JSON does without
     from pydantic import BaseModel
@@ -156,7 +156,8 @@ def _parsed(path: Path, data: bytes, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(data.decode())
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        deep = isinstance(error, RecursionError)
+        reason = "it is nested too deeply" if deep else one_line(error)
         raise UserError(
             f"{path} is not readable JSON ({reason}): delete it and rerun the stage that makes it."
         ) from None
@@ -218,7 +219,7 @@ def read_verified(path: Path, manifest: Path | None = None) -> bytes:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     manifest = path.with_name(MANIFEST) if manifest is None else manifest
-    if path.name != MANIFEST and manifest.is_file():
+    if path.name != MANIFEST and os.path.lexists(manifest):
         _check_recorded(path, data, manifest)
     return data
 
@@ -237,8 +238,8 @@ def _check_recorded(path: Path, data: bytes, manifest: Path) -> None:
         # A copy elsewhere may be read; within the results it stands in the place of another.
         if written.parts[0] == own.parts[0] and written != own:
             raise UserError(
-                f"{path} is in the place of another file: {manifest} is that of {name}; delete "
-                f"{manifest.parent} and rerun the stage that makes it."
+                f"{path} is in the place of another file: {manifest} is that of {one_line(name)}; "
+                f"delete {manifest.parent} and rerun the stage that makes it."
             )
         if recorded != sha256_bytes(data):
             raise UserError(
@@ -295,7 +296,8 @@ def load_tensors(path: Path) -> TensorFile:
         if recorded != (found := sha256_bytes(data)):
             raise UserError(
                 f"{path} is damaged or was replaced: its sha256 is {found[:12]}..., {beside.name} "
-                f"records {recorded[:12]}...; delete both and rerun the stage that makes them."
+                f"records {one_line(recorded, 12)}; delete both and rerun the stage that makes "
+                "them."
             )
     else:
         warnings.warn(f"{path} has no {beside.name}: its content is not verified", stacklevel=2)
@@ -303,9 +305,8 @@ def load_tensors(path: Path) -> TensorFile:
         # The library's order changes from process to process.
         return TensorFile(dict(sorted(safetensors_load(data).items())), description)
     except Exception as error:  # the library's own, and others for types that torch lacks
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} is not a readable safetensors file ({reason}): replace or remake it."
+            f"{path} is not a readable safetensors file ({one_line(error)}): replace or remake it."
         ) from None
 
 
@@ -355,5 +356,6 @@ def check_form(path: Path, content: object, form: type[BaseModel], way_out: str)
         first = error.errors()[0]
         where = ".".join(str(key) for key in first["loc"]) or "it"
         raise UserError(
-            f"{path} holds something else than is needed here ({where}: {first['msg']}): {way_out}."
+            f"{path} holds something else than is needed here ({one_line(where)}: "
+            f"{one_line(first['msg'])}): {way_out}."
         ) from None

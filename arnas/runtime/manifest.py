@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import canonical_json, read_json, sha256_bytes, write_json
+from arnas.runtime.files import canonical_json, read_json, sha256_bytes, write_sealed
 
 PACKAGES = ("arnas", "torch", "numpy", "scikit-learn", "pyautoattack")
 
@@ -68,20 +68,21 @@ def _git_revision() -> str | None:
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a manifest atomically; it is the last file of an instance to appear."""
-    write_json(path, dict(content))
+    """Write a manifest, sealed and atomically; it is the last file of an instance to appear."""
+    write_sealed(path, content)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read a manifest; a missing or damaged one is a `UserError`."""
     content: dict[str, Any] = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no manifest: delete it and rerun the stage that makes it.")
     return content
 
 
 def manifest_or_empty(path: Path) -> dict[str, Any]:
     """Return a manifest; an empty one where it is missing or damaged, which fits nothing."""
     try:
-        content = read_manifest(path)
+        return read_manifest(path)
     except UserError:
         return {}
-    return content if isinstance(content, dict) else {}

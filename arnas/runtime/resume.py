@@ -109,6 +109,8 @@ class FolderKeeper:
                 if not description_path(path).exists():
                     raise UserError(f"{path} has no description.")
                 tensors, content = load_tensors(path)
+                if content.keys() != {"save", "values"}:
+                    raise UserError(f"{path} is no state of a run.")
                 found.append((content["save"], TensorFile(tensors, content["values"])))
             except UserError as error:
                 if not quiet:

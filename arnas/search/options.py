@@ -60,7 +60,7 @@ class SupernetOptions(Options):
 
     channels: int = Field(default=24, ge=2)
     """Initial channels."""
-    cells: int = Field(default=8, ge=3)
+    cells: int = Field(default=8, ge=3, le=1000)
     """Number of cells; every kind that a search names must occur among them."""
     batch_size: int = Field(default=32, ge=2)
     """Images of a weight batch and of an architecture batch."""
@@ -113,7 +113,7 @@ class SearchedNetworkOptions(Options):
     """A name of the training losses."""
     channels: int = Field(default=64, ge=2)
     """Initial channels."""
-    cells: int = Field(default=20, ge=3)
+    cells: int = Field(default=20, ge=3, le=1000)
     """Number of cells."""
 
 

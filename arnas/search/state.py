@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.seeds import seeded
 from arnas.search.options import SupernetOptions
 from arnas.search.supernet import Supernet
+from arnas.spaces.genotype import EDGES, KINDS, PRIMITIVES
 from arnas.spaces.options import SpaceOptions
 
 
@@ -101,43 +103,91 @@ def _optimisers(state: SearchState) -> dict[str, torch.optim.Optimizer]:
     return {"sgd": state.weight_optimiser, "adam": state.alpha_optimiser}
 
 
-def load_state(path: Path, state: SearchState) -> None:
+def load_state(path: Path, state: SearchState, expected: Mapping[str, Any] | None = None) -> None:
     """Fill a fresh `state` from a file written by `save_state`.
+
+    Parameters
+    ----------
+    expected
+        What its description must say: the search that it comes from.
 
     Raises
     ------
     UserError
-        When the file is damaged or belongs to another supernet.
+        When the file is damaged or belongs to another supernet or search.
     """
-    fill_state(state, load_tensors(path).tensors, path)
+    fill_state(state, _read_state(path, expected or {}), path)
 
 
 def fill_state(state: SearchState, tensors: dict[str, Tensor], path: Path) -> None:
     """Fill a fresh `state` from what `state_tensors` returned; `path` names it in errors."""
+    trajectory = _trajectory(tensors, path)
     own = {k.removeprefix("supernet."): v for k, v in tensors.items() if k.startswith("supernet.")}
     try:
         state.supernet.load_state_dict(own)
     except RuntimeError as error:
-        raise UserError(
-            f"{path} belongs to another supernet ({str(error).splitlines()[-1].strip()}): rerun "
-            "`python -m arnas search_adversarial`."
-        ) from None
+        raise _foreign(path, str(error).splitlines()[-1].strip()) from None
+    if trajectory[0].keys() != state.supernet.alphas.keys():
+        raise _foreign(path, f"its tables are those of {', '.join(trajectory[0])}")
     for prefix, optimiser in _optimisers(state).items():
         for name, parameter in state.supernet.named_parameters():
             values = {
                 key.split(".", 2)[1]: value.to(parameter.device if value.ndim else "cpu")
                 for key, value in tensors.items()
-                if key.startswith(f"{prefix}.") and key.split(".", 2)[2] == name
+                if key.startswith(f"{prefix}.") and key.split(".", 2)[2:] == [name]
             }
+            if any(value.ndim and value.shape != parameter.shape for value in values.values()):
+                raise _foreign(path, f"the optimiser's tensors of {name} have another shape")
             if values:
                 optimiser.state[parameter] = values
-    state.trajectory = _trajectory(tensors, path)
+    state.trajectory = trajectory
     state.gammas = tensors["gammas"].tolist()
 
 
-def load_trajectory(path: Path) -> list[dict[str, Tensor]]:
-    """Return the architecture tables before the first epoch and after each one."""
-    return _trajectory(load_tensors(path).tensors, path)
+def _foreign(path: Path, reason: str) -> UserError:
+    """Return what to say of a state that does not fit the supernet of the settings."""
+    return UserError(
+        f"{path} belongs to another supernet ({reason}): rerun `python -m arnas "
+        "search_adversarial`."
+    )
+
+
+def load_trajectory(
+    path: Path, expected: Mapping[str, Any] | None = None
+) -> list[dict[str, Tensor]]:
+    """Return the architecture tables before the first epoch and after each one.
+
+    Parameters
+    ----------
+    expected
+        As for `load_state`.
+    """
+    return _trajectory(_read_state(path, expected or {}), path)
+
+
+def load_gammas(path: Path, expected: Mapping[str, Any] | None = None) -> Tensor:
+    """Return the share of the natural gradient in every architecture step, float64 of shape (n,).
+
+    Parameters
+    ----------
+    expected
+        As for `load_state`.
+    """
+    tensors = _read_state(path, expected or {})
+    _trajectory(tensors, path)
+    return tensors["gammas"]
+
+
+def _read_state(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a state file whose description says what is expected."""
+    tensors, description = load_tensors(path)
+    for key, value in expected.items():
+        if description.get(key) != value:
+            raise UserError(
+                f"{path} is of another search, for its {key} is {description.get(key)!r} where "
+                f"{value!r} is needed: delete its folder and rerun the search."
+            )
+    return tensors
 
 
 def _trajectory(tensors: dict[str, Tensor], path: Path) -> list[dict[str, Tensor]]:
@@ -147,7 +197,20 @@ def _trajectory(tensors: dict[str, Tensor], path: Path) -> list[dict[str, Tensor
         for key, value in tensors.items()
         if key.startswith("trajectory.")
     }
-    if not stacked:
-        raise UserError(f"{path} holds no architecture tables: rerun the search.")
-    length = len(next(iter(stacked.values())))
-    return [{kind: stacked[kind][i] for kind in sorted(stacked)} for i in range(length)]
+    shapes = {value.shape for value in stacked.values()}
+    gammas = tensors.get("gammas")
+    whole = (
+        set(stacked) <= set(KINDS)
+        and "reduction" in stacked
+        and len(shapes) == 1
+        and next(iter(shapes))[1:] == (EDGES, len(PRIMITIVES))
+        and len(stacked["reduction"]) > 0
+        and all(value.dtype == torch.float32 for value in stacked.values())
+        and gammas is not None
+        and gammas.ndim == 1
+        and gammas.is_floating_point()
+    )
+    if not whole:
+        raise UserError(f"{path} holds no architecture tables of a search: rerun the search.")
+    kinds = sorted(stacked)
+    return [{k: stacked[k][i] for k in kinds} for i in range(len(stacked["reduction"]))]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arnas.runtime.errors import UserError
-from arnas.runtime.files import read_json, write_json
+from arnas.runtime.errors import UserError, one_line
+from arnas.runtime.files import read_json, write_sealed
 
 NODES = 4
 """Intermediate nodes of a cell."""
@@ -110,6 +110,8 @@ def _check_edge(edge: Edge, node: int, where: str) -> None:
 def genotype_from_json(value: Any, source: str) -> Genotype:
     """Build a genotype from what `Genotype.to_json` returned; `source` names it in errors."""
     try:
+        if unknown := sorted(value.keys() - {"cells", "origin"}):
+            raise ValueError(f"it has '{unknown[0]}'")
         cells = {
             str(kind): tuple(
                 tuple(Edge(str(primitive), _whole(state)) for primitive, state in edges)
@@ -120,10 +122,17 @@ def genotype_from_json(value: Any, source: str) -> Genotype:
         origin = str(value.get("origin", source))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{source} is not a genotype ({type(error).__name__}: {error}): needed is "
-            '{"cells": {kind: four lists of [operation, state]}, "origin": text}.'
+            f"{source} is not a genotype ({type(error).__name__}: {one_line(error)}): needed is "
+            '{"cells": {kind: four lists of [operation, state]}, "origin": text}; correct it, or '
+            "rerun `python -m arnas derive`."
         ) from None
-    return Genotype(cells, origin)
+    try:
+        return Genotype(cells, origin)
+    except UserError as error:
+        raise UserError(
+            f"{source}: {one_line(error).rstrip('.')}; correct it, or rerun `python -m arnas "
+            "derive`."
+        ) from None
 
 
 def _whole(value: Any) -> int:
@@ -134,10 +143,16 @@ def _whole(value: Any) -> int:
 
 
 def load_genotype(path: Path) -> Genotype:
-    """Read a genotype file."""
+    """Read a genotype file; one that was written by hand has no seal.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or damaged, or holds no genotype.
+    """
     return genotype_from_json(read_json(path), str(path))
 
 
 def save_genotype(path: Path, genotype: Genotype) -> None:
-    """Write a genotype file, atomically."""
-    write_json(path, genotype.to_json())
+    """Write a genotype file, sealed and atomically."""
+    write_sealed(path, genotype.to_json())

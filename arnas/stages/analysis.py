@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+from arnas.data.splits import read_info
+from arnas.evaluation.outcomes import load_examples
 from arnas.models.complexity import count_macs, count_parameters
-from arnas.models.registry import model_from_description
+from arnas.models.registry import model_from_description, read_origin
 from arnas.reporting.architecture import (
     alpha_rows,
     dataset_row,
@@ -14,10 +17,9 @@ from arnas.reporting.architecture import (
     operation_rows,
 )
 from arnas.reporting.tables import Row, write_tables
-from arnas.runtime.files import load_tensors, read_json
-from arnas.search.state import load_trajectory
+from arnas.search.state import load_gammas, load_trajectory
 from arnas.spaces.network import DerivedNetwork
-from arnas.stages.instances import producers
+from arnas.stages.instances import named, producers
 from arnas.stages.run import Job
 
 
@@ -27,39 +29,34 @@ def run(job: Job) -> None:
         name: [] for name in ("datasets", "models", "operations", "examples", "alphas", "gamma")
     }
     for instance in producers(job.instance.stage, "data", {}, job.params):
-        content = read_json(instance.outputs["splits_description"])["description"]
-        tables["datasets"].append(dataset_row(content["info"], content["counts"]))
+        path = instance.outputs["splits_description"]
+        info, counts = read_info(path, instance.axes["dataset"])
+        tables["datasets"].append(dataset_row(dataclasses.asdict(info), counts))
     for instance in producers(job.instance.stage, "search_multiobjective", {}, job.params):
         search, seed = instance.axes["search"], int(instance.axes["seed"])
         path = instance.outputs["state"]
-        tables["alphas"] += alpha_rows(search, seed, load_trajectory(path))
-        tables["gamma"] += gamma_rows(search, seed, load_tensors(path).tensors["gammas"])
+        expected = {"search": search, "seed": seed, "stage": "multiobjective"}
+        tables["alphas"] += alpha_rows(search, seed, load_trajectory(path, expected))
+        tables["gamma"] += gamma_rows(search, seed, load_gammas(path, expected))
     drawn: set[tuple[str, int]] = set()
     for instance in producers(job.instance.stage, "retrain", {}, job.params):
-        content = read_json(instance.outputs["selected_description"])["description"]
-        network, seed = instance.axes["network"], int(instance.axes["seed"])
-        cell = {
-            "dataset": instance.axes["dataset"],
-            "model": network,
-            "training": content["provenance"]["loss"],
-            "seed": seed,
-        }
-        model = model_from_description(content["model"], "the weights' description")
-        tables["models"].append({**cell, **_size(model, content["model"])})
+        dataset, network, seed = named(instance.axes)
+        path = instance.outputs["selected_description"]
+        description, origin = read_origin(path, dataset, network, seed)
+        cell = {"dataset": dataset, "model": network, "training": origin["loss"], "seed": seed}
+        model = model_from_description(description, str(path))
+        tables["models"].append({**cell, **_size(model, description)})
         if isinstance(model, DerivedNetwork) and (network, seed) not in drawn:
             drawn.add((network, seed))
             tables["operations"] += operation_rows(
-                network, seed, model.genotype, model.plans, content["model"]["image_size"]
+                network, seed, model.genotype, model.plans, description["image_size"]
             )
     for instance in producers(job.instance.stage, "blackbox_examples", {}, job.params):
-        examples, description = load_tensors(instance.outputs["examples"])
-        if description["seed"] == job.params.run.seeds[0]:
-            cell = {
-                "dataset": instance.axes["dataset"],
-                "model": instance.axes["network"],
-                "training": description["loss"],
-                "seed": description["seed"],
-            }
+        dataset, network, seed = named(instance.axes)
+        if seed == job.params.run.seeds[0]:
+            path = instance.outputs["examples"]
+            examples, said = load_examples(path, dataset, network, seed)
+            cell = {"dataset": dataset, "model": network, "training": said["loss"], "seed": seed}
             count = job.params.report.example_images
             tables["examples"] += example_rows(cell, examples, count)
     write_tables(job.outputs, tables)

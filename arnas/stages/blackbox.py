@@ -14,25 +14,26 @@ from arnas.data.splits import load_splits
 from arnas.evaluation import checks
 from arnas.evaluation.blackbox import opinion, transfer_examples
 from arnas.evaluation.ledger import Ledger
+from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.whitebox import predict
 from arnas.evaluation.witness import Witness
-from arnas.models.registry import load_weights
+from arnas.models.registry import load_trained
 from arnas.runtime.device import use_full_float32
-from arnas.runtime.files import load_tensors, save_tensors
-from arnas.stages.instances import producers
+from arnas.runtime.files import save_tensors
+from arnas.stages.instances import named, producers
 from arnas.stages.run import Job
 
 
 def make_examples(job: Job) -> None:
     """Make examples on one network for the others, and attack it with Square."""
     use_full_float32()
-    splits = load_splits(job.inputs["splits"])
+    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
     images, y = splits.part("test").to(job.device)
     x = splits.pixels(images)
     options = job.params.blackbox
     threat_options = job.params.threat[job.axes["dataset"]]
     threat = threat_options.threat()
-    model, origin = load_weights(job.inputs["selected"])
+    model, origin = load_trained(job.inputs["selected"], splits.info, *named(job.axes)[1:])
     job.placed(model)
     copy, ledger = folded(model), Ledger(job.keeper)
     x_adv = transfer_examples(
@@ -87,7 +88,7 @@ def make_examples(job: Job) -> None:
 def score(job: Job) -> None:
     """Show every source's examples to every target of the same seed."""
     use_full_float32()
-    splits = load_splits(job.inputs["splits"])
+    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
     images, y = splits.part("test").to(job.device)
     x = splits.pixels(images)
     cells = [
@@ -97,13 +98,13 @@ def score(job: Job) -> None:
     described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}
     described |= {"losses": {}, "checks": {}}
     for number, target in enumerate(cells):
-        model, origin = load_weights(job.inputs[_key("retrain", target, "selected")])
+        path = job.inputs[_key("retrain", target, "selected")]
+        model, origin = load_trained(path, splits.info, *named(target)[1:])
         job.placed(model)
         clean = predict(model, x, job.params.blackbox.batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
-            examples, description = load_tensors(
-                job.inputs[_key("blackbox_examples", source, "examples")]
-            )
+            path = job.inputs[_key("blackbox_examples", source, "examples")]
+            examples, description = load_examples(path, *named(source), splits.part("test"))
             x_adv = examples["x_adv"].to(job.device)
             flags = clean & (predict(model, x_adv, job.params.blackbox.batch_size) == y)
             name = f"{target['seed']}.{target['network']}.{source['network']}"

@@ -14,7 +14,8 @@ def run(job: Job) -> None:
     """Derive the genotype of the epoch that the settings name."""
     search = job.axes["search"]
     chosen = job.params.searches[search].derive.epoch
-    trajectory = load_trajectory(job.inputs["state"])
+    expected = {"search": search, "seed": job.seed, "stage": "multiobjective"}
+    trajectory = load_trajectory(job.inputs["state"], expected)
     epoch = len(trajectory) - 1 if chosen == "last" else chosen
     if epoch >= len(trajectory):
         raise UserError(

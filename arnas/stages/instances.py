@@ -113,9 +113,8 @@ def producers(
     ]
 
 
-def named(instance: Instance) -> tuple[str, str, int]:
-    """Return the dataset, the network and the seed of an instance that has these axes."""
-    axes = instance.axes
+def named(axes: Mapping[str, str]) -> tuple[str, str, int]:
+    """Return the dataset, the network and the seed of an instance by its axes."""
     return axes["dataset"], axes["network"], int(axes["seed"])
 
 

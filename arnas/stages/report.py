@@ -11,16 +11,17 @@ import yaml
 from matplotlib.figure import Figure
 
 from arnas.data.splits import PARTS, Splits, load_splits
+from arnas.evaluation.outcomes import load_examples
 from arnas.reporting import figures, search_figures
 from arnas.reporting.cells import cells_figure
 from arnas.reporting.page import ReportContent, render
 from arnas.reporting.style import styled, svg_bytes
 from arnas.reporting.tables import read_table
 from arnas.reporting.words import join
-from arnas.runtime.files import load_tensors, write_bytes
+from arnas.runtime.files import write_bytes
 from arnas.runtime.manifest import environment, manifest_or_empty
 from arnas.spaces.genotype import load_genotype
-from arnas.stages.instances import instances, producers
+from arnas.stages.instances import instances, named, producers
 from arnas.stages.plan import FIGURES
 from arnas.stages.run import Job
 
@@ -41,14 +42,14 @@ DRAWN: dict[str, Callable[[Tables], Figure]] = {
 def run(job: Job) -> None:
     """Draw the figures and write the report."""
     tables = {
-        key.removesuffix("_csv"): read_table(path)
+        key.removesuffix("_csv"): read_table(path, instance.manifest)
         for producer in ("analysis", "tables")
         for instance in producers(job.instance.stage, producer, {}, job.params)
         for key, path in instance.outputs.items()
         if key.endswith("_csv")
     }
     splits = {
-        instance.axes["dataset"]: load_splits(instance.outputs["splits"])
+        instance.axes["dataset"]: load_splits(instance.outputs["splits"], instance.axes["dataset"])
         for instance in producers(job.instance.stage, "data", {}, job.params)
     }
     drawn: dict[str, bytes] = {}
@@ -89,12 +90,12 @@ def _examples(job: Job, table: pd.DataFrame, splits: Mapping[str, Splits]) -> Fi
     clean: dict[str, np.ndarray] = {}
     attacked: dict[tuple[str, str], np.ndarray] = {}
     for instance in producers(job.instance.stage, "blackbox_examples", {}, job.params):
-        dataset, network, seed = instance.axes.values()
-        if int(seed) == job.params.run.seeds[0]:
-            found = load_tensors(instance.outputs["examples"]).tensors
+        dataset, network, seed = named(instance.axes)
+        if seed == job.params.run.seeds[0]:
+            path, test = instance.outputs["examples"], splits[dataset].part("test")
+            found = load_examples(path, dataset, network, seed, test).tensors
             attacked[dataset, network] = found["x_adv"][:count].numpy()
-            images = splits[dataset].part("test").images[:count]
-            clean[dataset] = splits[dataset].pixels(images).numpy()
+            clean[dataset] = splits[dataset].pixels(test.images[:count]).numpy()
     budgets = {
         dataset: float(abs(x - clean[dataset]).max()) for (dataset, _), x in attacked.items()
     }

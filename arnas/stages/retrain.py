@@ -17,7 +17,7 @@ from arnas.training.loop import TrainingData, TrainingTask, train
 def run(job: Job) -> None:
     """Train the network of the axis and store its selected and last checkpoint."""
     dataset, network = job.axes["dataset"], job.axes["network"]
-    splits = load_splits(job.inputs["splits"])
+    splits = load_splits(job.inputs["splits"], dataset)
     info = splits.info
     model_name, space, sizes = _network(job)
     description = describe_model(

@@ -40,7 +40,8 @@ def run_multiobjective(job: Job) -> None:
 def _run(job: Job, plan: StagePlan) -> None:
     """Run one stage of the search and store its state and history."""
     params, search = job.params, job.axes["search"]
-    splits = load_splits(job.inputs["splits"])
+    splits = load_splits(job.inputs["splits"], params.run.search_dataset)
+    run = {"search": search, "seed": job.seed, "dataset": splits.info.name, "stage": plan.name}
 
     state = new_state(
         params.supernet,
@@ -51,7 +52,7 @@ def _run(job: Job, plan: StagePlan) -> None:
         device=job.device,
     )
     if "before" in job.inputs:
-        load_state(job.inputs["before"], state)
+        load_state(job.inputs["before"], state, run | {"stage": "adversarial"})
     task = SearchTask(
         plan,
         SearchData(
@@ -65,5 +66,4 @@ def _run(job: Job, plan: StagePlan) -> None:
     )
     with growing_history(job.state, job.outputs["history"]) as record:
         run_stage(state, task, job.report, record, job.keeper)
-    run = {"search": search, "seed": job.seed, "dataset": splits.info.name, "stage": plan.name}
     save_state(job.outputs["state"], state, run)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from arnas.evaluation.outcomes import load_outcomes, load_scores
+from arnas.models.registry import read_origin
+from arnas.reporting.histories import search_history, training_history
 from arnas.reporting.tables import (
     Row,
     blackbox_rows,
@@ -18,8 +21,8 @@ from arnas.reporting.tables import (
     whitebox_rows,
     write_tables,
 )
-from arnas.runtime.files import load_tensors, read_json, read_json_lines, write_json
-from arnas.stages.instances import Instance, producers
+from arnas.runtime.files import write_json
+from arnas.stages.instances import Instance, named, producers
 from arnas.stages.run import Job
 
 
@@ -30,24 +33,25 @@ def run(job: Job) -> None:
         return producers(job.instance.stage, command, {}, job.params)
 
     search: list[Row] = []
-    for stage in ("search_adversarial", "search_multiobjective"):
-        for instance in gather(stage):
-            history = read_json_lines(instance.outputs["history"])
+    for stage in ("adversarial", "multiobjective"):
+        for instance in gather(f"search_{stage}"):
+            history = search_history(instance.outputs["history"], stage)
             search += search_rows(instance.axes["search"], int(instance.axes["seed"]), history)
     training: list[Row] = []
     for instance in gather("retrain"):
-        origin = read_json(instance.outputs["selected_description"])["description"]["provenance"]
-        cell = {
-            "dataset": origin["dataset"],
-            "model": origin["network"],
-            "training": origin["loss"],
-            "seed": origin["seed"],
-        }
-        training += training_rows(cell, read_json_lines(instance.outputs["history"]))
-    outcomes = [load_tensors(instance.outputs["outcomes"]) for instance in gather("whitebox")]
+        dataset, network, seed = named(instance.axes)
+        path = instance.outputs["selected_description"]
+        _, origin = read_origin(path, dataset, network, seed)
+        cell = {"dataset": dataset, "model": network, "training": origin["loss"], "seed": seed}
+        training += training_rows(cell, training_history(instance.outputs["history"]))
+    outcomes = [load_outcomes(i.outputs["outcomes"], *named(i.axes)) for i in gather("whitebox")]
+    trained = [named(instance.axes) for instance in gather("retrain")]
     scored = {
-        instance.axes["dataset"]: load_tensors(instance.outputs["outcomes"])
+        dataset: load_scores(
+            instance.outputs["outcomes"], dataset, [(n, s) for d, n, s in trained if d == dataset]
+        )
         for instance in gather("blackbox")
+        for dataset in instance.axes.values()
     }
     verdicts = pd.DataFrame(check_rows(outcomes, scored))
     whitebox = judged(

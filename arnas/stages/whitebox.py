@@ -18,10 +18,11 @@ from arnas.evaluation.intervals import wilson
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.evaluation.witness import Witness
-from arnas.models.registry import load_weights
+from arnas.models.registry import load_trained
 from arnas.runtime.device import use_full_float32
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
+from arnas.stages.instances import named
 from arnas.stages.run import Job
 from arnas.training.losses import LOSSES
 
@@ -31,7 +32,7 @@ CURVE_ATTACK = "pgd20"
 def run(job: Job) -> None:
     """Attack the selected and the last checkpoint on the test images."""
     use_full_float32()
-    splits = load_splits(job.inputs["splits"])
+    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
     images, y = splits.part("test").to(job.device)
     x = splits.pixels(images)
     options = job.params.whitebox
@@ -45,7 +46,7 @@ def run(job: Job) -> None:
     curve = [Threat(threat.norm, parse_amount(epsilon)) for epsilon in options.epsilon_curve]
     done, planned = 0, 2 + len(options.attacks) + len(options.last_attacks) + len(curve)
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
-        model, origin = load_weights(job.inputs[checkpoint])
+        model, origin = load_trained(job.inputs[checkpoint], splits.info, *named(job.axes)[1:])
         job.placed(model)
         allowed = options.autoattack_on == "all" or LOSSES[origin["loss"]].defended
         if options.autoattack_datasets is not None:

@@ -67,7 +67,7 @@ def test_unreadable_text_from_the_command_line(
     with pytest.raises(SystemExit) as ended:
         hand_off(config, {"whitebox": "{attacks: [fgsm"})
     assert ended.value.code == 2
-    assert "--config has '{attacks: [fgsm'" in capsys.readouterr().err
+    assert "--config '{attacks: [fgsm' is not readable YAML" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["name: a\nname: b\n", "a: [1"])

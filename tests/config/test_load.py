@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from arnas.config.load import check_params, load_params, read_yaml
+from arnas.config.load import check_files, check_params, load_params, read_yaml
 from arnas.config.schema import SCHEMA_PATH, schema_text
 from arnas.runtime.errors import UserError
 
@@ -184,6 +184,39 @@ def test_a_file_that_the_run_reads_must_be_there(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=r"data\.mine\.path is 'no\.npz'.*no such file"):
         load_params(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b", "a" * 5000, "line\nbreak", "../../no.npz", "/", "\x1b[2J"]
+)
+def test_a_file_that_cannot_be_is_named_in_one_line(name: str) -> None:
+    npz = {"source": "npz", "path": name, "test_images": 5, "selection_images": 5}
+    content = change("data.mine", npz)
+    content["run"]["datasets"].append("mine")
+    with pytest.raises(UserError, match=r"^data\.mine\.path is .*no such file") as caught:
+        check_files(check_params(content, "test"))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("word", ["on", "off", "yes", "NO"])
+def test_truths_that_the_engines_read_differently_are_refused(word: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"name: a\nflip: {word}\n")
+    with pytest.raises(UserError, match=rf"params\.yaml, line 2: '{word}' is (true|false) to one"):
+        load_params(path)
+
+
+def test_values_that_aliases_make_huge_are_shown_short(tmp_path: Path) -> None:
+    """A few lines of YAML for 10^9 words."""
+    path = tmp_path / "params.yaml"
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    text = (ROOT / "params.yaml").read_text()
+    path.write_text("\n".join([text.replace("name: digits", "name: *a8"), ""]))
+    path.write_text("\n".join([*rows, path.read_text()]))
+    with pytest.raises(UserError, match=r"is not a setting|name is") as caught:
+        load_params(path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:

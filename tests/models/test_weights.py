@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from arnas.models.registry import build_model, describe_model, load_weights, save_weights
 from arnas.runtime.errors import UserError
+from arnas.runtime.files import read_json, write_sealed
 from arnas.spaces.genotype import Genotype
 from arnas.spaces.network import DerivedNetwork
 from arnas.spaces.options import SpaceOptions
@@ -146,9 +146,8 @@ def test_a_damaged_description_is_named(path: Path) -> None:
 
 def rewrite(path: Path, **changes: Any) -> None:
     """Change entries of the JSON beside the file; None removes one."""
-    record = json.loads(beside(path).read_text()) | changes
-    kept = {key: value for key, value in record.items() if value is not None}
-    beside(path).write_text(json.dumps(kept))
+    record = read_json(beside(path)) | changes
+    write_sealed(beside(path), {key: value for key, value in record.items() if value is not None})
 
 
 @pytest.mark.parametrize(

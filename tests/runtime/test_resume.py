@@ -16,6 +16,7 @@ import torch
 
 from arnas.runtime import resume
 from arnas.runtime.errors import Preempted, UserError
+from arnas.runtime.files import save_tensors
 from arnas.runtime.resume import FORGETFUL, FolderKeeper, Snapshot, kept, save_interval
 
 ROOT = Path(__file__).parents[2]
@@ -239,3 +240,11 @@ def test_a_state_folder_that_cannot_be_made_is_named(
     refused = pytest.raises(UserError, match=f"state/0 cannot be written: {os.strerror(number)}")
     with refused, kept(tmp_path / "state", "retrain x"):
         raise AssertionError("it has begun")
+
+
+def test_a_file_of_another_kind_is_named_and_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tensors(tmp_path / FIRST, {"w": torch.zeros(1)}, {"model": "another"})
+    assert FolderKeeper(tmp_path, 0).load() is None
+    assert f"{FIRST} is no state of a run. It is not used." in capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_only_the_chain_to_the_target_counts(params: Params) -> None:
     changed = check_params(content, "changed")
     assert reasons("retrain digits/arnas/0", changed) == {}
     assert reasons("results/smoke/retrain/digits/dsara/0/last.safetensors", changed) == {
-        "derive dsara/0": "searches.dsara.derive.epoch was \"last\", is 1",
+        "derive dsara/0": 'searches.dsara.derive.epoch was "last", is 1',
         "retrain digits/dsara/0": "derive dsara/0 runs",
     }
     assert list(reasons("whitebox", changed)) == [

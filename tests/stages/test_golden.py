@@ -16,15 +16,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
+from tiny_run import COMMANDS
 
-from arnas.cli import main
 from arnas.config.load import load_params
-from arnas.runtime.files import load_tensors, read_json, read_json_lines, save_tensors
+from arnas.runtime.files import load_tensors, read_json, read_json_lines
 from arnas.stages.instances import find_instance
 from arnas.stages.plan import stage_versions
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("golden.json")
 RELATIVE = 2e-3
 """Other CPUs round differently; two training steps amplify that to less than this."""
@@ -33,67 +31,12 @@ SMALL = 20
 """A file of fewer tensors is recorded tensor by tensor, a larger one by the names' first words."""
 ONE_IMAGE = {"whitebox": 1.0, "blackbox": 1.0, "blackbox_examples": 1.0, "tables": 5.0}
 """Rounding may decide about one image; a class that is predicted for it may be any of ten."""
-SEARCH = {"search": "dsara", "seed": "0"}
-CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
-COMMANDS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("data", {"dataset": "digits"}),
-    ("search_adversarial", SEARCH),
-    ("search_multiobjective", SEARCH),
-    ("derive", SEARCH),
-    ("retrain", CELL),
-    ("whitebox", CELL),
-    ("blackbox_examples", CELL),
-    ("blackbox", {"dataset": "digits"}),
-    ("analysis", {}),
-    ("tables", {}),
-    ("report", {}),
-)
 
 
-def settings() -> dict[str, Any]:
-    """Return the smoke preset cut down to two steps a stage and one network."""
-    content: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
-    content["name"] = "golden"
-    content["run"] |= {"searches_on": [], "networks": ["arnas"]}
-    content["data"]["digits"] |= {
-        "test_images": 20,
-        "selection_images": 20,
-        "search_validation_fraction": 0.97,
-    }
-    content["supernet"] |= {"batch_size": 26}
-    content["retrain"]["digits"] |= {"epochs": 1, "batch_size": 800}
-    content["whitebox"] |= {"attacks": ["fgsm", "pgd20"]}
-    return content
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run every stage once, in process, in a folder of its own."""
-    place = tmp_path_factory.mktemp("golden")
-    (place / "params.yaml").write_text(yaml.safe_dump(settings()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.delenv("ARNAS_PARAMS", raising=False)
-        patch.setenv("ARNAS_DEVICE", "cpu")
-        for command, axes in COMMANDS:
-            if command == "derive":
-                _set_tables(place)
-            options = [word for axis, value in axes.items() for word in (f"--{axis}", value)]
-            patch.setattr("sys.argv", ["arnas", command, *options])
-            with pytest.raises(SystemExit) as ended:
-                main()
-            assert ended.value.code in {0, None}, command
-    return place
-
-
-def _set_tables(folder: Path) -> None:
-    """Replace the searched tables by round numbers: near ties would be decided by rounding."""
-    instance = find_instance("derive", SEARCH, load_params(folder / "params.yaml"))
-    tensors, description = load_tensors(folder / instance.inputs["state"])
-    for name, value in tensors.items():
-        if name.startswith("trajectory."):
-            tensors[name] = (torch.arange(value.numel()) * 37 % 101 / 101).view_as(value)
-    save_tensors(folder / instance.inputs["state"], tensors, description)
+@pytest.fixture
+def folder(tiny_run: Path) -> Path:
+    """The folder in which every stage has run once."""
+    return tiny_run
 
 
 def figures(folder: Path, command: str, axes: dict[str, str]) -> dict[str, Any]:
