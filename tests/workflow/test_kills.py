@@ -107,7 +107,9 @@ def test_a_signal_ends_with_75_and_the_next_run_goes_on(folders: tuple[Path, Pat
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
-    assert said.endswith("stopped by SIGTERM; the same command goes on from here.\n")
+    stopped, following = said.splitlines()[-2:]
+    assert stopped == "stopped by SIGTERM; the same command goes on from here."
+    assert following == "next: python -m arnas retrain --dataset digits --network arnas --seed 1"
     finish(killed, "retrain", axes)
     for path in instance(whole, "retrain", axes).outputs.values():
         assert (whole / path).read_bytes() == (killed / path).read_bytes(), path
