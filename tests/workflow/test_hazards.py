@@ -316,15 +316,17 @@ def test_a_number_that_the_engines_read_differently_is_refused(
 
 
 def test_queued_experiments_run_side_by_side(adopted: Path, tmp_path: Path) -> None:
-    """Each in a copy with its own settings and all data; the workspace stays as it is."""
+    """Each in a copy with its own settings, all data and its own GPU; the workspace stays."""
     folder = copied(adopted, tmp_path)
     table = folder / "results/tables/smoke/examples.csv"
     before = {path: path.read_bytes() for path in (table, folder / "params.yaml")}
     for name, value in (("one", 1), ("two", 2)):
-        option = f"report.example_images={value}"
-        checked(folder, "dvc", "exp", "run", "--queue", "-n", name, "-S", option)
+        options = (f"report.example_images={value}", f"whitebox.curve_images={10 + value}")
+        settings = [word for option in options for word in ("-S", option)]
+        checked(folder, "dvc", "exp", "run", "--queue", "-n", name, *settings)
+    pretended = f"ARNAS_DEVICE=auto ARNAS_FAKE_GPUS=a,b ARNAS_LEASE_DIR={tmp_path}/locks"
     # The workers would keep a pipe open.
-    checked(folder, "bash", "-c", "dvc queue start -j 2 >queue.log 2>&1 </dev/null")
+    checked(folder, "bash", "-c", f"{pretended} dvc queue start -j 2 >queue.log 2>&1 </dev/null")
     end, rows = time.monotonic() + 400, {"one": "Queued"}
     while time.monotonic() < end and set(rows.values()) & {"Queued", "Running"}:
         time.sleep(3)
@@ -332,6 +334,10 @@ def test_queued_experiments_run_side_by_side(adopted: Path, tmp_path: Path) -> N
         rows = dict(re.findall(r"\b(one|two)\b.*?\b(Queued|Running|Success|Failed)\b", shown))
     assert rows == {"one": "Success", "two": "Success"}, checked(folder, "dvc", "queue", "status")
     assert {path: path.read_bytes() for path in before} == before
+    logs = [checked(folder, "dvc", "queue", "logs", name) for name in rows]
+    held = [re.findall(r"\[whitebox .*\] on cpu \(GPU (.)\)", log) for log in logs]
+    assert all(held), logs
+    assert {"a", "b"} == {gpu for gpus in held for gpu in gpus}, held
     shown = checked(folder, "dvc", "exp", "show", "--json", "--no-pager")
     for name, value in (("one", 1), ("two", 2)):
         assert f'"name": "{name}"' in shown
