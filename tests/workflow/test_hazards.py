@@ -231,7 +231,8 @@ def test_no_stage_writes_through_a_link(by_snakemake: Path, tmp_path: Path, link
     assert "after epoch 2" in genotype.read_text() and not genotype.is_symlink()
     assert cache_is_whole(folder) == objects
     arnas(folder, "adopt")
-    assert cache_is_whole(folder) > objects
+    # As many, if even the new manifest's wall time is that of the old one.
+    assert cache_is_whole(folder) >= objects
     assert dvc_changed(folder) == {}
     assert jobs_to_run(folder) == set()
 
