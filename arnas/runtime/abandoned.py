@@ -47,6 +47,11 @@ class StateSlot:
         return self.holder.get("title") or f"{self.stage} {self.fingerprint}"
 
     @property
+    def here(self) -> bool:
+        """Return whether it is held, or was held last, by a process of this checkout."""
+        return self.holder.get("folder") == str(Path.cwd())
+
+    @property
     def who(self) -> str:
         """Return the holder in words."""
         said = {"pid": "unknown", "host": "an unknown host", "since": "an unknown time"}

@@ -162,20 +162,22 @@ def load_trajectory(
     expected
         As for `load_state`.
     """
-    return _trajectory(_read_state(path, expected or {}), path)
+    return load_course(path, expected)[0]
 
 
-def load_gammas(path: Path, expected: Mapping[str, Any] | None = None) -> Tensor:
-    """Return the share of the natural gradient in every architecture step, float64 of shape (n,).
+def load_course(
+    path: Path, expected: Mapping[str, Any] | None = None
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Return the tables as `load_trajectory` does, and what steered them, from one reading.
 
-    Parameters
-    ----------
-    expected
-        As for `load_state`.
+    Returns
+    -------
+    trajectory, gammas
+        The second is the share of the natural gradient in every architecture step, float64 of
+        shape (n,).
     """
     tensors = _read_state(path, expected or {})
-    _trajectory(tensors, path)
-    return tensors["gammas"]
+    return _trajectory(tensors, path), tensors["gammas"]
 
 
 def _read_state(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -87,8 +87,7 @@ def _refuse_while_running(planned: list[Instance]) -> None:
     """Raise while a process of this checkout makes a result of the run."""
     results = {str(instance.manifest) for instance in planned}
     for slot in state_slots(state_root()):
-        here = slot.holder.get("folder") == str(Path.cwd())
-        if slot.held and here and slot.holder.get("result") in results:
+        if slot.held and slot.here and slot.holder.get("result") in results:
             raise UserError(
                 f"{slot.title} is being made by {slot.who}: wait for it, `python -m arnas status "
                 "--watch` shows when it is done."

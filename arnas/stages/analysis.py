@@ -17,7 +17,7 @@ from arnas.reporting.architecture import (
     operation_rows,
 )
 from arnas.reporting.tables import Row, write_tables
-from arnas.search.state import load_gammas, load_trajectory
+from arnas.search.state import load_course
 from arnas.spaces.network import DerivedNetwork
 from arnas.stages.instances import named, producers
 from arnas.stages.run import Job
@@ -36,8 +36,9 @@ def run(job: Job) -> None:
         search, seed = instance.axes["search"], int(instance.axes["seed"])
         path = instance.outputs["state"]
         expected = {"search": search, "seed": seed, "stage": "multiobjective"}
-        tables["alphas"] += alpha_rows(search, seed, load_trajectory(path, expected))
-        tables["gamma"] += gamma_rows(search, seed, load_gammas(path, expected))
+        trajectory, gammas = load_course(path, expected)
+        tables["alphas"] += alpha_rows(search, seed, trajectory)
+        tables["gamma"] += gamma_rows(search, seed, gammas)
     drawn: set[tuple[str, int]] = set()
     for instance in producers(job.instance.stage, "retrain", {}, job.params):
         dataset, network, seed = named(instance.axes)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from arnas.attacks.folding import folded
 from arnas.attacks.standard import package_name, square
-from arnas.data.splits import load_splits
 from arnas.evaluation import checks
 from arnas.evaluation.blackbox import opinion, transfer_examples
 from arnas.evaluation.ledger import Ledger
@@ -18,18 +17,15 @@ from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.whitebox import predict
 from arnas.evaluation.witness import Witness
 from arnas.models.registry import load_trained
-from arnas.runtime.device import use_full_float32
 from arnas.runtime.files import save_tensors
+from arnas.stages.attacked import images_to_attack
 from arnas.stages.instances import named, producers
 from arnas.stages.run import Job
 
 
 def make_examples(job: Job) -> None:
     """Make examples on one network for the others, and attack it with Square."""
-    use_full_float32()
-    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
-    images, y = splits.part("test").to(job.device)
-    x = splits.pixels(images)
+    splits, x, y = images_to_attack(job)
     options = job.params.blackbox
     threat_options = job.params.threat[job.axes["dataset"]]
     threat = threat_options.threat()
@@ -87,10 +83,7 @@ def make_examples(job: Job) -> None:
 
 def score(job: Job) -> None:
     """Show every source's examples to every target of the same seed."""
-    use_full_float32()
-    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
-    images, y = splits.part("test").to(job.device)
-    x = splits.pixels(images)
+    splits, x, y = images_to_attack(job)
     cells = [
         producer.axes for producer in producers(job.instance.stage, "retrain", job.axes, job.params)
     ]

@@ -97,7 +97,7 @@ def overview(params: Params) -> Overview:
     others = [
         f"{slot.title} in {slot.holder.get('folder', 'an unknown folder')}, {slot.who}"
         for slot in slots
-        if slot.held and not (_is_here(slot) and slot.holder.get("result") in here)
+        if slot.held and not (slot.here and slot.holder.get("result") in here)
     ]
     return Overview(
         params.name, tuple(found.values()), tuple(others), len(done) - _known_to_dvc(done)
@@ -177,14 +177,9 @@ def slot_text(slot: StateSlot, params: Params | None) -> str:
     return f"{text}, not of the present settings and inputs"
 
 
-def _is_here(slot: StateSlot) -> bool:
-    """Return whether the slot is held, or was held last, by a process of this checkout."""
-    return slot.holder.get("folder") == str(Path.cwd())
-
-
 def _makes(slot: StateSlot, instance: Instance) -> bool:
     """Return whether a process makes the instance's result in this checkout."""
-    return slot.held and _is_here(slot) and slot.holder.get("result") == str(instance.manifest)
+    return slot.held and slot.here and slot.holder.get("result") == str(instance.manifest)
 
 
 def progress_text(instance: Instance, params: Params, values: Mapping[str, Any]) -> str:

@@ -106,15 +106,16 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
             inputs[str(path)] = _hash_input(found, instance)
     made_from = describe(instance, params, inputs)
     state = state_folder(command, made_from["fingerprint"])
+    following_line = _next_command(instance)
     with (
-        _followed_by(_next_command(instance)),
+        _followed_by(following_line),
         kept(state, instance.title, str(instance.manifest)) as keeper,
         _devices(instance) as devices,
     ):
         threads, start = configure_threads(), time.monotonic()
         _say(instance, f"on {devices.text}, threads {threads}")
         with (
-            leading(instance.command[1:], devices.all, keeper.folder, _next_command(instance)),
+            leading(instance.command[1:], devices.all, keeper.folder, following_line),
             _withdrawn(instance),
             console_report(instance.title) as report,
         ):

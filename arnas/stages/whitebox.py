@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from arnas.attacks.registry import ATTACKS
 from arnas.attacks.standard import package_name
 from arnas.attacks.threat import Threat, parse_amount
-from arnas.data.splits import Splits, leaked, load_splits
+from arnas.data.splits import Splits, leaked
 from arnas.evaluation import checks
 from arnas.evaluation.checks import Check
 from arnas.evaluation.intervals import wilson
@@ -19,9 +19,9 @@ from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.evaluation.witness import Witness
 from arnas.models.registry import load_trained
-from arnas.runtime.device import use_full_float32
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
+from arnas.stages.attacked import images_to_attack
 from arnas.stages.instances import named
 from arnas.stages.run import Job
 from arnas.training.losses import LOSSES
@@ -31,10 +31,7 @@ CURVE_ATTACK = "pgd20"
 
 def run(job: Job) -> None:
     """Attack the selected and the last checkpoint on the test images."""
-    use_full_float32()
-    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
-    images, y = splits.part("test").to(job.device)
-    x = splits.pixels(images)
+    splits, x, y = images_to_attack(job)
     options = job.params.whitebox
     threat_options = job.params.threat[job.axes["dataset"]]
     threat = threat_options.threat()

@@ -9,19 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from calls import caller
 
-from arnas.cli import main
 from arnas.config.load import load_params
 from arnas.config.schema import schema_text
 
 ROOT = Path(__file__).parents[2]
-
-
-class Ended:
-    """What a command left."""
-
-    def __init__(self, code: object, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
 
 
 @pytest.fixture
@@ -37,15 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def arnas(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
     """Return a function that runs a command line in this process."""
-
-    def call(line: str) -> Ended:
-        monkeypatch.setattr("sys.argv", ["arnas", *line.split()])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return Ended(ended.value.code, shown.out, shown.err)
-
-    return call
+    return caller(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

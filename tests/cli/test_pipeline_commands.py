@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from calls import Arnas, caller
 from fake_run import make_all, record, state_of
 
-from arnas.cli import main
 from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.runtime.errors import UserError
@@ -20,16 +19,6 @@ from arnas.stages.instances import find_instance, instances
 ROOT = Path(__file__).parents[2]
 CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
 RETRAIN = "retrain digits/arnas/0"
-
-
-class Ended:
-    """What a command left."""
-
-    def __init__(self, code: object, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-Arnas = Callable[[str], Ended]
 
 
 @pytest.fixture
@@ -47,14 +36,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 def arnas(
     params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Arnas:
-    def call(line: str) -> Ended:
-        monkeypatch.setattr("sys.argv", ["arnas", *line.split()])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return Ended(ended.value.code, shown.out, shown.err)
-
-    return call
+    return caller(monkeypatch, capsys)
 
 
 def cut_short(params: Params) -> Path:

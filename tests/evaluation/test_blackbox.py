@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from rugged import rugged_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,23 +42,6 @@ def curved_model(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     with torch.no_grad():
         model[5].weight.mul_(6)
     return model.to(dtype).train()
-
-
-class Sine(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x)
-
-
-def rugged_model() -> nn.Sequential:
-    """Return a model whose loss has many hills within a ball, so that steps often lower it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Flatten(), nn.Linear(2 * SIDE**2, 16), Sine(), nn.Linear(16, CLASSES)
-        ).double()
-    with torch.no_grad():
-        model[1].weight.mul_(100)
-    return model
 
 
 def labels(count: int) -> Tensor:
@@ -126,7 +110,7 @@ def test_the_examples_are_the_last_iterates_of_plain_pgd(threat: Threat, steps: 
 
 @pytest.mark.parametrize("threat", [Threat("linf", 0.05), Threat("l2", 0.4)], ids=str)
 def test_the_last_iterate_is_shown_though_earlier_ones_were_worse(threat: Threat) -> None:
-    model, x, y = rugged_model(), pictures(12), labels(12)
+    model, x, y = rugged_model(2 * SIDE**2, slope=100), pictures(12), labels(12)
     walk = torch.stack([plain_pgd(model, x, y, threat, steps, seed=0) for steps in range(10)])
     with torch.no_grad():
         losses = torch.stack([F.cross_entropy(model(place), y, reduction="none") for place in walk])

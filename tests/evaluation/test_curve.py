@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rugged import uneven_model
 from torch import Tensor, nn
 
 from arnas.attacks.registry import ATTACKS, AttackEntry
@@ -31,24 +32,6 @@ def linear_model() -> nn.Sequential:
         weight = torch.randn(2, SIDE**2, generator=draws(1), dtype=torch.float64)
         model[1].weight.copy_(weight)
         model[1].bias.copy_(-weight.sum(1) / 2)
-    return model
-
-
-class Sine(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x)
-
-
-def rugged_model() -> nn.Sequential:
-    """Return a model whose loss has many hills, so that a larger ball may mislead an attack."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Flatten(), nn.Linear(SIDE**2, 16), Sine(), nn.Linear(16, 3)
-        ).double()
-    with torch.no_grad():
-        model[1].weight.mul_(150)
-        model[3].bias[0] += 1
     return model
 
 
@@ -119,7 +102,7 @@ def test_a_linear_model_stands_where_its_margin_is_wide_enough(
 
 
 def test_without_a_budget_the_curve_starts_at_the_clean_accuracy() -> None:
-    model, x = rugged_model(), pictures(40)
+    model, x = uneven_model(SIDE**2), pictures(40)
     y = torch.arange(40) % 3
     clean = predict(model, x, 40) == y
     assert 0 < int(clean.sum()) < 40
@@ -135,7 +118,7 @@ def test_where_every_image_is_allowed_none_stands() -> None:
 
 def test_no_curve_rises_even_where_the_attack_gets_weaker() -> None:
     """FGSM by itself is weaker at some larger budgets: there its one step jumps over the hills."""
-    model, x = rugged_model(), pictures(60)
+    model, x = uneven_model(SIDE**2), pictures(60)
     y = predict(model, x, 60)
     along = threats("linf", 0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1)
     alone = torch.stack(
@@ -175,7 +158,7 @@ def test_only_images_that_still_stand_are_attacked_again(monkeypatch: pytest.Mon
 
 def test_the_curve_does_not_depend_on_the_batch() -> None:
     """Nor on how many images stand beside."""
-    model, x = rugged_model(), pictures(40)
+    model, x = uneven_model(SIDE**2), pictures(40)
     y = predict(model, x, 40)
     along = threats("linf", 0.02, 0.05, 0.1)
     whole = curve(model, x, y, along, batch_size=1000)
@@ -187,7 +170,7 @@ def test_the_curve_does_not_depend_on_the_batch() -> None:
 
 def test_a_budget_s_attack_is_that_of_the_evaluation() -> None:
     """With the same random starts: the curve's value at epsilon is the table's accuracy."""
-    model, x = rugged_model(), pictures(40)
+    model, x = uneven_model(SIDE**2), pictures(40)
     y = torch.arange(40) % 3
     threat = Threat("linf", 0.05)
     found = evaluate(

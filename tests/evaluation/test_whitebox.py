@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from rugged import uneven_model
 from torch import Tensor, nn
 
 from arnas.attacks.registry import ATTACKS, AttackEntry
@@ -41,30 +42,9 @@ def linear_model(classes: int = 2) -> nn.Sequential:
     return model.train()
 
 
-class Sine(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x)
-
-
-def rugged_model() -> nn.Sequential:
-    """Return a model whose loss has many hills within a ball, few of them high enough.
-
-    PGD jumps from hill to hill, so that steps and starts matter.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Flatten(), nn.Linear(SIDE**2, 16), Sine(), nn.Linear(16, 3)
-        ).double()
-    with torch.no_grad():
-        model[1].weight.mul_(150)
-        model[3].bias[0] += 1
-    return model
-
-
 def rugged_case(count: int) -> tuple[nn.Sequential, Tensor, Tensor]:
     """Return the model, images and labels of which every fifth is wrong."""
-    model, x = rugged_model(), pictures(count)
+    model, x = uneven_model(SIDE**2), pictures(count)
     y = predict(model, x, count)
     y[::5] = (y[::5] + 1) % 3
     return model, x, y
@@ -129,7 +109,7 @@ def test_outcomes_are_flags_in_the_order_of_the_attacks() -> None:
 
 
 def test_clean_outcomes_are_plain_predictions() -> None:
-    model, x = rugged_model(), pictures(50)
+    model, x = uneven_model(SIDE**2), pictures(50)
     y = torch.arange(50) % 3
     with torch.no_grad():
         expected = model.eval()(x).argmax(1)

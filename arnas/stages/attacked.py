@@ -1,0 +1,23 @@
+"""What the stages that attack have in common."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from arnas.data.splits import Splits, load_splits
+from arnas.runtime.device import use_full_float32
+from arnas.stages.run import Job
+
+
+def images_to_attack(job: Job) -> tuple[Splits, Tensor, Tensor]:
+    """Return the dataset of the job with its test images and labels, to be attacked in float32.
+
+    Returns
+    -------
+    splits, x, y
+        float32 of shape (N, C, H, W) in [0, 1] and int64 of shape (N,), on the job's device.
+    """
+    use_full_float32()
+    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
+    images, y = splits.part("test").to(job.device)
+    return splits, splits.pixels(images), y
