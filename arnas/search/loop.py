@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from arnas.attacks.gradient import pgd
 from arnas.attacks.threat import Threat, parse_amount
@@ -24,23 +22,9 @@ from arnas.runtime.progress import Report
 from arnas.runtime.resume import FORGETFUL, Keeper, Snapshot
 from arnas.runtime.seeds import make_generator
 from arnas.search.derive import collapsed, count_skips, derive_genotype
-from arnas.search.gradients import RADIUS, ArchitectureGradient, architecture_gradients
-from arnas.search.min_norm import min_norm
-from arnas.search.options import Combine, Order, SupernetOptions
+from arnas.search.options import SupernetOptions
 from arnas.search.state import SearchState, fill_state, state_tensors
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What sets one stage of the search apart from the other."""
-
-    name: str
-    epochs: int
-    order: Order
-    combine: Combine
-    difference_radius: float = RADIUS
-    adversarial_weight: float = 1.0
-    warmup_epochs: int = 0
+from arnas.search.step import COMBINATIONS, StagePlan, architecture_step, weight_step
 
 
 class SearchData(NamedTuple):
@@ -67,41 +51,13 @@ class SearchTask:
     """The replicate's seed."""
 
 
-class Direction(NamedTuple):
-    """What the architecture tables follow in one step."""
-
-    gradient: Tensor
-    gamma: float
-    """Share of the natural gradient; NaN where nothing is shared."""
-
-
-class Combination(NamedTuple):
-    """A registry entry."""
-
-    objectives: tuple[str, ...]
-    """The validation losses it needs."""
-    combine: Callable[..., Direction]
-    """Called with the objectives' gradients in that order, the adversarial one weighted."""
-
-
-COMBINATIONS: dict[str, Combination] = {
-    "min_norm": Combination(("natural", "adversarial"), lambda *g: Direction(*min_norm(*g))),
-    "sum": Combination(("natural", "adversarial"), lambda *g: Direction(g[0] + g[1], math.nan)),
-    "adversarial": Combination(("adversarial",), lambda g: Direction(g, math.nan)),
-    "natural": Combination(("natural",), lambda g: Direction(g, math.nan)),
-}
-"""How the gradients of stage 2 become one: MGDA (arXiv 1810.04650, as in arXiv 2405.05502) and the
-ablations of that paper's released code."""
-
-
 def cosine_rate(epoch: int, options: SupernetOptions) -> float:
     """Return the weights' learning rate in `epoch` (from 0), a half cosine over the schedule.
 
-    Epoch 0 has the full rate; the released ARNAS code steps its schedule first and begins with
-    the second value.
+    Epoch 0 has the full rate, unless `schedule_lead` puts the cosine ahead.
     """
     weights = options.weights
-    share = min(epoch / weights.schedule_epochs, 1.0)
+    share = min((epoch + weights.schedule_lead) / weights.schedule_epochs, 1.0)
     span = weights.learning_rate - weights.final_learning_rate
     return weights.final_learning_rate + 0.5 * span * (1 + math.cos(math.pi * share))
 
@@ -199,9 +155,10 @@ def _run_epoch(state: SearchState, task: SearchTask, walk: _Walk, keeper: Keeper
         train = _attack(state, task, batch, (*purpose, "train"))
         measured: dict[str, float] = {}
         if not warmup:
-            measured = _architecture_step(state, task, train, purpose)
+            validation = _validation_batches(state, task, purpose)
+            measured = architecture_step(state, task.plan, train, validation)
             state.gammas.append(measured["gamma"])
-        measured["train_loss"], measured["train_accuracy"] = _weight_step(state, train, options)
+        measured["train_loss"], measured["train_accuracy"] = weight_step(state, train, options)
         if not math.isfinite(measured["train_loss"]):
             raise UserError(
                 f"the supernet's loss is {measured['train_loss']} in epoch {epoch + 1}: lower "
@@ -278,65 +235,14 @@ def _validation_batch(task: SearchTask, purpose: tuple[object, ...]) -> Batch:
     return Batch(to_pixels(images, data.scale), data.validation.labels[index])
 
 
-def _architecture_step(
-    state: SearchState, task: SearchTask, train: Batch, purpose: tuple[object, ...]
-) -> dict[str, float]:
-    """Move the tables one Adam step and return the step's figures."""
-    plan = task.plan
-    combination = COMBINATIONS[plan.combine]
+def _validation_batches(
+    state: SearchState, task: SearchTask, purpose: tuple[object, ...]
+) -> dict[str, Batch]:
+    """Return the batch of each objective of the stage, all made from the same images."""
     natural = _validation_batch(task, purpose)
-    validation = {}
-    for objective in combination.objectives:
-        validation[objective] = (
-            natural
-            if objective == "natural"
-            else _attack(state, task, natural, (*purpose, "validation"))
-        )
-    found = architecture_gradients(
-        state.supernet,
-        state.weight_optimiser,
-        train,
-        validation,
-        plan.order,
-        plan.difference_radius,
-    )
-    gradients = {name: item.gradient for name, item in found.items()}
-    if "adversarial" in gradients:
-        gradients["adversarial"] = plan.adversarial_weight * gradients["adversarial"]
-    direction = combination.combine(*(gradients[name] for name in combination.objectives))
-    _follow(state, direction.gradient)
-    return {"gamma": direction.gamma, **_measure(found)}
-
-
-def _follow(state: SearchState, gradient: Tensor) -> None:
-    """Hand the joined gradient to Adam and step."""
-    offset = 0
-    for alpha in state.supernet.alphas.values():
-        alpha.grad = gradient[offset : offset + alpha.numel()].view_as(alpha).clone()
-        offset += alpha.numel()
-    state.alpha_optimiser.step()
-    state.alpha_optimiser.zero_grad()
-
-
-def _measure(found: dict[str, ArchitectureGradient]) -> dict[str, float]:
-    """Return the losses and, with two of them, the cosine of their gradients."""
-    measured = {f"{name}_loss": item.loss for name, item in found.items()}
-    if len(found) == 2:
-        first, second = (item.gradient for item in found.values())
-        measured["cosine"] = float(F.cosine_similarity(first, second, dim=0))
-    return measured
-
-
-def _weight_step(state: SearchState, train: Batch, options: SupernetOptions) -> tuple[float, float]:
-    """Move the weights one SGD step on adversarial examples; return loss and accuracy (percent)."""
-    logits = state.supernet(train.x)
-    loss = F.cross_entropy(logits, train.y)
-    weights = state.supernet.weights()
-    gradients = torch.autograd.grad(loss, weights)
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = gradient
-    torch.nn.utils.clip_grad_norm_(weights, options.weights.gradient_clip)
-    state.weight_optimiser.step()
-    state.weight_optimiser.zero_grad()
-    correct = (logits.detach().argmax(1) == train.y).float().mean()
-    return float(loss.detach()), 100 * float(correct)
+    return {
+        objective: natural
+        if objective == "natural"
+        else _attack(state, task, natural, (*purpose, "validation"))
+        for objective in COMBINATIONS[task.plan.combine].objectives
+    }

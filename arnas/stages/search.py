@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from arnas.data.splits import load_splits
 from arnas.runtime.history import growing_history
-from arnas.search.loop import SearchData, SearchTask, StagePlan, run_stage
+from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.state import load_state, new_state, save_state
+from arnas.search.step import StagePlan
 from arnas.stages.run import Job
 
 

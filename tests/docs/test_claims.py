@@ -15,10 +15,11 @@ from arnas.data.splits import LabelledImages
 from arnas.evaluation.intervals import wilson
 from arnas.reporting.reproduction import tolerance
 from arnas.runtime.progress import silent
-from arnas.search.loop import SearchData, SearchTask, StagePlan, run_stage
+from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.min_norm import min_norm
 from arnas.search.options import SearchAttackOptions, SupernetOptions
 from arnas.search.state import SearchState, new_state
+from arnas.search.step import StagePlan
 from arnas.spaces.options import SpaceOptions
 
 

@@ -11,7 +11,7 @@ from arnas.attacks.threat import Threat
 from arnas.data.options import AugmentOptions
 from arnas.data.splits import LabelledImages
 from arnas.runtime.progress import silent
-from arnas.search.loop import SearchData, SearchTask, StagePlan, run_stage
+from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.options import (
     AlphaOptions,
     SearchAttackOptions,
@@ -19,6 +19,7 @@ from arnas.search.options import (
     WeightOptions,
 )
 from arnas.search.state import SearchState, new_state
+from arnas.search.step import StagePlan
 from arnas.spaces.options import SpaceOptions
 
 CPU = torch.device("cpu")

@@ -32,12 +32,13 @@ from torch.nn import functional as F
 
 from arnas.data.batches import Batch
 from arnas.runtime.progress import silent
-from arnas.search import loop
+from arnas.search import loop, step
 from arnas.search.derive import count_skips, derive_genotype
 from arnas.search.gradients import ArchitectureGradient
-from arnas.search.loop import COMBINATIONS, StagePlan, cosine_rate, run_stage
+from arnas.search.loop import cosine_rate, run_stage
 from arnas.search.options import AlphaOptions, Combine, SupernetOptions, WeightOptions
 from arnas.search.state import SearchState
+from arnas.search.step import COMBINATIONS, StagePlan
 from arnas.spaces.genotype import genotype_from_json
 
 FIRST_ORDER = StagePlan("multiobjective", 1, "first", "min_norm")
@@ -115,7 +116,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GradientCall]:
         calls.append(GradientCall(train, validation, order))
         return {name: ArchitectureGradient(fake_gradient(name), 1.5) for name in validation}
 
-    monkeypatch.setattr(loop, "architecture_gradients", fake)
+    monkeypatch.setattr(step, "architecture_gradients", fake)
     return calls
 
 

@@ -13,8 +13,9 @@ from search_cases import bits
 
 from arnas.runtime.progress import silent
 from arnas.runtime.resume import FORGETFUL, Keeper
-from arnas.search.loop import SearchTask, StagePlan, run_stage
+from arnas.search.loop import SearchTask, run_stage
 from arnas.search.state import state_tensors
+from arnas.search.step import StagePlan
 
 EPOCHS = 2
 OFFERS = EPOCHS * (STEPS + 1)

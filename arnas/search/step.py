@@ -1,0 +1,134 @@
+"""One step of a search: the tables move along their gradients, then the weights along theirs.
+
+Nothing is drawn here. From the same state and batches the same step follows (arXiv 2405.05502;
+DARTS, arXiv 1806.09055, algorithm 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from arnas.data.batches import Batch
+from arnas.search.gradients import RADIUS, ArchitectureGradient, architecture_gradients
+from arnas.search.min_norm import min_norm
+from arnas.search.options import Combine, Order, SupernetOptions
+from arnas.search.state import SearchState
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What sets one stage of the search apart from the other."""
+
+    name: str
+    epochs: int
+    order: Order
+    combine: Combine
+    difference_radius: float = RADIUS
+    adversarial_weight: float = 1.0
+    warmup_epochs: int = 0
+
+
+class Direction(NamedTuple):
+    """What the architecture tables follow in one step."""
+
+    gradient: Tensor
+    gamma: float
+    """Share of the natural gradient; NaN where nothing is shared."""
+
+
+class Combination(NamedTuple):
+    """A registry entry."""
+
+    objectives: tuple[str, ...]
+    """The validation losses it needs."""
+    combine: Callable[..., Direction]
+    """Called with the objectives' gradients in that order, the adversarial one weighted."""
+
+
+COMBINATIONS: dict[str, Combination] = {
+    "min_norm": Combination(("natural", "adversarial"), lambda *g: Direction(*min_norm(*g))),
+    "sum": Combination(("natural", "adversarial"), lambda *g: Direction(g[0] + g[1], math.nan)),
+    "adversarial": Combination(("adversarial",), lambda g: Direction(g, math.nan)),
+    "natural": Combination(("natural",), lambda g: Direction(g, math.nan)),
+}
+"""How the gradients of stage 2 become one: MGDA (arXiv 1810.04650, as in arXiv 2405.05502) and the
+ablations of that paper's released code."""
+
+
+def architecture_step(
+    state: SearchState, plan: StagePlan, train: Batch, validation: Mapping[str, Batch]
+) -> dict[str, float]:
+    """Move the tables one Adam step and return the step's figures.
+
+    Parameters
+    ----------
+    state
+        Its tables and their Adam change; weights, their SGD and running statistics do not.
+    plan
+        How gradients are taken and combined.
+    train
+        Adversarial examples, for the virtual weight step of second order.
+    validation
+        A batch for each objective of the combination: ``natural``, ``adversarial`` or both.
+
+    Returns
+    -------
+    dict
+        ``gamma`` (NaN where nothing is shared), ``<objective>_loss`` and, of two, ``cosine``.
+    """
+    combination = COMBINATIONS[plan.combine]
+    found = architecture_gradients(
+        state.supernet,
+        state.weight_optimiser,
+        train,
+        validation,
+        plan.order,
+        plan.difference_radius,
+    )
+    gradients = {name: item.gradient for name, item in found.items()}
+    if "adversarial" in gradients:
+        gradients["adversarial"] = plan.adversarial_weight * gradients["adversarial"]
+    direction = combination.combine(*(gradients[name] for name in combination.objectives))
+    _follow(state, direction.gradient)
+    return {"gamma": direction.gamma, **_measure(found)}
+
+
+def _follow(state: SearchState, gradient: Tensor) -> None:
+    """Hand the joined gradient to Adam and step."""
+    offset = 0
+    for alpha in state.supernet.alphas.values():
+        alpha.grad = gradient[offset : offset + alpha.numel()].view_as(alpha).clone()
+        offset += alpha.numel()
+    state.alpha_optimiser.step()
+    state.alpha_optimiser.zero_grad()
+
+
+def _measure(found: dict[str, ArchitectureGradient]) -> dict[str, float]:
+    """Return the losses and, with two of them, the cosine of their gradients."""
+    measured = {f"{name}_loss": item.loss for name, item in found.items()}
+    if len(found) == 2:
+        first, second = (item.gradient for item in found.values())
+        measured["cosine"] = float(F.cosine_similarity(first, second, dim=0))
+    return measured
+
+
+def weight_step(state: SearchState, train: Batch, options: SupernetOptions) -> tuple[float, float]:
+    """Move the weights one SGD step on adversarial examples; return loss and accuracy (percent)."""
+    logits = state.supernet(train.x)
+    loss = F.cross_entropy(logits, train.y)
+    weights = state.supernet.weights()
+    gradients = torch.autograd.grad(loss, weights)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    torch.nn.utils.clip_grad_norm_(weights, options.weights.gradient_clip)
+    state.weight_optimiser.step()
+    state.weight_optimiser.zero_grad()
+    correct = (logits.detach().argmax(1) == train.y).float().mean()
+    return float(loss.detach()), 100 * float(correct)
