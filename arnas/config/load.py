@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from arnas.config.params import Params
-from arnas.data.options import NpzOptions, user_file
+from arnas.data.options import ImageFolderOptions, NpzOptions, user_file, user_folder
 from arnas.runtime.errors import UserError, one_line
 
 DEFAULT_PATH = Path("params.yaml")
@@ -134,6 +134,8 @@ def check_files(params: Params) -> None:
     """Raise unless the user's own files that the run reads are there."""
     for name in params.run.datasets:
         options = params.data[name]
+        if isinstance(options, ImageFolderOptions):
+            _check_folder(f"data.{name}.path", options, name)
         if isinstance(options, NpzOptions) and not os.path.isfile(user_file(options.path)):  # noqa: PTH113
             # unlike Path.is_file, for names too long
             where = one_line(Path(options.path).absolute())
@@ -141,6 +143,16 @@ def check_files(params: Params) -> None:
                 f"data.{name}.path is '{one_line(options.path)}', but there is no such file "
                 f"(looked for {where}): correct the path, or drop {name} from run."
             )
+
+
+def _check_folder(where: str, options: ImageFolderOptions, name: str) -> None:
+    """Raise unless the folder of a user's own images is there."""
+    if not os.path.isdir(user_folder(options.path)):  # noqa: PTH112 -- as above
+        place = one_line(user_folder(options.path).absolute())
+        raise UserError(
+            f"{where} is '{one_line(options.path)}', but there is no such folder (looked for "
+            f"{place}): correct the path, or drop {name} from run."
+        )
 
 
 def check_params(raw: Any, source: str) -> Params:

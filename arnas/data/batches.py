@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arnas.data.options import AugmentOptions
+from arnas.data.placement import gather
 from arnas.data.splits import LabelledImages, to_pixels
 from arnas.runtime.seeds import make_generator
 
@@ -82,7 +83,8 @@ def epoch_batches(
     Parameters
     ----------
     data
-        uint8 images and labels on the training device.
+        uint8 images and labels as `arnas.data.placement.placed` has put them; the batches are on
+        the device of the labels.
     scale
         The stored value that means 1.0.
     batch_size
@@ -94,11 +96,10 @@ def epoch_batches(
     """
     count = len(data.labels)
     generator = make_generator(*seed_parts)
-    order = torch.randperm(count, generator=generator).to(data.labels.device)
+    order = torch.randperm(count, generator=generator).to(data.images.device)
     for start in range(0, max(count - batch_size, 0) + 1, batch_size):
-        index = order[start : start + batch_size]
-        images = augment(data.images[index], augmentation, generator)
-        yield Batch(to_pixels(images, scale), data.labels[index])
+        images, labels = gather(data, order[start : start + batch_size])
+        yield Batch(to_pixels(augment(images, augmentation, generator), scale), labels)
 
 
 def batches_per_epoch(count: int, batch_size: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from arnas.data.options import SplitOptions
+from arnas.data.options import PartOptions
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_form, load_tensors, read_description, save_tensors
 
@@ -63,6 +64,8 @@ class Splits:
     indices: Mapping[str, Tensor]
     """For each of `PARTS` the int64 indices of its images; disjoint."""
     info: DatasetInfo
+    sha256: str | None = None
+    """Digest of the user's own images that it was read from, if the settings may demand one."""
 
     def part(self, *names: str) -> LabelledImages:
         """Return the images and labels of the named parts, one after the other."""
@@ -87,8 +90,9 @@ def cut(
     images: np.ndarray,
     labels: np.ndarray,
     info: DatasetInfo,
-    options: SplitOptions,
+    options: PartOptions,
     given: np.ndarray | None = None,
+    sha256: str | None = None,
 ) -> Splits:
     """Divide a dataset into its four parts.
 
@@ -105,11 +109,14 @@ def cut(
     given
         The dataset's own part of each image, strings of shape (N,). Parts it lacks are cut from
         its ``train``; sizes in `options` of parts that it has are not used.
+    sha256
+        Digest of what was read, kept with the parts.
 
     Raises
     ------
     UserError
-        When there are fewer images, or fewer of a class, than the parts need.
+        When there are fewer images, or fewer of a class, than the parts need, or when nobody says
+        how many test images there are.
     """
     where = f"data.{info.name}"
     indices: dict[str, np.ndarray] = {}
@@ -118,7 +125,12 @@ def cut(
         indices = {name: rest[given == name] for name in PARTS[1:] if (given == name).any()}
         rest = rest[given == "train"]
     wanted = {"test": options.test_images, "selection": options.selection_images}
-    missing = {name: count for name, count in wanted.items() if name not in indices}
+    missing = {name: count or 0 for name, count in wanted.items() if name not in indices}
+    if missing.get("test") == 0:
+        raise UserError(
+            f"{where}.test_images is null, but there is no folder or file of test images: write "
+            "how many of the images are kept for the test, or add such a folder."
+        )
     learning = 2 * info.num_classes
     needed = sum(missing.values()) + learning
     if len(rest) < needed:
@@ -133,7 +145,7 @@ def cut(
         rest, indices[name] = _take(rest, labels, count, options, f"{where}.{name}_images")
     if "search_validation" not in indices:
         fraction = options.search_validation_fraction
-        count = min(max(round(len(rest) * fraction), 1), len(rest) - 1)
+        count = share_of(len(rest), fraction)
         place = f"{where}.search_validation_fraction"
         rest, indices["search_validation"] = _take(rest, labels, count, options, place)
     indices["train"] = rest
@@ -142,11 +154,17 @@ def cut(
         torch.from_numpy(labels.astype(np.int64)),
         {name: torch.from_numpy(np.sort(indices[name])) for name in PARTS},
         info,
+        sha256,
     )
 
 
+def share_of(count: int, fraction: float) -> int:
+    """Return how many of `count` images that share is, one at least and never all."""
+    return min(max(round(count * fraction), 1), count - 1)
+
+
 def _take(
-    rest: np.ndarray, labels: np.ndarray, count: int, options: SplitOptions, field: str
+    rest: np.ndarray, labels: np.ndarray, count: int, options: PartOptions, field: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split `rest` into what stays and `count` indices that are taken."""
     if options.split == "contiguous":
@@ -170,15 +188,25 @@ def leaked(splits: Splits) -> tuple[int, int]:
     """Return how many test images are in another part too, and how many have a copy there."""
     test = splits.indices["test"]
     others = torch.cat([splits.indices[name] for name in PARTS if name != "test"])
-    known = {image.numpy().tobytes() for image in splits.images[others]}
-    copies = sum(image.numpy().tobytes() in known for image in splits.images[test])
+    known = set(_digests(splits.images, others))
+    copies = sum(digest in known for digest in _digests(splits.images, test))
     return int(torch.isin(test, others).sum()), copies
+
+
+def _digests(images: Tensor, indices: Tensor) -> Iterator[bytes]:
+    """Yield a digest of each image, which takes less memory than the images and never a copy."""
+    stored = images.contiguous().numpy()
+    for index in indices.tolist():
+        yield hashlib.blake2b(stored[index], digest_size=20).digest()
 
 
 def save_splits(path: Path, splits: Splits) -> None:
     """Write `splits` to a safetensors file with its JSON."""
     tensors = {"images": splits.images, "labels": splits.labels, **splits.indices}
-    description = {"info": dataclasses.asdict(splits.info), "counts": splits.counts()}
+    description: dict[str, Any] = {"info": dataclasses.asdict(splits.info)}
+    description |= {"counts": splits.counts()}
+    if splits.sha256 is not None:
+        description["sha256"] = splits.sha256
     save_tensors(path, tensors, description)
 
 
@@ -187,6 +215,7 @@ class _Description(BaseModel):
 
     info: DatasetInfo
     counts: dict[str, int]
+    sha256: str | None = None
 
 
 def load_splits(path: Path, name: str | None = None) -> Splits:
@@ -207,7 +236,8 @@ def load_splits(path: Path, name: str | None = None) -> Splits:
         raise UserError(f"{path} does not hold a dataset's splits: {REMAKE}.")
     info, counts = _described(path, description, name)
     indices = {part: tensors[part] for part in PARTS}
-    splits = Splits(tensors["images"], tensors["labels"], indices, info)
+    digest = description.get("sha256")
+    splits = Splits(tensors["images"], tensors["labels"], indices, info, digest)
     if problem := _misfit(splits, counts):
         raise UserError(f"{path} does not fit its description ({problem}): {REMAKE}.")
     return splits

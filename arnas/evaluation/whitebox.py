@@ -12,6 +12,7 @@ from arnas.attacks.folding import folded
 from arnas.attacks.modes import attacked
 from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
+from arnas.data.placement import on_device
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.witness import Witness
 from arnas.runtime.progress import Report
@@ -27,10 +28,25 @@ class Evaluation(NamedTuple):
     witness: Witness
 
 
-def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
-    """Return the predicted classes, int64 of shape (N,), in evaluation mode."""
+def predict(
+    model: nn.Module, x: Tensor, batch_size: int, device: torch.device | None = None
+) -> Tensor:
+    """Return the predicted classes, int64 of shape (N,), in evaluation mode.
+
+    Parameters
+    ----------
+    model
+        Pixels in [0, 1] to logits.
+    x
+        float32 of shape (N, C, H, W).
+    batch_size
+        Images classified together.
+    device
+        Where the model is and the answer will be, if it is not that of `x`.
+    """
+    parts = (on_device(part, device or x.device) for part in torch.split(x, batch_size))
     with attacked(model), torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in torch.split(x, batch_size)])
+        return torch.cat([model(part).argmax(1) for part in parts])
 
 
 def evaluate(
@@ -60,7 +76,8 @@ def evaluate(
     model
         Pixels in [0, 1] to logits.
     x, y
-        float32 of shape (N, C, H, W) in [0, 1] and int64 of shape (N,).
+        float32 of shape (N, C, H, W) in [0, 1] and int64 of shape (N,). The labels are on the
+        device of the model; images elsewhere are moved there batch by batch.
     threat
         Norm and budget.
     attacks
@@ -76,7 +93,7 @@ def evaluate(
     ledger, scope
         What an earlier run that was cut short had found under that name is not attacked again.
     """
-    standing = predict(model, x, batch_size) == y
+    standing = predict(model, x, batch_size, y.device) == y
     outcomes = {"clean": standing.to(torch.uint8).cpu()}
     ledger = ledger or Ledger()
     witness, copy = ledger.witness(scope), folded(model)
@@ -131,7 +148,7 @@ def accuracy_curve(
     """
     ledger = ledger or Ledger()
     witness, copy = ledger.witness(scope), folded(model)
-    standing = predict(model, x, batch_size) == y
+    standing = predict(model, x, batch_size, y.device) == y
     rows = []
     with witness.watching(model, copy):
         for number, threat in enumerate(threats):
@@ -184,9 +201,10 @@ def _withstands(
     for number, index in enumerate(torch.split(standing.nonzero().flatten(), work.batch_size)):
         if number < done or not len(index):
             continue
-        unit = per_image_uniform(("whitebox", work.seed), index, x.shape[1:]).to(x)
-        x_adv = work.entry.run(copy, x[index], y[index], work.threat, unit)
-        work.witness.see(x[index], x_adv, work.threat)
+        clean = on_device(x[index.to(x.device)], y.device)
+        unit = per_image_uniform(("whitebox", work.seed), index, x.shape[1:]).to(clean)
+        x_adv = work.entry.run(copy, clean, y[index], work.threat, unit)
+        work.witness.see(clean, x_adv, work.threat)
         robust[index] = predict(model, x_adv, work.batch_size) == y[index]
         work.ledger.note(work.name, robust, number + 1)
     return robust

@@ -14,6 +14,7 @@ from torch import Tensor
 from arnas.attacks.gradient import pgd
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch, augment, epoch_batches
+from arnas.data.placement import gather
 from arnas.data.splits import LabelledImages, to_pixels
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile
@@ -230,9 +231,8 @@ def _validation_batch(task: SearchTask, purpose: tuple[object, ...]) -> Batch:
     data, options = task.data, task.options
     generator = make_generator(*purpose, "validation batch")
     order = torch.randperm(len(data.validation.labels), generator=generator)
-    index = order[: options.batch_size].to(data.validation.labels.device)
-    images = augment(data.validation.images[index], options.augment, generator)
-    return Batch(to_pixels(images, data.scale), data.validation.labels[index])
+    images, labels = gather(data.validation, order[: options.batch_size])
+    return Batch(to_pixels(augment(images, options.augment, generator), data.scale), labels)
 
 
 def _validation_batches(

@@ -1,0 +1,385 @@
+"""Files of public datasets: verified before they are read, fetched whole or not at all."""
+
+import multiprocessing
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from official_cases import Cifar, Server, address, md5, send, send_file, serving, use
+
+from arnas.data import fetch
+from arnas.data.options import dataset_root
+from arnas.data.sources import load_dataset
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cifar:
+    made = Cifar(tmp_path / "root")
+    use(monkeypatch, "cifar10", reader=made.reader)
+    return made
+
+
+@pytest.fixture(scope="module")
+def file_server() -> Iterator[Server]:
+    with serving(send_file) as server:
+        yield server
+
+
+def visible(folder: Path) -> set[str]:
+    paths = folder.iterdir() if folder.exists() else ()
+    return {path.name for path in paths if not path.name.endswith(".lock")}
+
+
+class Trap:
+    """Unpickled, it would leave a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+# Where
+
+
+def test_the_setting_comes_before_the_environment_and_that_before_the_projects_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARNAS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert dataset_root(None) == tmp_path / "datasets"
+    monkeypatch.setenv("ARNAS_DATA", "/elsewhere/data")
+    assert dataset_root(None) == Path("/elsewhere/data")
+    assert dataset_root("mine") == tmp_path / "mine"
+    monkeypatch.setenv("ARNAS_DATA", "")
+    assert dataset_root(None) == tmp_path / "datasets"
+
+
+def test_a_copy_of_the_checkout_uses_the_folder_of_the_main_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, copy = tmp_path / "main", tmp_path / "copy"
+    copy.mkdir()
+    monkeypatch.chdir(copy)
+    monkeypatch.delenv("ARNAS_DATA", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(main))
+    assert dataset_root(None) == main / "datasets", "so that a download outlives the copy"
+    assert dataset_root("/far") == Path("/far")
+    (copy / "datasets").mkdir()
+    assert dataset_root(None) == copy / "datasets"
+
+
+def test_the_home_folder_has_a_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dataset_root("~/sets") == tmp_path / "sets"
+    monkeypatch.setenv("ARNAS_DATA", "~/others")
+    assert dataset_root(None) == tmp_path / "others"
+    assert dataset_root("./~") == Path.cwd() / "~"
+
+
+def test_the_environment_finds_the_files(cifar: Cifar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARNAS_DATA", str(cifar.root))
+    assert cifar.load(root=None).info.name == "mine"
+
+
+# What is there
+
+
+def gone(cifar: Cifar) -> Path:
+    cifar.empty()
+    cifar.root.rmdir()
+    return cifar.root
+
+
+def emptied(cifar: Cifar) -> Path:
+    for path in cifar.folder.iterdir():
+        path.unlink()
+    return cifar.root
+
+
+def without_one(cifar: Cifar) -> Path:
+    (cifar.folder / "data_batch_4").unlink()
+    return cifar.root
+
+
+def half_extracted(cifar: Cifar) -> Path:
+    for name in ("data_batch_5", "test_batch", "batches.meta"):
+        (cifar.folder / name).unlink()
+    return cifar.root
+
+
+@pytest.mark.parametrize("damage", [gone, emptied, without_one, half_extracted])
+def test_missing_files_are_named_with_the_way_out(
+    cifar: Cifar, damage: Callable[[Cifar], Path]
+) -> None:
+    root = damage(cifar)
+    message = cifar.refusal()
+    assert f" in {root}, and download is false: put cifar-10-python.tar.gz" in message
+    assert f"(md5 {cifar.reader.tgz_md5})" in message
+    assert "https://www.cs.toronto.edu/~kriz/cifar.html" in message
+    assert "set ARNAS_DATA or data.mine.root" in message
+    for name in cifar.names:
+        assert (f"cifar-10-batches-py/{name}" in message) != (cifar.folder / name).exists()
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without_content(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def exchanged(path: Path) -> None:
+    path.write_bytes((path.parent / "data_batch_1").read_bytes())
+
+
+@pytest.mark.parametrize("damage", [truncated, without_content, flipped, exchanged])
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("download", [False, True])
+def test_another_file_in_its_place_is_named_and_left_alone(
+    cifar: Cifar, file_server: Server, name: str, damage: Callable[[Path], None], download: bool
+) -> None:
+    path, right = cifar.folder / name, md5(cifar.folder / name)
+    damage(path)
+    found, size = md5(path), path.stat().st_size
+    cifar.serve(file_server)
+    message = cifar.refusal(download=download)
+    assert f"data.mine is read from {path}, which is damaged, incomplete or another" in message
+    assert f"({size} bytes with md5 {found}, needed is {right})" in message
+    assert md5(path) == found
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_a_pickle_with_another_checksum_is_never_opened(
+    cifar: Cifar, name: str, tmp_path: Path
+) -> None:
+    sprung = tmp_path / "sprung"
+    (cifar.folder / name).write_bytes(pickle.dumps(Trap(sprung)))
+    assert "which is damaged" in cifar.refusal()
+    assert not sprung.exists()
+    pickle.loads((cifar.folder / name).read_bytes())
+    assert sprung.exists(), "the trap works"
+
+
+def test_torchvision_checks_once_more(cifar: Cifar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exchanged after our check is not opened either."""
+    sprung = cifar.root / "sprung"
+    original = fetch.prepare
+
+    def prepare(*arguments: Any) -> Path:
+        root = original(*arguments)
+        (cifar.folder / "data_batch_2").write_bytes(pickle.dumps(Trap(sprung)))
+        return root
+
+    monkeypatch.setattr("arnas.data.official.prepare", prepare)
+    assert "data.mine was changed by something else while it was read" in cifar.refusal()
+    assert not sprung.exists()
+
+
+def test_a_folder_where_a_file_is_needed(cifar: Cifar) -> None:
+    path = cifar.folder / "data_batch_2"
+    path.unlink()
+    path.mkdir()
+    message = cifar.refusal()
+    assert f"{path}, which is no file: remove it" in message
+    assert dict(cifar.reader.train_list)["data_batch_2"] in message
+
+
+def test_a_file_where_a_folder_is_needed(cifar: Cifar) -> None:
+    cifar.empty()
+    cifar.folder.write_text("not a folder")
+    message = cifar.refusal()
+    assert f"{cifar.folder}, which is a file and must be a folder with data_batch_1" in message
+    assert f"{cifar.folder}, which is a file: set ARNAS_DATA or data.mine.root" in cifar.refusal(
+        root=str(cifar.folder)
+    )
+
+
+def test_what_may_not_be_read_is_named(cifar: Cifar, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(fetch, "calculate_md5", refuse)
+    message = cifar.refusal()
+    assert f"{cifar.folder / 'data_batch_1'} refuses it (Permission denied)" in message
+    assert "set ARNAS_DATA or data.mine.root" in message
+
+
+def test_a_name_of_two_lines_is_shown_in_one(cifar: Cifar, tmp_path: Path) -> None:
+    """`refusal` looks for line breaks."""
+    root = tmp_path / "two\nlines"
+    assert f"in {tmp_path}/two lines, and download" in cifar.refusal(root=str(root))
+    assert f"in {tmp_path}/two lines, and fetching" in cifar.refusal(root=str(root), download=True)
+    cifar.root.rename(root)
+    flipped(root / cifar.folder.name / "data_batch_1")
+    assert "two lines/cifar-10" in cifar.refusal(root=str(root))
+
+
+def test_a_root_that_cannot_be_made_is_named(cifar: Cifar, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = cifar.refusal(root=str(tmp_path / "file/below"), download=True)
+    assert str(tmp_path / "file/below") in message
+    assert "Not a directory" in message
+
+
+# The archive
+
+
+def test_an_archive_in_the_folder_is_unpacked_without_a_network(cifar: Cifar) -> None:
+    before = cifar.load()
+    cifar.empty()
+    cifar.served.rename(cifar.archive)
+    assert torch.equal(cifar.load().images, before.images)
+    assert visible(cifar.root) == {cifar.archive.name, cifar.folder.name}
+    assert visible(cifar.folder) == set(cifar.names)
+
+
+def test_a_damaged_archive_is_named_and_never_opened(cifar: Cifar) -> None:
+    cifar.empty()
+    cifar.archive.write_bytes(cifar.served.read_bytes()[:-10])
+    message = cifar.refusal()
+    assert f"{cifar.archive}, which is damaged" in message
+    assert cifar.reader.tgz_md5 in message
+    assert not cifar.folder.exists()
+
+
+def test_a_half_extracted_folder_is_completed(cifar: Cifar, file_server: Server) -> None:
+    before = cifar.load()
+    half_extracted(cifar)
+    kept = {path.name: path.stat().st_ino for path in cifar.folder.iterdir()}
+    cifar.serve(file_server)
+    assert torch.equal(cifar.load(download=True).images, before.images)
+    after = {path.name: path.stat().st_ino for path in cifar.folder.iterdir()}
+    assert kept.items() <= after.items(), "files that are there are not written again"
+
+
+# The download
+
+
+def test_what_is_missing_is_fetched_in_silence(
+    cifar: Cifar, file_server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = cifar.load()
+    gone(cifar)
+    cifar.serve(file_server)
+    assert torch.equal(cifar.load(download=True).images, before.images)
+    assert visible(cifar.root) == {cifar.folder.name}
+    assert visible(cifar.folder) == set(cifar.names)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_another_file_from_the_server_is_never_opened(
+    cifar: Cifar, file_server: Server, tmp_path: Path
+) -> None:
+    gone(cifar)
+    cifar.served.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    cifar.serve(file_server)
+    message = cifar.refusal(download=True)
+    assert f"fetching {cifar.reader.url} failed (another file came)" in message
+    assert visible(cifar.root) == set()
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_what_a_killed_download_left_is_neither_trusted_nor_kept(
+    cifar: Cifar, file_server: Server
+) -> None:
+    before = cifar.load()
+    cifar.empty()
+    left = cifar.root / f".arnas-{cifar.archive.name}-killed"
+    left.mkdir()
+    (left / cifar.archive.name).write_bytes(b"half")
+    cifar.serve(file_server)
+    assert torch.equal(cifar.load(download=True).images, before.images)
+    assert visible(cifar.root) == {cifar.folder.name}
+
+
+def test_a_server_that_falls_silent_ends_in_an_error(
+    cifar: Cifar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone(cifar)
+    monkeypatch.setattr(fetch, "SILENCE_SECONDS", 0.1)
+    over = threading.Event()
+
+    def stall(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, b"some", 1000)
+        over.wait(5)
+
+    with serving(stall) as server:
+        cifar.reader.url = address(server, "cifar.tar.gz")
+        start = time.monotonic()
+        message = cifar.refusal(download=True)
+        over.set()
+    assert "timed out" in message
+    assert time.monotonic() - start < 3
+    assert visible(cifar.root) == set()
+
+
+def test_a_connection_that_breaks_off_ends_in_an_error(cifar: Cifar) -> None:
+    gone(cifar)
+    data = cifar.served.read_bytes()
+    with serving(lambda handler: send(handler, data[:-500], len(data))) as server:
+        cifar.reader.url = address(server, "cifar.tar.gz")
+        message = cifar.refusal(download=True)
+    assert f"fetching {cifar.reader.url} failed (another file came)" in message
+    assert visible(cifar.root) == set()
+
+
+def test_a_page_instead_of_the_file_ends_in_an_error(cifar: Cifar) -> None:
+    gone(cifar)
+    with serving(lambda handler: handler.send_error(404)) as server:
+        cifar.reader.url = address(server, "cifar.tar.gz")
+        assert "failed (HTTP Error 404" in cifar.refusal(download=True)
+
+
+def test_without_a_network_the_way_out_is_said(cifar: Cifar) -> None:
+    gone(cifar)
+    message = cifar.refusal(download=True)  # nothing listens at the reader's address
+    assert "fetching http://127.0.0.1:9/nothing failed (" in message
+    assert "refused" in message
+    assert f"put cifar-10-python.tar.gz (md5 {cifar.reader.tgz_md5})" in message
+
+
+def prepared(options: Any, found: Any) -> None:
+    """Read the dataset in a process of its own."""
+    found.put(int(load_dataset("mine", options).images.long().sum()))
+
+
+def test_two_processes_fetch_it_once(cifar: Cifar) -> None:
+    expected = int(cifar.load().images.long().sum())
+    gone(cifar)
+    data = cifar.served.read_bytes()
+
+    def slowly(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, data[:1000], len(data))
+        time.sleep(0.1)
+        handler.wfile.write(data[1000:])
+
+    context = multiprocessing.get_context("fork")
+    with serving(slowly) as server:
+        cifar.reader.url = address(server, "cifar.tar.gz")
+        found: Any = context.Queue()
+        options = cifar.options(download=True)
+        workers = [context.Process(target=prepared, args=(options, found)) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        sums = [found.get(timeout=20) for _ in workers]
+        for worker in workers:
+            worker.join(20)
+    assert sums == [expected] * 3
+    assert server.requests == 2, "one to look for redirections, one for the file"
+    assert visible(cifar.root) == {cifar.folder.name}

@@ -1,0 +1,342 @@
+"""Folders of the user's own images: every layout, and every mistake named in one line."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from folder_cases import contents, listed, load, noise, options, refused, write_classes
+from PIL import Image
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from arnas.config.load import check_files
+from arnas.data.splits import PARTS, load_splits, read_info, save_splits
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import description_path
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    return write_classes(tmp_path / "mine")
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> Path:
+    write_classes(tmp_path / "mine/train")
+    write_classes(tmp_path / "mine/test", 3)
+    return tmp_path / "mine"
+
+
+# Layouts
+
+
+def test_a_folder_for_each_class(flat: Path) -> None:
+    splits = load(flat)
+    assert contents(splits, *PARTS) == listed(flat)
+    assert splits.counts() == {"train": 10, "search_validation": 11, "selection": 6, "test": 9} or (
+        splits.counts() == {"train": 11, "search_validation": 10, "selection": 6, "test": 9}
+    )
+    info = splits.info
+    assert (info.num_classes, info.image_size, info.in_channels, info.scale) == (3, 10, 3, 255)
+    assert (info.source, info.synthetic) == ("image_folder", False)
+
+
+@pytest.mark.parametrize("held_out", ["test", "val"])
+def test_a_held_out_folder_is_the_test_set(divided: Path, held_out: str) -> None:
+    (divided / "test").rename(divided / held_out)
+    splits = load(divided, test_images=None)
+    assert contents(splits, "test") == listed(divided / held_out)
+    assert contents(splits, *PARTS[:3]) == listed(divided / "train")
+    some = load(divided, test_images=4)
+    assert some.counts()["test"] == 4
+    assert contents(some, "test").items() <= contents(splits, "test").items()
+
+
+def test_beside_test_val_selects(divided: Path) -> None:
+    write_classes(divided / "val", 2)
+    splits = load(divided, test_images=None, selection_images=1)
+    assert contents(splits, "test") == listed(divided / "test")
+    assert contents(splits, "selection") == listed(divided / "val")
+    assert contents(splits, "train", "search_validation") == listed(divided / "train")
+
+
+def test_train_alone_is_divided(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "outer").mkdir()
+    flat.rename(tmp_path / "outer/train")
+    splits = load(tmp_path / "outer")
+    assert contents(splits, *PARTS) == listed(tmp_path / "outer/train")
+    assert splits.counts()["test"] == 9
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write_classes(tmp_path / "mine", classes=("bus", "train"))
+    splits = load(tmp_path / "mine")
+    assert contents(splits, *PARTS) == listed(tmp_path / "mine")
+
+
+def test_the_first_images_of_a_part_are_of_all_classes(divided: Path) -> None:
+    """Attacks with a limit take the first; in the order of a listing they would be of one class."""
+    test = load(divided, test_images=None).part("test")
+    assert len(set(test.labels[:5].tolist())) > 1
+    selection = load(divided, test_images=None, split="contiguous", selection_images=10)
+    assert len(set(selection.part("selection").labels.tolist())) == 3
+
+
+def test_the_order_depends_on_names_only(divided: Path, tmp_path: Path) -> None:
+    before = load(divided, test_images=None)
+    divided.rename(tmp_path / "elsewhere")
+    after = load(tmp_path / "elsewhere", test_images=None)
+    assert torch.equal(after.images, before.images)
+    assert all(torch.equal(after.indices[part], before.indices[part]) for part in PARTS)
+
+
+def test_the_home_folder_has_a_short_name(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(flat.parent))
+    assert load("~/mine").sha256 == load(flat).sha256
+    assert f"(looked for {flat.parent}/none)" in refused("~/none")
+
+
+def test_a_copy_of_the_checkout_reads_the_folder_where_it_lies(
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    assert "there is no such folder" in refused("mine")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert contents(load("mine"), *PARTS) == listed(flat)
+
+
+# Images
+
+
+@pytest.mark.parametrize("size", [8, 10, 16])
+def test_sizes_become_equal_as_torchvision_does_it(tmp_path: Path, size: int) -> None:
+    folder = write_classes(tmp_path / "mine")
+    for number, (width, height) in enumerate([(30, 20), (20, 31), (8, 9), (64, 64)]):
+        noise(number, width, height).save(folder / f"ant/{number}.png")
+    steps = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size)])
+    expected = {
+        np.asarray(image).tobytes(): label
+        for image, label in ImageFolder(str(folder), transform=steps)
+    }
+    splits = load(folder, image_size=size)
+    assert contents(splits, *PARTS) == expected
+    assert splits.info.image_size == size
+
+
+def test_grey_images_have_one_channel(flat: Path) -> None:
+    splits = load(flat, grey=True)
+    assert splits.info.in_channels == 1
+    found = contents(splits, *PARTS)
+    expected = [path.open("rb").read() for path in flat.rglob("*.png")]
+    for data in expected:
+        assert np.asarray(Image.open(io.BytesIO(data)).convert("L")).tobytes() in found
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK"])
+def test_other_modes_become_colour_as_torchvision_reads_them(flat: Path, mode: str) -> None:
+    suffix = "jpg" if mode == "CMYK" else "png"
+    (flat / "ant/0.png").unlink()
+    noise(1, mode=mode).save(flat / f"ant/0.{suffix}")
+    assert contents(load(flat), *PARTS) == listed(flat)
+
+
+def test_a_palette_is_resized_in_colour(tmp_path: Path) -> None:
+    """The numbers of a palette are no colours, so that their means mean nothing."""
+    folder = write_classes(tmp_path / "mine")
+    image = noise(1, 40, 40, "P")
+    image.save(folder / "ant/0.png")
+    expected = np.asarray(transforms.Resize(10)(image.convert("RGB"))).tobytes()
+    assert expected in contents(load(folder, image_size=10), *PARTS)
+
+
+def test_other_files_are_passed_over(flat: Path) -> None:
+    before = load(flat)
+    (flat / "notes.txt").write_text("mine")
+    (flat / "ant/Thumbs.db").write_text("not an image")
+    after = load(flat)
+    assert torch.equal(after.images, before.images)
+    assert after.sha256 == before.sha256
+
+
+# The digest
+
+
+def test_the_digest_is_over_names_and_contents(flat: Path) -> None:
+    total = hashlib.sha256()
+    for name in sorted(str(path.relative_to(flat)) for path in flat.rglob("*.png")):
+        content = hashlib.sha256((flat / name).read_bytes()).hexdigest()
+        total.update(f"{name}\0{content}\n".encode())
+    assert load(flat).sha256 == total.hexdigest()
+    assert load(flat, sha256=total.hexdigest()).sha256 == total.hexdigest()
+
+
+def change(flat: Path) -> None:
+    noise(77).save(flat / "ant/3.png")
+
+
+def rename(flat: Path) -> None:
+    (flat / "ant/3.png").rename(flat / "ant/33.png")
+
+
+def relabel(flat: Path) -> None:
+    (flat / "ant/3.png").rename(flat / "bee/33.png")
+
+
+def remove(flat: Path) -> None:
+    (flat / "ant/3.png").unlink()
+
+
+@pytest.mark.parametrize("act", [change, rename, relabel, remove])
+def test_any_change_of_the_images_changes_it(flat: Path, act: Any) -> None:
+    before = load(flat).sha256
+    act(flat)
+    message = refused(flat, sha256=before)
+    assert message.startswith(f"data.mine.sha256 is {before}, but the images in {flat} have ")
+    assert load(flat).sha256 != before
+    assert str(load(flat).sha256) in message
+
+
+def test_the_digest_is_kept_beside_the_splits(flat: Path, tmp_path: Path) -> None:
+    splits, path = load(flat), tmp_path / "splits.safetensors"
+    save_splits(path, splits)
+    description = json.loads(description_path(path).read_text())["description"]
+    assert description["sha256"] == splits.sha256
+    assert load_splits(path, "mine").sha256 == splits.sha256
+    assert read_info(description_path(path), "mine") == (splits.info, splits.counts())
+
+
+# Refused
+
+
+def test_a_missing_folder_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    message = refused(tmp_path / "none")
+    assert message.startswith(f"data.mine.path is '{tmp_path / 'none'}', but there is no such")
+
+
+def test_the_settings_are_refused_when_the_folder_is_missing(flat: Path) -> None:
+    def params(path: Path | str) -> Any:
+        run = SimpleNamespace(datasets=["mine"])
+        return SimpleNamespace(run=run, data={"mine": options(path)})
+
+    check_files(params(flat))
+    for path in (flat / "none", flat / "ant/0.png", "x" * 5000):
+        with pytest.raises(UserError, match=r"data\.mine\.path is .* no such folder") as caught:
+            check_files(params(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "but that is a file" in refused(tmp_path / "file")
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    message = refused(tmp_path / "mine")
+    assert f"{tmp_path / 'mine'} is not a folder with a folder of images" in message
+
+
+def test_a_class_without_images_is_named(flat: Path) -> None:
+    (flat / "dog").mkdir()
+    (flat / "dog/notes.txt").write_text("soon")
+    assert "(no image is in dog, allowed are the endings jpg, " in refused(flat)
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    """A network that always says the same would be 100 % robust."""
+    write_classes(tmp_path / "mine", classes=("ant",))
+    assert "has one class, 'ant': needed are two" in refused(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_other_classes_in_train_and_test_are_named(divided: Path, part: str) -> None:
+    write_classes(divided / part, 1, ("dog",))
+    message = refused(divided, test_images=None)
+    assert f"{divided / 'test'} and {divided / 'train'} have different classes ('dog'" in message
+
+
+def test_classes_beside_train_are_named(divided: Path) -> None:
+    write_classes(divided, 1, ("dog",))
+    assert f"{divided} has the folder 'dog' beside train" in refused(divided, test_images=None)
+
+
+def test_without_a_test_folder_the_number_of_test_images_is_needed(flat: Path) -> None:
+    assert refused(flat, test_images=None).startswith("data.mine.test_images is null, but")
+
+
+def test_more_test_images_than_the_folder_has_are_refused(divided: Path) -> None:
+    assert "test_images is 10, but its test set has 9" in refused(divided, test_images=10)
+
+
+def saved(path: Path, image: Image.Image) -> None:
+    image.save(path)
+
+
+DAMAGE = {
+    "empty": (lambda p: p.write_bytes(b""), "it is empty"),
+    "text": (lambda p: p.write_bytes(b"hello"), "its format is unknown"),
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:150]), "truncated"),
+    "broken": (lambda p: p.write_bytes(p.read_bytes()[:60] + bytes(200)), ""),
+    "other size": (
+        lambda p: saved(p, noise(0, 12, 12)),
+        "it has 12x12 pixels, needed are 10x10, or data.mine.image_size",
+    ),
+    "not square": (lambda p: saved(p, noise(0, 10, 11)), "it has 10x11 pixels, needed are 10x10"),
+    "deep": (
+        lambda p: saved(p, Image.fromarray(np.full((10, 10), 5000, np.uint16))),
+        "more than 8 bits",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_an_image_that_cannot_be_used_is_named(flat: Path, case: str) -> None:
+    damage, reason = DAMAGE[case]
+    path = flat / "bee/5.png"
+    damage(path)
+    message = refused(flat)
+    assert f"{path} cannot be used as an image (" in message
+    assert reason in message
+
+
+def test_images_too_small_are_refused(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for i in range(9):
+            noise(i, 7, 7).save(tmp_path / "mine" / name / f"{i}.png")
+    assert "7x7 pixels, needed are squares, 8 or larger" in refused(tmp_path / "mine")
+
+
+def test_a_bomb_is_not_unpacked(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90)
+    assert "exceeds limit" in refused(flat, image_size=10)
+
+
+def test_a_strip_is_not_blown_up(flat: Path) -> None:
+    noise(0, 3, 300).save(flat / "ant/0.png")
+    assert "it has 3x300 pixels, allowed is one side 20 times" in refused(flat, image_size=64)
+
+
+def test_more_than_the_memory_is_refused(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 50)
+    assert "lower data.mine.image_size" in refused(flat)
+
+
+def test_what_may_not_be_read_is_named(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "4.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    message = refused(flat)
+    assert "4.png cannot be read (Permission denied)" in message
