@@ -38,14 +38,26 @@ def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     modes = {module: module.training for module in model.modules()}
+    # They change no shape, and on the meta device they would take most of the time.
+    norms = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
+    skipped = [norm for norm in norms if "forward" not in vars(norm)]
     reference = next(model.parameters())
     try:
         model.eval()
+        for norm in skipped:
+            norm.forward = _same  # type: ignore[method-assign, assignment]
         with torch.no_grad():
             model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
     finally:
         for hook in hooks:
             hook.remove()
+        for norm in skipped:
+            vars(norm).pop("forward", None)
         for module, mode in modes.items():
             module.training = mode
     return total
+
+
+def _same(x: Tensor) -> Tensor:
+    """Return x."""
+    return x

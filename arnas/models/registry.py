@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from arnas.data.splits import DatasetInfo
-from arnas.models.residual import ResNet18
+from arnas.models.baselines import BASELINES, ModelEntry
+from arnas.models.options import cells_refused
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import (
     check_form,
@@ -22,49 +24,36 @@ from arnas.runtime.files import (
     save_tensors,
 )
 from arnas.spaces.genotype import Genotype, genotype_from_json, load_genotype
+from arnas.spaces.layout import MIN_CHANNELS
 from arnas.spaces.network import DerivedNetwork
 from arnas.spaces.options import SpaceOptions
-from arnas.spaces.published import GENOTYPES, PublishedGenotype
+from arnas.spaces.published import GENOTYPES, ROBNETS, PublishedGenotype
+from arnas.spaces.robnet import RobNet
 
-MIN_IMAGE_SIZE = 4
+HALVINGS = {4: "twice", 8: "three times", 32: "five times"}
+"""By the smallest image that allows it."""
 REMAKE = "rerun its training, or restore both of its files"
 """What to do about weights that are not what they should be."""
 
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """A registry entry."""
-
-    build: Callable[..., nn.Module]
-    """Called with num_classes, in_channels, channels and cells."""
-    channels: int
-    """Published initial channels."""
-    cells: int | None
-    """Published number of cells; None where a model has no cells."""
-    citation: str
-
-
 def _genotype_entry(published: PublishedGenotype) -> ModelEntry:
     """Return the entry of a published genotype."""
-
-    def build(**sizes: Any) -> nn.Module:
-        return DerivedNetwork(published.genotype, published.space, **sizes)
-
-    return ModelEntry(build, published.channels, published.cells, published.genotype.origin)
-
-
-def _resnet18(*, cells: int | None, **sizes: int) -> nn.Module:
-    """Build a ResNet-18, which has no cells to choose."""
-    if cells is not None:
-        raise UserError(f"cells is {cells}, but resnet18 has no cells: leave it out.")
-    return ResNet18(**sizes)
+    return ModelEntry(
+        partial(DerivedNetwork, published.genotype, published.space),
+        published.channels,
+        published.cells,
+        published.genotype.origin,
+        auxiliary=True,
+    )
 
 
 MODELS: dict[str, ModelEntry] = {
     **{name: _genotype_entry(published) for name, published in GENOTYPES.items()},
-    "resnet18": ModelEntry(
-        _resnet18, 64, None, "He, Zhang, Ren, Sun, CVPR 2016, arXiv 1512.03385; CIFAR form"
-    ),
+    **{
+        name: ModelEntry(partial(RobNet, net.codes), net.channels, net.cells, net.citation)
+        for name, net in ROBNETS.items()
+    },
+    **BASELINES,
 }
 """Name to model."""
 
@@ -78,6 +67,7 @@ def build_model(
     channels: int | None = None,
     cells: int | None = None,
     space: SpaceOptions | None = None,
+    auxiliary: bool = False,
 ) -> nn.Module:
     """Build a model with fresh weights.
 
@@ -88,14 +78,19 @@ def build_model(
     num_classes
         Classes, from 2 up.
     image_size
-        Side of the square images in pixels, from 4 up.
+        Side of the square images in pixels, from 4 up; from 8 up for ``densenet121``, 32 for
+        ``vgg16_bn``.
     in_channels
         Channels of the images.
     channels, cells
         Initial channels and number of cells; by default the published size (ARNAS's for a
-        genotype file).
+        genotype file). Models made by hand have no cells.
     space
-        Layout of the cells; by default the published one, for a genotype file ARNAS's.
+        Layout of the cells of a genotype; by default the published one, for a file ARNAS's.
+    auxiliary
+        Whether to add an auxiliary head for training, which genotypes can have: the model then has
+        ``with_auxiliary``, and weights named ``auxiliary.*``. All other weights are drawn as
+        without it.
 
     Returns
     -------
@@ -117,17 +112,29 @@ def build_model(
         raise UserError(f"num_classes is {num_classes}: allowed are 2 and more.")
     if in_channels < 1:
         raise UserError(f"in_channels is {in_channels}: allowed are 1 and more.")
-    if image_size < MIN_IMAGE_SIZE:
-        raise UserError(
-            f"image_size is {image_size}: allowed are {MIN_IMAGE_SIZE} and more, because the "
-            "network halves the resolution twice."
-        )
+    if channels is not None and channels < MIN_CHANNELS:
+        raise UserError(f"channels is {channels}: allowed are {MIN_CHANNELS} and more.")
     entry = _find(name, space)
+    if image_size < (least := entry.min_image_size):
+        raise UserError(
+            f"image_size is {image_size}: allowed are {least} and more, because the network halves "
+            f"the resolution {HALVINGS[least]}: take larger images or another model."
+        )
+    known = isinstance(name, str) and name in MODELS
+    if known and (reason := cells_refused(str(name), cells)):
+        raise UserError(f"{reason}.")
+    extra = {} if entry.cells is None else {"cells": entry.cells if cells is None else cells}
+    if auxiliary and not entry.auxiliary:
+        raise UserError(
+            f"model '{name}' cannot have an auxiliary head: leave out `auxiliary`, or take a "
+            "genotype."
+        )
     return entry.build(
         num_classes=num_classes,
         in_channels=in_channels,
         channels=entry.channels if channels is None else channels,
-        cells=entry.cells if cells is None else cells,
+        **extra,
+        **({"auxiliary": image_size} if auxiliary else {}),
     )
 
 
@@ -137,7 +144,8 @@ def _find(name: str | Path | Genotype, space: SpaceOptions | None) -> ModelEntry
         if space is None:
             return MODELS[name]
         if name not in GENOTYPES:
-            raise UserError(f"model '{name}' has no cells to lay out: leave out `space`.")
+            what = "a layout of its own" if name in ROBNETS else "no cells to lay out"
+            raise UserError(f"model '{name}' has {what}: leave out `space`.")
         return _genotype_entry(replace(GENOTYPES[name], space=space))
     if not isinstance(name, Genotype):
         if not str(name).endswith(".json"):
@@ -150,6 +158,11 @@ def _find(name: str | Path | Genotype, space: SpaceOptions | None) -> ModelEntry
     return _genotype_entry(
         PublishedGenotype(name, space or SpaceOptions(), published.channels, published.cells)
     )
+
+
+def can_have_auxiliary(name: str | Genotype) -> bool:
+    """Return whether a model of `MODELS` or a genotype can have an auxiliary head."""
+    return isinstance(name, Genotype) or MODELS[name].auxiliary
 
 
 def describe_model(
@@ -174,8 +187,13 @@ def describe_model(
     }
 
 
-def model_from_description(description: Mapping[str, Any], source: str) -> nn.Module:
-    """Build the model that `describe_model` described; `source` names it in errors."""
+def model_from_description(
+    description: Mapping[str, Any], source: str, auxiliary: bool = False
+) -> nn.Module:
+    """Build the model that `describe_model` described; `source` names it in errors.
+
+    With `auxiliary` it has an auxiliary head besides, as in `build_model`.
+    """
     try:
         arguments = dict(description)
         name, space = arguments.pop("model"), arguments.pop("space")
@@ -185,7 +203,8 @@ def model_from_description(description: Mapping[str, Any], source: str) -> nn.Mo
             name = genotype_from_json(name, source)
         elif name not in MODELS:
             raise ValueError(f"model is {name!r:.80}")  # nor any path
-        return build_model(name, space=space and SpaceOptions(**space), **arguments)
+        layout = space and SpaceOptions(**space)
+        return build_model(name, space=layout, auxiliary=auxiliary, **arguments)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{source} does not describe a model of arnas ({one_line(error)})."
@@ -195,7 +214,10 @@ def model_from_description(description: Mapping[str, Any], source: str) -> nn.Mo
 
 
 def save_weights(
-    path: Path, model: nn.Module, description: Mapping[str, Any], provenance: Mapping[str, Any]
+    path: str | Path,
+    model: nn.Module,
+    description: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> None:
     """Write a model's weights with the description it is rebuilt from.
 
@@ -204,14 +226,17 @@ def save_weights(
     path
         Ends in ``.safetensors``.
     model
-        The model; its whole state dict is stored, normalisation constants included.
+        The model; its state dict is stored, normalisation constants included, without an
+        auxiliary head, which serves training only.
     description
         From `describe_model`.
     provenance
         Where the weights come from: run, dataset, epoch and what was measured.
     """
     content = {"model": dict(description), "provenance": dict(provenance)}
-    save_tensors(path, model.state_dict(), content)
+    tensors = model.state_dict()
+    stored = {name: value for name, value in tensors.items() if not name.startswith("auxiliary.")}
+    save_tensors(Path(path), stored, content)
 
 
 def load_weights(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:

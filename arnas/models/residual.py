@@ -1,14 +1,19 @@
-"""Residual networks in their CIFAR form: a 3x3 stem and no pooling before the stages."""
+"""Residual networks in their CIFAR form: a 3x3 stem and no pooling before the stages.
+
+Weights are drawn as PyTorch draws them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.spaces.network import Normalise
 
-STAGES = ((1, 2, 1), (2, 2, 2), (4, 2, 2), (8, 2, 2))
-"""Width in units of the first stage, blocks, and stride of each stage of ResNet-18."""
+STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
+"""Width in units of the first stage, and stride, of each stage."""
 
 
 class BasicBlock(nn.Module):
@@ -32,22 +37,22 @@ class BasicBlock(nn.Module):
         return F.relu(out + self.shortcut(x))
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 for small images.
+class ResNet(nn.Module):
+    """A residual network of basic blocks for small images.
 
     Parameters
     ----------
+    counts
+        Blocks of each of the four stages: 2, 2, 2, 2 for ResNet-18, 3, 4, 6, 3 for ResNet-34.
     num_classes, in_channels
         Of the data.
     channels
         Width of the first stage, 64 as published; the others have 2, 4 and 8 times as much.
-
-    Notes
-    -----
-    11,173,962 parameters and 555,422,720 multiply-accumulates for 10 classes and 3x32x32 pixels.
     """
 
-    def __init__(self, *, num_classes: int, in_channels: int, channels: int) -> None:
+    def __init__(
+        self, counts: Sequence[int], *, num_classes: int, in_channels: int, channels: int
+    ) -> None:
         super().__init__()
         self.normalise = Normalise([0.0] * in_channels, [1.0] * in_channels)
         self.stem = nn.Sequential(
@@ -55,7 +60,7 @@ class ResNet18(nn.Module):
         )
         blocks = []
         width = channels
-        for factor, count, stride in STAGES:
+        for (factor, stride), count in zip(STAGES, counts, strict=True):
             for number in range(count):
                 blocks.append(BasicBlock(width, factor * channels, stride if number == 0 else 1))
                 width = factor * channels

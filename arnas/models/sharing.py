@@ -9,6 +9,7 @@ whole batch this holds for training too; statistics of each rank's part would be
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,13 +20,17 @@ from torch import Tensor, nn
 def share_batches(model: nn.Module) -> nn.Module:
     """Let the ranks share every batch that goes through `model`; it is changed and returned.
 
-    The model takes and returns whole batches as before, of any size, and keeps its state dict. For
-    training, every batch normalisation takes its statistics over the whole batch, and the parameter
-    gradients are those of a rank's part until `sum_gradients`. Without ranks nothing changes.
+    The model takes and returns whole batches as before, of any size, and keeps its state dict; its
+    ``with_auxiliary`` too, where it has an auxiliary head. For training, every batch normalisation
+    takes its statistics over the whole batch, and the parameter gradients are those of a rank's
+    part until `sum_gradients`. Without ranks nothing changes.
     """
     if dist.is_initialized():
         model.register_forward_pre_hook(_take_part)
         model.register_forward_hook(_join_parts)
+        if getattr(model, "auxiliary", None) is not None:
+            # No closure, so that a copy of the model shares its own batches.
+            model.with_auxiliary = partial(_shared_auxiliary, model)  # type: ignore[assignment]
     return model
 
 
@@ -66,6 +71,14 @@ def _join_parts(model: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tens
     count = model._shared_count
     joined: Tensor = _JoinParts.apply(output, count)
     return joined
+
+
+def _shared_auxiliary(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both logits of the whole batch, of which this rank computes its part."""
+    alone: Any = type(model)  # whose method the model's own attribute hides
+    both = alone.with_auxiliary(model, _TakePart.apply(x))
+    logits, auxiliary = (_JoinParts.apply(part, len(x)) for part in both)
+    return logits, auxiliary
 
 
 def _part(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ pair with dilation 2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -115,39 +116,61 @@ def relu_conv_norm(in_channels: int, channels: int, affine: bool = True) -> nn.S
     )
 
 
-def _depthwise_pointwise(channels: int, depthwise: nn.Conv2d) -> list[nn.Module]:
+def _depthwise_pointwise(channels: int, depthwise: nn.Conv2d, affine: bool) -> list[nn.Module]:
     """Return ReLU, the depthwise convolution, a pointwise one and batch normalisation."""
     pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-    return [nn.ReLU(), depthwise, pointwise, nn.BatchNorm2d(channels)]
+    return [nn.ReLU(), depthwise, pointwise, nn.BatchNorm2d(channels, affine=affine)]
 
 
-def _separable(channels: int, stride: int, kernel: int) -> nn.Module:
+def _separable(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
     """Return a separable convolution; only its first half has the stride."""
     halves = [
         nn.Conv2d(channels, channels, kernel, s, kernel // 2, groups=channels, bias=False)
         for s in (stride, 1)
     ]
-    return nn.Sequential(*(m for half in halves for m in _depthwise_pointwise(channels, half)))
+    return nn.Sequential(
+        *(m for half in halves for m in _depthwise_pointwise(channels, half, affine))
+    )
 
 
-def _dilated(channels: int, stride: int, kernel: int) -> nn.Module:
+def _dilated(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
     """Return a dilated separable convolution."""
     depthwise = DilatedDepthwise(channels, kernel, stride)
-    return nn.Sequential(*_depthwise_pointwise(channels, depthwise))
+    return nn.Sequential(*_depthwise_pointwise(channels, depthwise, affine))
 
 
-def _skip(channels: int, stride: int) -> nn.Module:
+class BuildOperation(Protocol):
+    """Builds an operation of a derived network."""
+
+    def __call__(self, channels: int, stride: int, affine: bool = True, /) -> nn.Module:
+        """Return it for maps of `channels` channels; `affine` says whether its norms learn."""
+
+
+def _max_pool(channels: int, stride: int, affine: bool = True) -> nn.Module:
+    return nn.MaxPool2d(3, stride, 1)
+
+
+def _average_pool(channels: int, stride: int, affine: bool = True) -> nn.Module:
+    return nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+
+
+def _skip(channels: int, stride: int, affine: bool = True) -> nn.Module:
     """Return the identity, or its strided stand-in."""
-    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
 
 
-OPERATIONS: dict[str, Callable[[int, int], nn.Module]] = {
-    "max_pool_3x3": lambda channels, stride: nn.MaxPool2d(3, stride, 1),
-    "avg_pool_3x3": lambda channels, stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
+def _convolution(build: Callable[[int, int, int, bool], nn.Module], kernel: int) -> BuildOperation:
+    """Return the builder of a kind of convolution with this kernel."""
+    return lambda channels, stride, affine=True: build(channels, stride, kernel, affine)
+
+
+OPERATIONS: dict[str, BuildOperation] = {
+    "max_pool_3x3": _max_pool,
+    "avg_pool_3x3": _average_pool,
     "skip_connect": _skip,
-    "sep_conv_3x3": lambda channels, stride: _separable(channels, stride, 3),
-    "sep_conv_5x5": lambda channels, stride: _separable(channels, stride, 5),
-    "dil_conv_3x3": lambda channels, stride: _dilated(channels, stride, 3),
-    "dil_conv_5x5": lambda channels, stride: _dilated(channels, stride, 5),
+    "sep_conv_3x3": _convolution(_separable, 3),
+    "sep_conv_5x5": _convolution(_separable, 5),
+    "dil_conv_3x3": _convolution(_dilated, 3),
+    "dil_conv_5x5": _convolution(_dilated, 5),
 }
-"""Primitive to a function of (channels, stride) that builds it for a derived network."""
+"""Primitive to what builds it for a derived network."""

@@ -103,3 +103,36 @@ GENOTYPES: dict[str, PublishedGenotype] = {
     ),
 }
 """Name to published genotype."""
+
+
+@dataclass(frozen=True)
+class PublishedRobNet:
+    """A registry entry: the codes of the cells and the published size."""
+
+    codes: tuple[str, ...]
+    """One for all cells, or one for each; see `arnas.spaces.robnet.cell_from_code`."""
+    channels: int
+    cells: int
+    citation: str
+
+
+_ROBNET = "Guo, Yang, Xu, Liu, Lin, When NAS Meets Robustness, CVPR 2020, arXiv 1911.10695"
+_LARGE = "1111111111011101101101010111"
+_FREE = """
+    1110111110110101101111001101 1100011001001010000111101100 1111110101110100100010100011
+    1011100101101001101100000110 1111010010101001100100100111 1110111111011011001001110111
+    1111111010011110011010100110 0111111101111111011101111000 1111111111010111100100100111
+    1011010011111011011111111100 1110110000001100011000011011 0111011111101011101101111000
+    1111101001001011110110100001 0111111101011101011111011010 0111111111010001101011101011
+    1111001111010001100011011111 1111011111101110101010101111 1011011111011100111100100001
+    1110111111111110110011011111 1111010111110100001000010111
+"""
+
+ROBNETS: dict[str, PublishedRobNet] = {
+    "robnet_large_v1": PublishedRobNet((_LARGE,), 36, 20, f"{_ROBNET}; released code"),
+    "robnet_large_v2": PublishedRobNet((_LARGE,), 64, 33, f"{_ROBNET}; released code"),
+    "robnet_free": PublishedRobNet(
+        tuple(_FREE.split()), 36, 20, f"{_ROBNET}; released code, a code for each cell"
+    ),
+}
+"""Name to published RobNet."""

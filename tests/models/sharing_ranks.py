@@ -6,8 +6,10 @@ ranks (a single argument) the same is done by this process alone.
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,12 +31,11 @@ from arnas.training.options import RetrainOptions
 CLASSES = 4
 
 
-def network() -> nn.Module:
+def network(name: str = "arnas", auxiliary: bool = False, cells: int | None = 3) -> nn.Module:
     """Return a small network with random statistics, in float64."""
     torch.manual_seed(0)
-    model = build_model(
-        "arnas", num_classes=CLASSES, image_size=8, in_channels=1, channels=4, cells=3
-    ).double()
+    sizes: Any = {"num_classes": CLASSES, "image_size": 8, "in_channels": 1, "channels": 4}
+    model = build_model(name, cells=cells, auxiliary=auxiliary, **sizes).double()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
@@ -80,6 +81,38 @@ def found() -> dict[str, Tensor]:
         result |= {f"{count}.logits": logits.detach(), f"{count}.input": x.grad}
         result |= {f"{count}.grad.{k}": p.grad for k, p in model.named_parameters()}  # type: ignore[misc]
         result |= {f"{count}.buffer.{k}": b.clone() for k, b in model.named_buffers()}
+    return result
+
+
+def other_models() -> dict[str, Tensor]:
+    """Return logits and input gradients of models made by hand, and of norms that learn nothing."""
+    result = {}
+    x, y = batch(7)
+    for name in ("robnet_large_v1", "preact_resnet18", "densenet121", "mobilenet_v2", "wrn28_10"):
+        cells = 3 if name.startswith("robnet") else None
+        model = share_batches(share_statistics(network(name, cells=cells))).train()
+        pixels = x.clone().requires_grad_()
+        logits = model(pixels)
+        F.cross_entropy(logits, y).backward()
+        assert pixels.grad is not None
+        result |= {f"other.{name}.logits": logits.detach(), f"other.{name}.input": pixels.grad}
+    return result
+
+
+def auxiliary() -> dict[str, Tensor]:
+    """Return both logits of a shared batch, and the gradients of their losses, also of a copy."""
+    result = {}
+    shared = share_batches(share_statistics(network(auxiliary=True))).train()
+    for kind, model in (("itself", shared), ("copy", copy.deepcopy(shared))):
+        for count in (7, 2):
+            model.zero_grad()
+            x, y = batch(count)
+            both: tuple[Tensor, Tensor] = model.with_auxiliary(x)  # type: ignore[operator]
+            (F.cross_entropy(both[0], y) + 0.4 * F.cross_entropy(both[1], y)).backward()
+            sum_gradients(model)
+            name = f"auxiliary.{kind}.{count}"
+            result |= {f"{name}.{i}": logits.detach() for i, logits in enumerate(both)}
+            result |= {f"{name}.{k}": p.grad.clone() for k, p in model.named_parameters()}  # type: ignore[union-attr]
     return result
 
 
@@ -132,7 +165,7 @@ def main() -> None:
         rank, port = map(int, numbers)
         store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    tensors = found()
+    tensors = found() | other_models() | auxiliary()
     for loss in ("pgd", "trades"):
         tensors |= trained(loss)
     save_tensors(Path(path), tensors, {})

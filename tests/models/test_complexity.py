@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from closed_form import derived_size
+from closed_form import derived_size, robnet_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from arnas.spaces.genotype import KINDS, PRIMITIVES, Cell, Edge, Genotype
 from arnas.spaces.network import DerivedNetwork
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import ARNAS
+from arnas.spaces.robnet import RobNet
 
 SWAPPED = Genotype(
     {
@@ -98,6 +99,29 @@ def test_any_network_has_the_closed_form_size(
     assert count_macs(model, shape) == expected.macs
 
 
+NODES_OF_BITS = [st.text("01", min_size=length, max_size=length) for length in (4, 6, 8, 10)]
+"""The bits of each node of a RobNet cell; one without a one has no input."""
+CODES = st.tuples(*(bits.filter(lambda text: "1" in text) for bits in NODES_OF_BITS)).map("".join)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(CODES, min_size=3, max_size=5),
+    st.integers(2, 9),
+    st.integers(2, 100),
+    st.integers(1, 3),
+    st.integers(4, 19),
+)
+def test_any_robnet_has_the_closed_form_size(
+    codes: list[str], channels: int, num_classes: int, in_channels: int, image_size: int
+) -> None:
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "channels": channels}
+    model = RobNet(codes, **sizes, cells=len(codes))
+    expected = robnet_size(codes, **sizes, image_size=image_size)
+    assert count_parameters(model) == expected.parameters
+    assert count_macs(model, (in_channels, image_size, image_size)) == expected.macs
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("cells", [4, 8])
 def test_torch_counts_twice_as_many_operations(cells: int) -> None:
@@ -122,6 +146,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
+    assert not any("forward" in vars(module) for module in model.modules())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
@@ -131,6 +156,7 @@ def test_a_failed_count_leaves_the_model_as_it_was() -> None:
         count_macs(model, (5, 8, 8))
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_counting_follows_the_dtype_of_the_model() -> None:

@@ -58,6 +58,22 @@ def test_a_batch_of_any_size_is_shared(
     assert worst(found, count, what) < 1e-13
 
 
+@pytest.mark.parametrize(
+    "name", ["robnet_large_v1", "preact_resnet18", "densenet121", "mobilenet_v2", "wrn28_10"]
+)
+def test_other_models_share_a_batch(found: tuple[Found, Found, Found], name: str) -> None:
+    assert worst(found, "other", name) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["itself", "copy"])
+@pytest.mark.parametrize("count", ["7", "2"])
+def test_both_logits_of_a_head_are_shared(
+    found: tuple[Found, Found, Found], kind: str, count: str
+) -> None:
+    """And what they send back."""
+    assert worst(found, "auxiliary", kind, count) < 1e-10
+
+
 @pytest.mark.parametrize("loss", ["pgd", "trades"])
 def test_a_training_ends_with_the_same_weights(
     found: tuple[Found, Found, Found], loss: str

@@ -10,7 +10,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from arnas.models.registry import build_model, describe_model, load_weights, save_weights
+from arnas.models.registry import (
+    MODELS,
+    build_model,
+    describe_model,
+    load_weights,
+    model_from_description,
+    save_weights,
+)
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_json, write_sealed
 from arnas.spaces.genotype import Genotype
@@ -72,6 +79,36 @@ def test_a_searched_genotype_travels_with_its_weights(tmp_path: Path) -> None:
     model = trained_model(genotype, space)
     path = tmp_path / "weights.safetensors"
     save_weights(path, model, describe_model(genotype, space=space, **SIZES), {})
+    assert torch.equal(load_weights(path)[0](images(7)), model(images(7)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_travels_with_its_weights(tmp_path: Path, name: str) -> None:
+    entry = MODELS[name]
+    sizes = SIZES | {"image_size": max(8, entry.min_image_size), "cells": None}
+    if name != "robnet_free" and entry.cells is not None:
+        sizes["cells"] = 4
+    torch.manual_seed(0)
+    model = build_model(name, **sizes).train()
+    x = torch.rand(4, 2, sizes["image_size"], sizes["image_size"])
+    with torch.no_grad():
+        model(x)
+        path = tmp_path / "weights.safetensors"
+        save_weights(path, model.eval(), describe_model(name, **sizes), {})
+        assert torch.equal(load_weights(path)[0](x), model(x))
+
+
+def test_weights_without_the_auxiliary_head_are_those_of_a_model_without_one(
+    tmp_path: Path,
+) -> None:
+    """A head serves the training alone, so a description says nothing of it."""
+    model = model_from_description(DESCRIPTION, "a run", auxiliary=True).eval()
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("auxiliary.")}
+    assert len(kept) < len(model.state_dict())
+    other = model_from_description(DESCRIPTION, "a run").eval()
+    other.load_state_dict(kept)
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, other, DESCRIPTION, {})
     assert torch.equal(load_weights(path)[0](images(7)), model(images(7)))
 
 

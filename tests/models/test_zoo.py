@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import arnas
 from arnas.config.load import load_params
 from arnas.models.options import NetworkOptions
 from arnas.models.registry import MODELS
 from arnas.runtime.errors import UserError
+from arnas.spaces.options import SpaceOptions
+from arnas.spaces.published import GENOTYPES, ROBNETS
 
 SIZES = {
     "advrush": (4_158_046, 645_337_728),
@@ -20,30 +24,73 @@ SIZES = {
     "pdarts": (3_433_798, 532_174_464),
     "pc_darts": (3_634_678, 556_670_592),
     "racl": (3_571_174, 549_979_776),
+    "robnet_large_v1": (6_842_710, 1_030_336_128),
+    "robnet_large_v2": (33_326_666, 5_094_615_040),
+    "robnet_free": (5_439_790, 780_177_024),
     "resnet18": (11_173_962, 555_422_720),
+    "resnet34": (21_282_122, 1_159_402_496),
+    "preact_resnet18": (11_171_146, 555_422_720),
+    "densenet121": (6_956_298, 888_350_720),
+    "vgg16_bn": (14_728_266, 313_201_664),
+    "mobilenet_v2": (2_296_922, 91_154_944),
+    "wrn28_10": (36_479_194, 5_243_328_768),
+    "wrn34_10": (46_160_474, 6_658_906_368),
+    "wrn34_12": (66_457_818, 9_582_337_536),
+    "wrn34_r": (68_116_698, 19_132_765_184),
 }
 """Parameters and multiply-accumulates for 10 classes and 3x32x32 pixels."""
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/pages/reference/models.md").read_text()
 ZOO = load_params(ROOT / "workflow/presets/digits_zoo.yaml").networks
+
+
+def test_every_model_is_counted() -> None:
+    """ARNAS at several sizes in test_complexity.py."""
+    assert {"arnas", *SIZES} == set(MODELS)
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_published_size(name: str) -> None:
-    model = arnas.build_model(name, num_classes=10)
+    with torch.device("meta"):
+        model = arnas.build_model(name, num_classes=10)
     assert (arnas.count_parameters(model), arnas.count_macs(model, (3, 32, 32))) == SIZES[name]
 
 
-@pytest.mark.parametrize(("name", "more"), [("advrush", 51_930), ("resnet18", 46_170)])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("advrush", 51_930),
+        ("resnet18", 46_170),
+        ("densenet121", 92_250),
+        ("vgg16_bn", 46_170),
+        ("mobilenet_v2", 115_290),
+        ("wrn28_10", 57_690),
+    ],
+)
 def test_a_hundred_classes_add_the_classifier_only(name: str, more: int) -> None:
-    model = arnas.build_model(name, num_classes=100)
+    with torch.device("meta"):
+        model = arnas.build_model(name, num_classes=100)
     assert arnas.count_parameters(model) == SIZES[name][0] + more
 
 
-def test_scaled_advrush() -> None:
-    """23 cells of 96 channels, the size that arXiv 2212.11005 calls AdvRush 7@96."""
-    model = arnas.build_model("advrush", num_classes=10, channels=96, cells=23)
-    assert arnas.count_parameters(model) == 32_575_018
+def test_the_robust_wide_network_for_a_hundred_classes() -> None:
+    with torch.device("meta"):
+        model = arnas.build_model("wrn34_r", num_classes=100)
+    assert arnas.count_parameters(model) == 68_162_868
+    assert arnas.count_macs(model, (3, 32, 32)) == 19_132_811_264
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "parameters", "gigamacs"),
+    [("advrush", 96, 32_575_018, 4.948), ("racl", 104, 32_509_682, 4.911)],
+)
+def test_scaled_genotypes(name: str, channels: int, parameters: int, gigamacs: float) -> None:
+    """23 cells, the sizes that arXiv 2212.11005 calls AdvRush 7@96 and RACL 7@104."""
+    with torch.device("meta"):
+        model = arnas.build_model(name, num_classes=10, channels=channels, cells=23)
+    assert arnas.count_parameters(model) == parameters
+    assert round(arnas.count_macs(model, (3, 32, 32)) / 1e9, 3) == gigamacs
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -83,14 +130,90 @@ def test_resnet18_is_that_of_torchvision_with_another_stem() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_trains_on_small_grey_images(name: str) -> None:
-    options = NetworkOptions(model=name, channels=4)
+    side = max(8, MODELS[name].min_image_size)
+    options = NetworkOptions(model=name, channels=2)
     model = arnas.build_model(
-        options.model, num_classes=3, image_size=8, in_channels=1, channels=options.channels
+        options.model, num_classes=3, image_size=side, in_channels=1, channels=options.channels
     )
-    model(torch.rand(2, 1, 8, 8)).sum().backward()
+    model(torch.rand(2, 1, side, side)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_resnet18_has_no_cells() -> None:
-    with pytest.raises(UserError, match="cells is 5, but resnet18 has no cells"):
-        arnas.build_model("resnet18", num_classes=10, cells=5)
+BY_HAND = [name for name, entry in MODELS.items() if entry.cells is None]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_models_made_by_hand_have_no_cells(name: str) -> None:
+    words = f"cells is 5, but {name} has no cells: leave it out"
+    with pytest.raises(UserError, match=words):
+        arnas.build_model(name, num_classes=10, cells=5)
+    with pytest.raises(ValidationError, match=words):
+        NetworkOptions(model=name, cells=5)
+    with pytest.raises(ValidationError, match=f"{name} has no cells, so it has no space"):
+        NetworkOptions(model=name, space=SpaceOptions())
+    with pytest.raises(UserError, match=f"'{name}' has no cells to lay out"):
+        arnas.build_model(name, num_classes=10, space=SpaceOptions())
+
+
+@pytest.mark.parametrize("name", [*BY_HAND, "robnet_free"])
+def test_a_width_below_two_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="channels is 1: allowed are 2 and more"):
+        arnas.build_model(name, num_classes=10, channels=1)
+
+
+@pytest.mark.parametrize("name", ROBNETS)
+def test_robnets_have_their_own_layout(name: str) -> None:
+    assert NetworkOptions(model=name, cells=ROBNETS[name].cells).cells == ROBNETS[name].cells
+    with pytest.raises(ValidationError, match=f"{name} has a layout of its own"):
+        NetworkOptions(model=name, space=SpaceOptions())
+    with pytest.raises(UserError, match=f"'{name}' has a layout of its own: leave out `space`"):
+        arnas.build_model(name, num_classes=10, space=SpaceOptions())
+
+
+def test_the_free_robnet_has_twenty_cells() -> None:
+    words = "cells is 8, but robnet_free has 20 cells, each of its own code: leave it out"
+    with pytest.raises(UserError, match=words):
+        arnas.build_model("robnet_free", num_classes=10, cells=8)
+    with pytest.raises(ValidationError, match=words):
+        NetworkOptions(model="robnet_free", cells=8)
+    assert NetworkOptions(model="robnet_large_v1", cells=8).cells == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("vgg16_bn", 32), ("densenet121", 8), ("mobilenet_v2", 4), ("wrn34_r", 4)]
+)
+def test_images_that_are_too_small_are_refused(name: str, least: int) -> None:
+    sizes = {"num_classes": 10, "channels": 2}
+    words = f"image_size is {least - 1}: allowed are {least} and more, because"
+    with pytest.raises(UserError, match=words):
+        arnas.build_model(name, image_size=least - 1, **sizes)
+    model = arnas.build_model(name, image_size=least, **sizes).eval()
+    assert model(torch.rand(1, 3, least, least)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [*BY_HAND, *ROBNETS])
+def test_only_genotypes_have_an_auxiliary_head(name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' cannot have an auxiliary head: leave out"):
+        arnas.build_model(name, num_classes=10, auxiliary=True)
+
+
+def test_the_page_tells_the_smallest_images() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \| (\d+)x\2 \|", PAGE, re.M))
+    larger = {n: str(e.min_image_size) for n, e in MODELS.items() if e.min_image_size != 4}
+    assert told == larger
+    assert "any size from 4x4 up" in PAGE
+
+
+def test_the_page_tells_what_channels_mean_for_every_model() -> None:
+    rows = re.findall(r"^\| (`.*?) \| [^|]*width|^\| (`.*?) \| (?:C of|the same)", PAGE, re.M)
+    named = set(re.findall(r"`(\w+)`", " ".join(map(" ".join, rows))))
+    assert named | set(GENOTYPES) == set(MODELS)
+    assert named & set(GENOTYPES) == {"arnas", "racl"}, "the first and the last"
+    assert (next(iter(GENOTYPES)), list(GENOTYPES)[-1]) == ("arnas", "racl")
+
+
+def test_the_page_compares_the_wide_networks() -> None:
+    plain, robust = SIZES["wrn34_10"], SIZES["wrn34_r"]
+    ratios = [f"{b / a:.1f}" for a, b in zip(plain, robust, strict=True)]
+    text = " ".join(PAGE.split())
+    assert f"`wrn34_r` has {ratios[0]} times the parameters of `wrn34_10` and {ratios[1]}" in text
