@@ -53,13 +53,13 @@ def operation_rows(
     return rows
 
 
-def alpha_rows(search: str, seed: int, trajectory: Sequence[Mapping[str, Tensor]]) -> list[Row]:
+def alpha_rows(origin: Row, trajectory: Sequence[Mapping[str, Tensor]]) -> list[Row]:
     """Return the softmax weight of each operation over the edges of each kind, epoch by epoch.
 
     Parameters
     ----------
-    search, seed
-        Name the search.
+    origin
+        The columns that name the run, its search and the seed.
     trajectory
         The architecture tables, kind to shape (14, 7), before the first epoch and after each one.
     """
@@ -71,8 +71,7 @@ def alpha_rows(search: str, seed: int, trajectory: Sequence[Mapping[str, Tensor]
                 column = weights[:, number]
                 rows.append(
                     {
-                        "search": search,
-                        "seed": seed,
+                        **origin,
                         "epoch": epoch,
                         "kind": kind,
                         "primitive": primitive,
@@ -84,13 +83,15 @@ def alpha_rows(search: str, seed: int, trajectory: Sequence[Mapping[str, Tensor]
     return rows
 
 
-def gamma_rows(search: str, seed: int, gammas: Tensor) -> list[Row]:
-    """Return the share of the natural gradient in each architecture step that had one."""
+def gamma_rows(origin: Row, gammas: Tensor) -> list[Row]:
+    """Return the share of the natural gradient in each architecture step that had one.
+
+    `origin` has the columns that name the run, its search and the seed.
+    """
     steps = torch.arange(len(gammas))[~gammas.isnan()]
     return [
         {
-            "search": search,
-            "seed": seed,
+            **origin,
             "step": int(step) + 1,
             "gamma": round(float(gammas[step]), DIGITS),
         }

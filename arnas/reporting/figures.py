@@ -27,6 +27,12 @@ def accuracy_of(rows: pd.DataFrame) -> tuple[float, float, float]:
     return mean, mean - deviation, mean + deviation
 
 
+def over_seeds(rows: pd.DataFrame) -> str:
+    """Return what the figures of several seeds are, as the end of a title; nothing for one seed."""
+    count = rows["seed"].nunique()
+    return f", mean ± sd of {count} seeds" if count > 1 else ""
+
+
 def tradeoff(whitebox: pd.DataFrame, models: pd.DataFrame) -> Figure:
     """Draw clean against robust accuracy of the selected checkpoints; areas are MACs."""
     chosen = whitebox[whitebox["checkpoint"] == "selected"]
@@ -60,7 +66,7 @@ def tradeoff(whitebox: pd.DataFrame, models: pd.DataFrame) -> Figure:
                 label=f"{model}: {float(sizes[model]) / 1e6:.2f} M MACs",
                 zorder=3 + number,
             )
-        panel.set_title(dataset)
+        panel.set_title(f"{dataset}{over_seeds(here)}")
         panel.set_xlabel("clean accuracy, percent")
         panel.set_ylabel("robust accuracy, percent")
         panel.set_ylim(-3, 103)
@@ -97,7 +103,7 @@ def epsilon_curve(curve: pd.DataFrame) -> Figure:
         panel.set_xticks(values, [_short(text) for text in texts], rotation=45)
         panel.set_xlim(0, max(values) * 1.03)
         panel.set_ylim(-3, 103)
-        panel.set_title(f"{dataset}, {_images(here)}")
+        panel.set_title(f"{dataset}, {_images(here)}{over_seeds(here)}")
         panel.set_xlabel("epsilon (square-root scale)")
         panel.set_ylabel("accuracy, percent")
         panel.legend(loc="upper right")
@@ -125,14 +131,19 @@ def blackbox(table: pd.DataFrame) -> Figure:
         here = table[table["dataset"] == dataset]
         targets = list(dict.fromkeys(here["model"]))
         sources = [*targets, "square"]
-        means = here.groupby(["model", "source"])["accuracy"].mean()
+        groups = here.groupby(["model", "source"])["accuracy"]
+        means, deviations = groups.mean(), groups.std()
+        several = here["seed"].nunique() > 1
         grid = np.array([[means[target, source] for source in sources] for target in targets])
         panel.imshow(grid, cmap="YlGnBu", vmin=0, vmax=100, aspect="auto")
         for (row, column), value in np.ndenumerate(grid):
+            text = f"{value:.1f}"
+            if several:
+                text += f"\n±{deviations[targets[row], sources[column]]:.1f}"
             panel.text(
                 column,
                 row,
-                f"{value:.1f}",
+                text,
                 ha="center",
                 va="center",
                 color="white" if value > 60 else "black",
@@ -143,7 +154,7 @@ def blackbox(table: pd.DataFrame) -> Figure:
         panel.tick_params(length=0, labelsize=7.5)
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
-        panel.set_title(f"{dataset}: accuracy in percent")
+        panel.set_title(f"{dataset}: accuracy in percent{over_seeds(here)}")
         panel.set_xlabel("examples made on")
         panel.set_ylabel("shown to")
     return figure

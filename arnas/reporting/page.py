@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from arnas.reporting.captions import CAPTIONS
+from arnas.reporting.published import load_published
 from arnas.reporting.tables import CELL, UNION
 from arnas.reporting.words import LABELS, in_short, shown
 
@@ -65,6 +66,8 @@ def render(content: ReportContent) -> str:
         transfer=transferred(tables["whitebox"], content.searches, content.search_dataset),
         sizes=tables["models"].drop(columns="seed").drop_duplicates().to_dict("records"),
         layouts=layouts(tables["operations"]),
+        published=beside_published(tables["published"]),
+        recalled=load_published().recalled(),
         checks=check_matrix(tables["checks"]),
         remarks=tables["checks"][tables["checks"]["status"] != "PASS"].to_dict("records"),
         verdicts=tables["checks"].to_dict("records"),
@@ -131,6 +134,27 @@ def transferred(
         }
         for keys, rows in chosen.groupby(["model", "dataset"], sort=False)
     ]
+
+
+def beside_published(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Return table ``published.csv`` for reading; ours with its spread, seeds and images."""
+    rows = []
+    for row in table.astype(object).where(table.notna(), "").to_dict("records"):
+        several = row["seeds"] > 1
+        spread = f" ± {row['sd']:.2f}" if several else ""
+        seeds = f"{row['seeds']} seeds" if several else "one seed"
+        rows.append(
+            {
+                **{key: str(row[key]) for key in ("dataset", "model", "training", "source")},
+                **{key: str(row[key]) for key in ("recipe", "protocol", "published_model")},
+                "attack": LABELS[row["attack"]],
+                "ours": f"{row['ours']:.2f}{spread}",
+                "basis": f"{row['checkpoint']}, {seeds}, n={row['n']:,}",
+                "published": f"{row['published']:.2f}",
+                "difference": f"{row['difference']:+.2f}",
+            }
+        )
+    return rows
 
 
 def _cell(rows: pd.DataFrame, usual: int) -> dict[str, str]:

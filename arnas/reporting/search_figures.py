@@ -31,7 +31,7 @@ def alphas(table: pd.DataFrame) -> Figure:
     """Draw the softmax weight of each operation: mean over the edges, and their range."""
     if table.empty:
         return nothing("no search in this run")
-    table = table[table["seed"] == table["seed"].iloc[0]]
+    table, chosen = _first_seed(table)
     cells = table[["search", "kind"]].drop_duplicates().to_numpy().tolist()
     figure, axes = panels(len(cells), 1.9)
     for panel, (search, kind) in zip(axes, cells, strict=True):
@@ -42,7 +42,7 @@ def alphas(table: pd.DataFrame) -> Figure:
                 rows["epoch"], rows["lowest"], rows["highest"], color=colour, alpha=0.08
             )
             panel.plot(rows["epoch"], rows["mean"], color=colour)
-        panel.set_title(f"{search}: {kind} cell")
+        panel.set_title(f"{search}: {kind} cell{chosen}")
         panel.set_ylabel("weight")
     axes[-1].set_xlabel("epoch of the search")
     keys = [Line2D([], [], color=COLOURS[name], label=text) for name, text in SHORT.items()]
@@ -50,11 +50,18 @@ def alphas(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _first_seed(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the rows of the first seed, and its name for titles where there are others."""
+    first = table["seed"].iloc[0]
+    chosen = f", seed {first}" if table["seed"].nunique() > 1 else ""
+    return table[table["seed"] == first], chosen
+
+
 def operations(table: pd.DataFrame) -> Figure:
     """Draw the share of each operation in each cell, the first cell at the top."""
     if table.empty:
         return nothing("no network of this run has cells")
-    table = table[table["seed"] == table["seed"].iloc[0]]
+    table, chosen = _first_seed(table)
     models = list(dict.fromkeys(table["model"]))
     depth = int(table["cell"].max()) + 1
     figure, axes = panels(len(models), 0.75 + 0.24 * depth, columns=1)
@@ -70,7 +77,7 @@ def operations(table: pd.DataFrame) -> Figure:
         panel.invert_yaxis()
         panel.set_xlim(0, 100)
         panel.grid(visible=False, axis="y")
-        panel.set_title(model)
+        panel.set_title(f"{model}{chosen}")
     axes[-1].set_xlabel("share of the cell's operations, percent")
     keys = [Patch(color=COLOURS[name], label=text) for name, text in SHORT.items()]
     figure.legend(handles=keys, loc="outside lower center", ncols=4)

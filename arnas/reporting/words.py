@@ -103,12 +103,15 @@ def _dataset(
     across = blackbox[blackbox["model"] != blackbox["source"]] if len(blackbox) else blackbox
     across = across[across["training"] != "natural"] if len(across) else across
     if len(across):
-        means = across.groupby(["model", "source"], sort=False)["accuracy"].mean().reset_index()
+        pairs = across.groupby(["model", "source"], sort=False)["accuracy"]
+        means = pairs.agg(accuracy="mean", sd="std", seeds="count").reset_index()
         worst = means.sort_values("accuracy", kind="stable").iloc[0]
+        kept = f"{worst['accuracy']:.1f}"
+        kept += f" ± {worst['sd']:.1f} % ({worst['seeds']} seeds)" if worst["seeds"] > 1 else " %"
         how = "Square" if worst["source"] == "square" else f"PGD on {worst['source']}"
         sentences.append(
             f"Without seeing the network, {how} comes closest to breaking a defended one: "
-            f"{worst['model']} keeps {worst['accuracy']:.1f} %."
+            f"{worst['model']} keeps {kept}."
         )
     return sentences
 

@@ -37,8 +37,9 @@ def run(job: Job) -> None:
         path = instance.outputs["state"]
         expected = {"search": search, "seed": seed, "stage": "multiobjective"}
         trajectory, gammas = load_course(path, expected)
-        tables["alphas"] += alpha_rows(search, seed, trajectory)
-        tables["gamma"] += gamma_rows(search, seed, gammas)
+        origin = {"run": job.params.name, "search": search, "seed": seed}
+        tables["alphas"] += alpha_rows(origin, trajectory)
+        tables["gamma"] += gamma_rows(origin, gammas)
     drawn: set[tuple[str, int]] = set()
     for instance in producers(job.instance.stage, "retrain", {}, job.params):
         dataset, network, seed = named(instance.axes)

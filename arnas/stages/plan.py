@@ -215,7 +215,15 @@ STAGES: tuple[Stage, ...] = (
         (),
         ("run",),
         _tables(
-            "whitebox", "summary", "curve", "blackbox", "transfer", "checks", "search", "training"
+            "whitebox",
+            "summary",
+            "curve",
+            "blackbox",
+            "transfer",
+            "checks",
+            "search",
+            "training",
+            "published",
         )
         | {"metrics": TABLES + "/metrics.json"},
         "results/{name}/tables/manifest.json",
@@ -267,6 +275,7 @@ STAGES: tuple[Stage, ...] = (
                 "checks_csv",
                 "search_csv",
                 "training_csv",
+                "published_csv",
             ),
         },
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from arnas.data.placement import placed
 from arnas.data.splits import load_splits
 from arnas.runtime.history import growing_history
 from arnas.search.loop import SearchData, SearchTask, run_stage
+from arnas.search.options import AdversarialStageOptions, MultiobjectiveStageOptions
 from arnas.search.state import load_state, new_state, save_state
 from arnas.search.step import StagePlan
 from arnas.stages.run import Job
@@ -12,8 +14,17 @@ from arnas.stages.run import Job
 
 def run_adversarial(job: Job) -> None:
     """Search on the adversarial loss, from fresh weights and tables."""
-    options = job.params.searches[job.axes["search"]].adversarial
-    plan = StagePlan(
+    _run(job, adversarial_plan(job.params.searches[job.axes["search"]].adversarial))
+
+
+def run_multiobjective(job: Job) -> None:
+    """Continue along the combination of natural and adversarial gradients."""
+    _run(job, multiobjective_plan(job.params.searches[job.axes["search"]].multiobjective))
+
+
+def adversarial_plan(options: AdversarialStageOptions) -> StagePlan:
+    """Return what stage 1 does at a step."""
+    return StagePlan(
         "adversarial",
         options.epochs,
         options.order,
@@ -21,13 +32,11 @@ def run_adversarial(job: Job) -> None:
         options.difference_radius,
         warmup_epochs=options.warmup_epochs,
     )
-    _run(job, plan)
 
 
-def run_multiobjective(job: Job) -> None:
-    """Continue along the combination of natural and adversarial gradients."""
-    options = job.params.searches[job.axes["search"]].multiobjective
-    plan = StagePlan(
+def multiobjective_plan(options: MultiobjectiveStageOptions) -> StagePlan:
+    """Return what stage 2 does at a step."""
+    return StagePlan(
         "multiobjective",
         options.epochs,
         options.order,
@@ -35,15 +44,19 @@ def run_multiobjective(job: Job) -> None:
         options.difference_radius,
         options.adversarial_weight,
     )
-    _run(job, plan)
 
 
 def _run(job: Job, plan: StagePlan) -> None:
     """Run one stage of the search and store its state and history."""
     params, search = job.params, job.axes["search"]
     splits = load_splits(job.inputs["splits"], params.run.search_dataset)
-    run = {"search": search, "seed": job.seed, "dataset": splits.info.name, "stage": plan.name}
-
+    run = {
+        "run": params.name,
+        "search": search,
+        "seed": job.seed,
+        "dataset": splits.info.name,
+        "stage": plan.name,
+    }
     state = new_state(
         params.supernet,
         params.searches[search].space,
@@ -57,8 +70,8 @@ def _run(job: Job, plan: StagePlan) -> None:
     task = SearchTask(
         plan,
         SearchData(
-            splits.part("train").to(job.device),
-            splits.part("search_validation").to(job.device),
+            placed(splits.part("train"), job.device),
+            placed(splits.part("search_validation"), job.device),
             splits.info.scale,
         ),
         params.supernet,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from arnas.evaluation.outcomes import load_outcomes, load_scores
 from arnas.models.registry import read_origin
+from arnas.reporting.comparison import Network, compare, network
 from arnas.reporting.histories import search_history, training_history
+from arnas.reporting.published import load_published
 from arnas.reporting.tables import (
     Row,
     blackbox_rows,
@@ -38,17 +42,22 @@ def run(job: Job) -> None:
             history = search_history(instance.outputs["history"], stage)
             search += search_rows(instance.axes["search"], int(instance.axes["seed"]), history)
     training: list[Row] = []
+    origins: dict[tuple[str, str, int], tuple[dict[str, Any], dict[str, Any]]] = {}
     for instance in gather("retrain"):
-        dataset, network, seed = named(instance.axes)
+        dataset, name, seed = named(instance.axes)
         path = instance.outputs["selected_description"]
-        _, origin = read_origin(path, dataset, network, seed)
-        cell = {"dataset": dataset, "model": network, "training": origin["loss"], "seed": seed}
+        description, origin = read_origin(path, dataset, name, seed)
+        origins[dataset, name, seed] = description, origin
+        cell = {"dataset": dataset, "model": name, "training": origin["loss"], "seed": seed}
         training += training_rows(cell, training_history(instance.outputs["history"]))
-    outcomes = [load_outcomes(i.outputs["outcomes"], *named(i.axes)) for i in gather("whitebox")]
-    trained = [named(instance.axes) for instance in gather("retrain")]
+    attacked = {
+        named(i.axes): load_outcomes(i.outputs["outcomes"], *named(i.axes))
+        for i in gather("whitebox")
+    }
+    outcomes = list(attacked.values())
     scored = {
         dataset: load_scores(
-            instance.outputs["outcomes"], dataset, [(n, s) for d, n, s in trained if d == dataset]
+            instance.outputs["outcomes"], dataset, [(n, s) for d, n, s in origins if d == dataset]
         )
         for instance in gather("blackbox")
         for dataset in instance.axes.values()
@@ -58,6 +67,11 @@ def run(job: Job) -> None:
         pd.DataFrame([row for found in outcomes for row in whitebox_rows(*found)]), verdicts
     )
     run_options = job.params.run
+    networks: dict[tuple[str, str], Network] = {}
+    for (dataset, name, seed), (description, origin) in origins.items():
+        facts = network(description, origin, attacked[dataset, name, seed].description)
+        if facts is not None:
+            networks[dataset, name] = facts
     write_tables(
         job.outputs,
         {
@@ -69,6 +83,7 @@ def run(job: Job) -> None:
             "checks": verdicts,
             "search": search,
             "training": training,
+            "published": compare(whitebox, networks, load_published()),
         },
     )
     write_json(job.outputs["metrics"], metrics(whitebox))

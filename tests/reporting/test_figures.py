@@ -107,7 +107,7 @@ def test_operations_of_a_cell_add_up() -> None:
 
 def test_trajectories_are_drawn_in_the_colours_of_their_operations() -> None:
     tables = [{"accurate": torch.zeros(EDGES, 7)}, {"accurate": torch.eye(EDGES, 7)}]
-    table = pd.DataFrame(alpha_rows("dsara", 0, tables))
+    table = pd.DataFrame(alpha_rows({"search": "dsara", "seed": 0}, tables))
     figure = search_figures.alphas(table)
     for line, name in zip(figure.axes[0].lines, sorted(PRIMITIVES), strict=False):
         rows = table[table["primitive"] == line_name(line.get_color())]
@@ -119,7 +119,9 @@ def line_name(colour: str) -> str:
 
 
 def test_gamma_is_drawn_step_by_step() -> None:
-    table = pd.DataFrame(gamma_rows("dsara", 0, torch.tensor([torch.nan, 0.25, 0.5])))
+    table = pd.DataFrame(
+        gamma_rows({"search": "dsara", "seed": 0}, torch.tensor([torch.nan, 0.25, 0.5]))
+    )
     figure = search_figures.gamma(table)
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[2, 0.25], [3, 0.5]]
 
@@ -167,3 +169,48 @@ def test_equal_tables_give_equal_bytes() -> None:
             ]
 
     assert drawn() == drawn()
+
+
+def of_two_seeds(table: pd.DataFrame, lost: float) -> pd.DataFrame:
+    """Return a table with a second seed that does worse by some points."""
+    return pd.concat([table, table.assign(seed=1, accuracy=table["accuracy"] - lost)])
+
+
+def test_several_seeds_are_counted_where_a_mean_is_drawn() -> None:
+    drawn = [
+        figures.tradeoff(cases.whitebox(seeds=2), cases.models()),
+        figures.epsilon_curve(of_two_seeds(cases.curve(), 1.0)),
+        figures.blackbox(of_two_seeds(cases.blackbox(), 2.0)),
+    ]
+    for figure in drawn:
+        titles = [axes.get_title() for axes in figure.axes]
+        assert titles
+        assert all(title.endswith(", mean ± sd of 2 seeds") for title in titles)
+    for figure in (
+        figures.tradeoff(cases.whitebox(), cases.models()),
+        figures.epsilon_curve(cases.curve()),
+        figures.blackbox(cases.blackbox()),
+    ):
+        assert not any("seed" in axes.get_title() for axes in figure.axes)
+
+
+def test_the_heat_map_of_several_seeds_has_mean_and_deviation() -> None:
+    table = cases.blackbox()
+    figure = figures.blackbox(of_two_seeds(table, 2.0))
+    first = table.iloc[0]["accuracy"]
+    assert figure.axes[0].texts[0].get_text() == f"{first - 1:.1f}\n±{2**0.5:.1f}"
+
+
+def test_a_figure_of_one_seed_of_several_names_it() -> None:
+    tables = {"accurate": torch.zeros(EDGES, len(PRIMITIVES))}
+    rows = [
+        row
+        for seed in (3, 4)
+        for row in alpha_rows({"search": "dsara", "seed": seed}, [tables, tables])
+    ]
+    figure = search_figures.alphas(pd.DataFrame(rows))
+    assert figure.axes[0].get_title() == "dsara: accurate cell, seed 3"
+    figure = search_figures.alphas(
+        pd.DataFrame(alpha_rows({"search": "dsara", "seed": 3}, [tables, tables]))
+    )
+    assert figure.axes[0].get_title() == "dsara: accurate cell"

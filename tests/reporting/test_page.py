@@ -13,7 +13,16 @@ import pytest
 import report_cases as cases
 
 from arnas.reporting.captions import CAPTIONS
-from arnas.reporting.page import ReportContent, accuracies, check_matrix, layouts, render
+from arnas.reporting.page import (
+    ReportContent,
+    accuracies,
+    beside_published,
+    check_matrix,
+    layouts,
+    render,
+)
+from arnas.reporting.published import load_published
+from arnas.reporting.words import LABELS
 from arnas.stages.plan import FIGURES
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +69,7 @@ def content(**changes: Any) -> ReportContent:
         "checks": cases.checks(),
         "models": cases.models(),
         "operations": empty,
+        "published": empty,
     }
     tables |= changes.pop("tables", {})
     values: dict[str, Any] = {
@@ -150,6 +160,95 @@ def test_a_layout_has_the_cells_in_order() -> None:
     (layout,) = layouts(table)
     assert [cell["kind"] for cell in layout["cells"]] == ["accurate", "reduction", "robust"]
     assert layouts(pd.DataFrame()) == []
+
+
+def published(seeds: int = 2, **changes: Any) -> pd.DataFrame:
+    """Return a row of each of two sources, as the table of a run is read back."""
+    row = {
+        "dataset": "photos",
+        "model": "mine",
+        "published_model": "resnet18",
+        "training": "pgd",
+        "checkpoint": "selected",
+        "attack": "pgd20",
+        "epsilon": "8/255",
+        "n": 10_000,
+        "seeds": seeds,
+        "ours": 49.5,
+        "sd": 0.71 if seeds > 1 else float("nan"),
+        "published": 51.28,
+        "difference": -1.78,
+        "source": "One (arXiv 0000.00000)",
+        "recipe": "as usual",
+        "protocol": float("nan"),
+    }
+    other = {"source": "Two", "published": 48.0, "difference": 1.5, "protocol": "100 epochs; norm"}
+    return pd.DataFrame([row | changes, row | other | changes])
+
+
+def test_published_numbers_stand_beside_ours_with_what_differs() -> None:
+    html = render(content(tables={"published": published()}))
+    page = Page(html)
+    assert not page.open
+    assert "published" in page.ids
+    assert "#published" in page.links
+    text = " ".join(page.texts)
+    for words in (
+        "49.50 ± 0.71",
+        "selected, 2 seeds, n=10,000",
+        "51.28",
+        "-1.78",
+        "+1.50",
+        "One (arXiv 0000.00000)",
+        "100 epochs; norm",
+        "nothing known",
+        "ours minus published, in points",
+        "92 values known from memory only are not shown",
+        "ARNAS and DSARA have tables too, but these could not be read",
+        "PGD-20",
+    ):
+        assert words in text, words
+    assert not re.search(r"\bnan\b", text)
+
+
+def test_one_seed_beside_published_numbers_has_no_deviation() -> None:
+    (first, _) = beside_published(published(seeds=1))
+    assert first["ours"] == "49.50"
+    assert first["basis"] == "selected, one seed, n=10,000"
+
+
+@pytest.mark.parametrize("empty", [pd.DataFrame(), published()[:0]], ids=["no file", "header"])
+def test_a_report_without_anything_published_does_not_speak_of_it(empty: pd.DataFrame) -> None:
+    html = render(content(tables={"published": empty}))
+    assert "ublished number" not in html
+    assert "memory" not in html
+    assert "published" not in Page(html).ids
+
+
+def test_a_report_of_everything_published_shows_no_value_from_memory() -> None:
+    """A row of the section for each value that was read; none has a memory value in its place."""
+    table = pd.DataFrame(
+        [
+            {
+                **published().iloc[0].to_dict(),
+                **{"dataset": row.dataset, "model": row.model, "training": row.training},
+                **{"attack": attack, "published": value, "source": source.tag},
+            }
+            for source, row in load_published().seen()
+            for attack, value in row.seen.items()
+        ]
+    )
+    section = render(content(tables={"published": table})).split('<h2 id="published">')[1]
+    body = section.split("<tbody>")[1].split("</tbody>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.S)
+    assert len(rows) == len(table) == 150
+    for source in load_published().sources:
+        for row in source.values:
+            start = f"{row.model}<small>{row.dataset}, {row.training}</small>"
+            here = [text for text in rows if start in text and f"<td>{source.tag}<" in text]
+            for attack, value in row.memory.items():
+                label = f"<td>{LABELS[attack]}</td>"
+                assert not [t for t in here if label in t and f">{value:.2f}<" in t]
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -54,6 +54,17 @@ def test_the_strongest_black_box_attack_is_the_lowest_of_the_matrix() -> None:
     assert f"keeps {lowest:.1f} %" in " ".join(answer())
 
 
+def test_the_strongest_black_box_attack_over_seeds_has_deviation_and_count() -> None:
+    one = cases.blackbox()
+    two = pd.concat([one, one.assign(seed=1, accuracy=one["accuracy"] - 2)])
+    said = " ".join(
+        in_short(cases.whitebox(2), cases.models(), two, cases.checks(), ["dsara"], "digits")
+    )
+    across = one[(one["model"] != one["source"]) & (one["training"] != "natural")]
+    lowest = across[across["dataset"] == "digits"]["accuracy"].min()
+    assert f"keeps {lowest - 1:.1f} ± 1.4 % (2 seeds)." in said
+
+
 def test_checks_are_counted_and_a_failure_is_named() -> None:
     assert answer()[-1].endswith("10 pass, 1 warn and none fails.")
     last = answer(checks=cases.checks(failing=True))[-1]

@@ -20,6 +20,7 @@ TABLES = [
     "checks",
     "search",
     "training",
+    "published",
 ]
 REPORT = f"results/{config['name']}/report"
 
