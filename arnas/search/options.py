@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from arnas.attacks.threat import StepSize
 from arnas.data.options import AugmentOptions
@@ -38,10 +38,23 @@ class WeightOptions(Options):
     """At the end of the cosine."""
     schedule_epochs: int = Field(default=50, ge=1)
     """Length of the cosine in epochs, counted through both stages."""
+    schedule_lead: int = Field(default=0, ge=0)
+    """Epochs by which the cosine is ahead. The released ARNAS code steps its schedule before the
+    first epoch (1), so it never uses the full rate."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0003, ge=0)
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest L2 norm of a step's gradient."""
+
+    @model_validator(mode="after")
+    def _lead_is_within(self) -> WeightOptions:
+        """Refuse a cosine that is at its end from the start."""
+        if self.schedule_lead >= self.schedule_epochs:
+            raise ValueError(
+                f"schedule_lead is {self.schedule_lead}: allowed are 0 to "
+                f"{self.schedule_epochs - 1}, below schedule_epochs"
+            )
+        return self
 
 
 class AlphaOptions(Options):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from arnas.data.placement import placed
 from arnas.data.splits import load_splits
-from arnas.models.registry import describe_model, model_from_description, save_weights
+from arnas.models.registry import (
+    can_have_auxiliary,
+    describe_model,
+    model_from_description,
+    save_weights,
+)
 from arnas.runtime.history import growing_history
 from arnas.runtime.seeds import seeded
 from arnas.spaces.genotype import Genotype, load_genotype
@@ -29,18 +35,20 @@ def run(job: Job) -> None:
         cells=sizes.cells,
         space=space,
     )
+    recipe = job.params.retrain[dataset]
+    auxiliary = recipe.auxiliary_weight > 0 and can_have_auxiliary(model_name)
     with seeded("retrain", "weights", job.seed):
-        model = model_from_description(description, network)
+        model = model_from_description(description, network, auxiliary=auxiliary)
     job.placed(model, trained=True)
 
     task = TrainingTask(
         sizes.loss,
         TrainingData(
-            splits.part("train", "search_validation").to(job.device),
-            splits.part("selection").to(job.device),
+            placed(splits.part("train", "search_validation"), job.device),
+            placed(splits.part("selection"), job.device),
             info.scale,
         ),
-        job.params.retrain[dataset],
+        recipe,
         job.params.threat[dataset].threat(),
         ("retrain", job.seed),
     )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from arnas.attacks.gradient import pgd
 from arnas.attacks.modes import attacked
 from arnas.attacks.threat import Threat
-from arnas.data.batches import batches_per_epoch, epoch_batches
+from arnas.data.batches import Batch, batches_per_epoch, epoch_batches
+from arnas.data.placement import on_device
 from arnas.data.splits import LabelledImages, to_pixels
 from arnas.models.sharing import sum_gradients
 from arnas.runtime.errors import UserError
@@ -22,8 +25,11 @@ from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
 from arnas.runtime.resume import FORGETFUL, Keeper, Snapshot
 from arnas.runtime.seeds import make_generator
+from arnas.spaces.network import CellNetwork
 from arnas.training.losses import LOSSES, Loss, LossEntry, Step
 from arnas.training.options import RetrainOptions
+
+Pair = tuple[float, float]
 
 
 class TrainingData(NamedTuple):
@@ -181,6 +187,7 @@ def train(
         momentum=options.momentum,
         weight_decay=options.weight_decay,
     )
+    score = _score(entry, options)
     walk = _resume(model, optimiser, keeper.load())
     for row in walk.history:
         record(row)
@@ -200,7 +207,9 @@ def train(
         record(row)
         walk.next_epoch(row)
         last = _checkpoint(model, walk)
-        if walk.selected is None or _score(last, entry) >= _score(walk.selected, entry):
+        if _may_be_selected(walk.epoch, options) and (
+            walk.selected is None or score(last) >= score(walk.selected)
+        ):
             walk.selected = last
         text = f"loss {row['train_loss']:.3f}, selection clean {clean:.1f} robust {robust:.1f}"
         keeper.offer(lambda: _snapshot(model, optimiser, walk), now=True)
@@ -209,10 +218,21 @@ def train(
     return TrainingResult(_checkpoint(model, walk), walk.selected, walk.history)
 
 
-def _score(checkpoint: Checkpoint, entry: LossEntry) -> tuple[float, float]:
-    """Return what checkpoints are compared by: the loss's own accuracy, then the other one."""
-    pair = (checkpoint.selection_robust, checkpoint.selection_clean)
-    return pair if entry.selects == "robust" else pair[::-1]
+def _may_be_selected(epoch: int, options: RetrainOptions) -> bool:
+    """Return whether the rule allows the checkpoint after `epoch` (from 1)."""
+    rule = options.selection
+    return rule.first_epoch <= epoch <= (rule.last_epoch or options.epochs)
+
+
+def _score(entry: LossEntry, options: RetrainOptions) -> Callable[[Checkpoint], Pair]:
+    """Return what checkpoints are compared by: the accuracy of the rule, then the other one."""
+    by = entry.selects if options.selection.by == "loss" else options.selection.by
+
+    def score(checkpoint: Checkpoint) -> Pair:
+        pair = (checkpoint.selection_robust, checkpoint.selection_clean)
+        return pair if by == "robust" else pair[::-1]
+
+    return score
 
 
 def _train_epoch(
@@ -236,13 +256,11 @@ def _train_epoch(
             continue
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(epoch * steps + step, steps, options)
-        if options.clean_forward:
-            with torch.no_grad():
-                model(batch.x)
+        extra = _clean_pass(model, batch, options)
         generator = make_generator(*parts, step, "attack")
         value = loss(Step(model, batch, task.threat, options, generator))
         optimiser.zero_grad()
-        value.loss.backward()  # type: ignore[no-untyped-call]
+        (value.loss + extra).backward()  # type: ignore[no-untyped-call]
         sum_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
         optimiser.step()
@@ -264,6 +282,22 @@ def _train_epoch(
     }
 
 
+def _clean_pass(model: nn.Module, batch: Batch, options: RetrainOptions) -> Tensor | float:
+    """Send a clean batch through if the recipe wants it, and return its part of the loss.
+
+    It comes before the attack, as in the released code, and moves the running statistics: a network
+    with an auxiliary head, whose loss is that of the clean batch, therefore always makes it.
+    """
+    if options.auxiliary_weight and getattr(model, "auxiliary", None) is not None:
+        assert isinstance(model, CellNetwork)
+        _, logits = model.with_auxiliary(batch.x)
+        return options.auxiliary_weight * F.cross_entropy(logits, batch.y)
+    if options.clean_forward:
+        with torch.no_grad():
+            model(batch.x)
+    return 0.0
+
+
 def measure(
     model: nn.Module, part: LabelledImages, task: TrainingTask, name: str
 ) -> tuple[float, float]:
@@ -278,7 +312,7 @@ def measure(
     generator = make_generator(*task.seed_parts, name)
     for start in range(0, count, options.batch_size):
         images, y = (values[start : start + options.batch_size] for values in part)
-        x = to_pixels(images, task.data.scale)
+        x = to_pixels(on_device(images, y.device), task.data.scale)
         x_adv = pgd(
             model,
             x,

@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from arnas.config.schema import schema
+from arnas.spaces.published import GENOTYPES, ROBNETS
 
 SCHEMA = schema()
 Settings = dict[str, Any]
@@ -40,6 +41,7 @@ SMALLEST: dict[str, float] = {
 """By key: what the schema cannot say, as that each class needs an image."""
 AMOUNTS = [0, 0.01, 0.1, "8/255", "0.05", "16px", "1/8", 1]
 KEYS_OF_AMOUNTS = {"epsilon", "step_size", "epsilon_curve"}
+NEED_LARGE_IMAGES = {"densenet121", "vgg16_bn"}
 NAME = r"[a-z][a-z0-9_]{0,9}"
 RESERVED = {"tables", "all", "square"}
 
@@ -123,7 +125,7 @@ def valid_settings(draw: st.DrawFn, npz: str) -> Settings:
         datasets[2]: draw(own_files(npz)),
     }
     settings["threat"] = {name: draw(block("ThreatOptions")) for name in datasets}
-    settings["supernet"] = draw(block("SupernetOptions"))
+    settings["supernet"] = draw(supernets())
     settings["searches"] = {n: draw(searching(settings["supernet"])) for n in searches}
     settings["networks"] = {name: draw(zoo_networks()) for name in networks}
     settings["retrain"] = {name: draw(recipes()) for name in datasets}
@@ -132,6 +134,16 @@ def valid_settings(draw: st.DrawFn, npz: str) -> Settings:
     settings["report"] = draw(block("ReportOptions"))
     settings["run"] = draw(running(datasets, networks, searches))
     return settings
+
+
+@st.composite
+def supernets(draw: st.DrawFn) -> Any:
+    """Return a supernet whose cosine is ahead by less than its length."""
+    supernet = draw(block("SupernetOptions"))
+    weights = supernet.get("weights", {})
+    if "schedule_lead" in weights:
+        weights["schedule_lead"] %= weights.get("schedule_epochs", 50)
+    return supernet
 
 
 def own_files(npz: str) -> st.SearchStrategy[Settings]:
@@ -182,7 +194,11 @@ def zoo_networks(draw: st.DrawFn) -> Any:
     network["channels"] = draw(st.integers(2, 4))
     network.pop("cells", None)
     network.pop("space", None)
-    if network["model"] != "resnet18":
+    if network["model"] in NEED_LARGE_IMAGES:
+        network["model"] = "mobilenet_v2"
+    if network["model"] in ROBNETS and network["model"] != "robnet_free":
+        network["cells"] = draw(st.integers(3, 5))
+    if network["model"] in GENOTYPES:
         network["cells"] = draw(st.integers(3, 5))
         kinds = ["accurate", "robust"] if network["model"] == "arnas" else ["normal"]
         if draw(st.booleans()):
@@ -201,6 +217,10 @@ def recipes(draw: st.DrawFn) -> Any:
     if recipe.get("schedule") != "cosine" and epochs > 1:
         milestones = st.lists(st.integers(1, epochs - 1), unique=True)
         recipe["milestones"] = sorted(draw(milestones))
+    if "selection" in recipe:
+        ends = draw(st.lists(st.integers(1, epochs), min_size=2, max_size=2))
+        recipe["selection"]["first_epoch"] = min(ends)
+        recipe["selection"]["last_epoch"] = draw(st.sampled_from([None, max(ends)]))
     return recipe
 
 

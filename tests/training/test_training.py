@@ -115,6 +115,31 @@ def test_the_checkpoint_is_selected_by_the_loss_s_own_accuracy(
     assert len({str(state) for state in seen}) == len(pairs), "every epoch moved the weights"
 
 
+RULES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "clean_for_all": ({"by": "clean"}, {"pgd": 4, "natural": 4}),
+    "robust_for_all": ({"by": "robust"}, {"pgd": 1, "natural": 1}),
+    "early": ({"first_epoch": 2, "last_epoch": 3}, {"pgd": 2, "natural": 3}),
+    "late": ({"first_epoch": 3}, {"pgd": 3, "natural": 4}),
+    "one_epoch": ({"first_epoch": 3, "last_epoch": 3}, {"pgd": 3, "natural": 3}),
+}
+RULED = [(10, 90), (20, 80), (30, 70), (40, 60)]
+"""Clean accuracy rises while robust accuracy falls."""
+
+
+@pytest.mark.parametrize("loss", ["pgd", "natural"])
+@pytest.mark.parametrize("name", RULES)
+def test_the_rule_says_which_checkpoints_compete_and_by_what(
+    name: str, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, expected = RULES[name]
+    seen = script(monkeypatch, RULED)
+    selection = OPTIONS.selection.model_copy(update=rule)
+    result = run(small_net(), task(loss, epochs=len(RULED), selection=selection))
+    assert result.selected.epoch == expected[loss]
+    assert bits(result.selected.weights) == seen[expected[loss] - 1]
+    assert result.last.epoch == len(RULED)
+
+
 def test_a_checkpoint_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, [(1, 1), (0, 0)])
     model = small_net()
