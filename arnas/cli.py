@@ -5,8 +5,6 @@ The heavy imports happen inside the commands, so that `--help` and `params` answ
 
 from __future__ import annotations
 
-import itertools
-import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +16,6 @@ from arnas.runtime.errors import UserError, one_sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-PRESETS = Path("workflow/presets")
 
 app = typer.Typer(
     name="arnas",
@@ -309,6 +305,40 @@ def models(
 
 
 @app.command()
+def cost(
+    preset: Annotated[str | None, typer.Option(help="A preset, instead of the settings.")] = None,
+    params: ParamsFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Measure a few steps on this device and say what the run would cost: time, memory, disk."""
+    import json
+
+    from arnas.config.load import load_params
+    from arnas.config.presets import preset_path
+
+    if preset is not None and params is not None:
+        raise UserError("--preset and --params name two settings: leave out one of them.")
+    settings = load_params(params if preset is None else preset_path(preset))
+
+    from arnas.runtime.device import configure_determinism, configure_threads, held_devices
+    from arnas.stages.cost import estimate
+    from arnas.stages.cost_table import as_json as in_json
+    from arnas.stages.cost_table import as_table
+
+    def tell(text: str) -> None:
+        typer.echo(f"measuring {text}", err=True)
+
+    with held_devices(tell, most=1) as devices:
+        threads, exact = configure_threads(), configure_determinism()
+        rows = estimate(settings, devices.all[0], tell)
+        where = f"{devices.text}, threads {threads}{', deterministic' * exact}"
+    if as_json:
+        typer.echo(json.dumps({"name": settings.name, "device": where, **in_json(rows)}, indent=2))
+        return
+    _console(160).print(as_table(rows, f"Cost of the run {settings.name} on {where}"))
+
+
+@app.command()
 def reproduces(
     reference: Annotated[Path, typer.Argument(help="Folder of the committed tables.")],
     found: Annotated[Path, typer.Argument(help="Folder of the rerun's tables.")],
@@ -316,26 +346,14 @@ def reproduces(
 ) -> None:
     """Compare the tables of a rerun with committed ones; exit code 1 when they drift."""
     from arnas.config.load import load_params
-    from arnas.reporting.reproduction import TABLES, drift, violated
-    from arnas.reporting.tables import read_table
+    from arnas.reporting.reproduction import compare_folders
 
-    problems: list[str] = []
-    count, same = 0, True
-    for name in TABLES:
-        paths = [folder / f"{name}.csv" for folder in (reference, found)]
-        before, now = (read_table(path) for path in paths)
-        problems += [f"{name}: {problem}" for problem in drift(before, now)]
-        same &= paths[0].read_bytes() == paths[1].read_bytes()
-        count += len(before)
-        if name == "whitebox":
-            problems += violated(now, load_params(params).reproduction.orderings)
+    problems, verdict = compare_folders(
+        reference, found, load_params(params).reproduction.orderings
+    )
     for problem in problems:
         typer.echo(f"drift: {problem}")
-    verdict = "the same bytes" if same else f"{count} accuracies within tolerance"
-    typer.echo(
-        f"{found} {'does not reproduce' if problems else 'reproduces'} {reference}"
-        + (f": {len(problems)} differences" if problems else f": {verdict}, orderings hold")
-    )
+    typer.echo(verdict)
     if problems:
         sys.exit(1)
 
@@ -343,22 +361,10 @@ def reproduces(
 @params_app.command()
 def use(name: Annotated[str, typer.Argument(help="A preset's name.")]) -> None:
     """Make a preset the settings: copy workflow/presets/NAME.yaml to params.yaml."""
-    from arnas.config.load import DEFAULT_PATH, load_params
-    from arnas.runtime.files import write_bytes
+    from arnas.config.presets import use_preset
 
-    known = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
-    if name not in known:
-        allowed = ", ".join(known) or f"none here: run from the folder that has {PRESETS}"
-        raise UserError(f"there is no preset '{name}': allowed are {allowed}.")
-    load_params(known[name])
-    presets = {path.read_bytes() for path in known.values()}
-    if DEFAULT_PATH.exists() and DEFAULT_PATH.read_bytes() not in presets:
-        names = (f"params.previous.{number}.yaml" for number in itertools.count(1))
-        kept = next(path for path in map(Path, names) if not path.exists())
-        shutil.copyfile(DEFAULT_PATH, kept)
-        typer.echo(f"Your settings were kept as {kept}.")
-    write_bytes(DEFAULT_PATH, known[name].read_bytes())
-    typer.echo(f"{DEFAULT_PATH} is now {known[name]}.")
+    for line in use_preset(name):
+        typer.echo(line)
 
 
 @params_app.command()

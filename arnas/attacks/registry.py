@@ -38,6 +38,11 @@ class AttackEntry:
     citation: str
     limited: bool = False
     """Whether it runs on the first `whitebox.autoattack_images` images only."""
+    gradients: int = 0
+    """Backward passes that an image costs at most, which is when it withstands the attack; for
+    `python -m arnas cost`, as is the next."""
+    forwards: int = 0
+    """Forward passes likewise, those before a backward pass included."""
 
 
 def _fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
@@ -72,7 +77,7 @@ def _pgd(
         )
 
     settings = f"{steps} steps of epsilon/4 on the {name}, one uniform start, best iterate"
-    return AttackEntry(run, settings, citation)
+    return AttackEntry(run, settings, citation, gradients=steps, forwards=steps + 1)
 
 
 ATTACKS: dict[str, AttackEntry] = {
@@ -80,6 +85,8 @@ ATTACKS: dict[str, AttackEntry] = {
         _fgsm,
         "one step of epsilon, no random start, kept where it raises the loss",
         "Goodfellow et al., ICLR 2015, arXiv 1412.6572",
+        gradients=1,
+        forwards=2,
     ),
     "pgd20": _pgd(20, cross_entropy),
     "pgd100": _pgd(100, cross_entropy),
@@ -88,11 +95,17 @@ ATTACKS: dict[str, AttackEntry] = {
         _apgd_ce,
         "APGD on the cross-entropy: 100 steps of its own size, one random start",
         _CROCE,
+        gradients=101,
+        forwards=101,
     ),
     "autoattack": AttackEntry(
         _autoattack,
         "standard: APGD-CE, targeted APGD, targeted FAB, Square",
         _CROCE,
+        # Counted in the package: 101 and 9 * 101 of APGD, 900 of FAB with its searches, 5000 of
+        # Square; each part looks at the images once before and after.
+        gradients=1910,
+        forwards=7865,
         limited=True,
     ),
 }

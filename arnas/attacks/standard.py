@@ -72,8 +72,8 @@ def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: i
     """Search for adversarial squares with the outputs of the model alone (arXiv 1912.00049).
 
     Parameters and result as for `autoattack`, for two classes and more. An image costs at most
-    `queries` forward passes, and three in which the package looks at where it stands. All images
-    are attacked together, because the package draws its random numbers by batch.
+    `queries` forward passes, and three in which the package looks at where it stands. The package
+    draws its random numbers by batch.
     """
     if not len(x) or threat.epsilon == 0:
         return x.clone()

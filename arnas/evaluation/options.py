@@ -41,6 +41,23 @@ class WhiteboxOptions(Options):
     curve_images: int = Field(default=100, ge=1)
     """The curve is taken on the first so many test images, with PGD-20."""
 
+    def chosen(self, names: list[AttackName], dataset: str, defended: bool) -> list[AttackName]:
+        """Return which of some attacks run on a network.
+
+        Parameters
+        ----------
+        names
+            `attacks` or `last_attacks`.
+        dataset
+            What the network was trained on.
+        defended
+            Whether it was trained with adversarial examples.
+        """
+        wanted = defended or self.autoattack_on == "all"
+        if self.autoattack_datasets is not None:
+            wanted &= dataset in self.autoattack_datasets
+        return [name for name in names if wanted or name != "autoattack"]
+
     @field_validator("attacks", "last_attacks")
     @classmethod
     def _each_once(cls, names: list[AttackName]) -> list[AttackName]:

@@ -8,11 +8,13 @@ more than chance explains and the conclusions are the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from arnas.reporting.options import Ordering
+from arnas.reporting.tables import read_table
 from arnas.runtime.errors import UserError
 
 TABLES = ("whitebox", "curve", "blackbox")
@@ -85,3 +87,31 @@ def violated(table: pd.DataFrame, orderings: Iterable[Ordering]) -> list[str]:
                 f"{worse:.2f}, expected is a lead of at least {rule.by:g}"
             )
     return sentences
+
+
+def compare_folders(
+    reference: Path, found: Path, orderings: Sequence[Ordering]
+) -> tuple[list[str], str]:
+    """Return a sentence for each difference of a rerun's tables, and the verdict in one.
+
+    Parameters
+    ----------
+    reference, found
+        Folders of tables, committed and rerun.
+    orderings
+        What the rerun must confirm.
+    """
+    problems: list[str] = []
+    count, same = 0, True
+    for name in TABLES:
+        paths = [folder / f"{name}.csv" for folder in (reference, found)]
+        before, now = (read_table(path) for path in paths)
+        problems += [f"{name}: {problem}" for problem in drift(before, now)]
+        same &= paths[0].read_bytes() == paths[1].read_bytes()
+        count += len(before)
+        if name == "whitebox":
+            problems += violated(now, orderings)
+    if problems:
+        return problems, f"{found} does not reproduce {reference}: {len(problems)} differences"
+    equal = "the same bytes" if same else f"{count} accuracies within tolerance"
+    return [], f"{found} reproduces {reference}: {equal}, orderings hold"

@@ -16,6 +16,7 @@ from arnas.evaluation import checks
 from arnas.evaluation.checks import Check
 from arnas.evaluation.intervals import wilson
 from arnas.evaluation.ledger import Ledger
+from arnas.evaluation.options import AttackName
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.evaluation.witness import Witness
 from arnas.models.registry import load_trained
@@ -26,7 +27,7 @@ from arnas.stages.instances import named
 from arnas.stages.run import Job
 from arnas.training.losses import LOSSES
 
-CURVE_ATTACK = "pgd20"
+CURVE_ATTACK: AttackName = "pgd20"
 
 
 def run(job: Job) -> None:
@@ -45,10 +46,7 @@ def run(job: Job) -> None:
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
         model, origin = load_trained(job.inputs[checkpoint], splits.info, *named(job.axes)[1:])
         job.placed(model)
-        allowed = options.autoattack_on == "all" or LOSSES[origin["loss"]].defended
-        if options.autoattack_datasets is not None:
-            allowed &= job.axes["dataset"] in options.autoattack_datasets
-        attacks = [name for name in wanted if allowed or name != "autoattack"]
+        attacks = options.chosen(wanted, job.axes["dataset"], LOSSES[origin["loss"]].defended)
         provenance[checkpoint] = origin
         known = earlier if _same_epoch(provenance) else {}
         found, witness = evaluate(

@@ -1,0 +1,55 @@
+"""Presets: complete settings files that come with the project."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+from arnas.config.load import DEFAULT_PATH, load_params
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import write_bytes
+
+PRESETS = Path("workflow/presets")
+
+
+def preset_path(name: str) -> Path:
+    """Return the file of a preset.
+
+    Raises
+    ------
+    UserError
+        When there is none of that name.
+    """
+    known = _known()
+    if name not in known:
+        allowed = ", ".join(known) or f"none here: run from the folder that has {PRESETS}"
+        raise UserError(f"there is no preset '{name}': allowed are {allowed}.")
+    return known[name]
+
+
+def _known() -> dict[str, Path]:
+    """Return the presets by name."""
+    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+
+
+def use_preset(name: str) -> list[str]:
+    """Make a preset the settings, and return what was done, a line each.
+
+    Settings that are no preset themselves are kept beside.
+
+    Raises
+    ------
+    UserError
+        When there is no such preset, or it is wrong.
+    """
+    path, done = preset_path(name), []
+    load_params(path)
+    presets = {path.read_bytes() for path in _known().values()}
+    if DEFAULT_PATH.exists() and DEFAULT_PATH.read_bytes() not in presets:
+        names = (f"params.previous.{number}.yaml" for number in itertools.count(1))
+        kept = next(path for path in map(Path, names) if not path.exists())
+        shutil.copyfile(DEFAULT_PATH, kept)
+        done.append(f"Your settings were kept as {kept}.")
+    write_bytes(DEFAULT_PATH, path.read_bytes())
+    return [*done, f"{DEFAULT_PATH} is now {path}."]
