@@ -106,10 +106,41 @@ def _cpu_ranks() -> int:
     return _positive("ARNAS_RANKS")
 
 
+def memory_ran_out(error: BaseException) -> bool:
+    """Return whether an error says that a device, or the machine, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def use_full_float32() -> None:
     """Switch off TF32, whose ten-bit mantissa would weaken reported attacks on a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def configure_determinism() -> bool:
+    """Ask PyTorch for deterministic algorithms if ``ARNAS_DETERMINISTIC`` is 1, and return that.
+
+    On a CPU results are deterministic without it. On a GPU sums run in any order unless it is set;
+    equal runs on equal GPUs then give equal bytes, at some cost in time.
+
+    Raises
+    ------
+    UserError
+        When the variable is neither 0 nor 1.
+    """
+    text = os.environ.get("ARNAS_DETERMINISTIC") or "0"
+    if text not in {"0", "1"}:
+        raise UserError(f"ARNAS_DETERMINISTIC is '{text}': allowed are 0 and 1.")
+    wanted = text == "1"
+    if wanted:
+        # cuBLAS reads it when the first handle is made, which is later than this.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Not `use_deterministic_algorithms`, which loads the compiler: two seconds a process.
+    torch.set_deterministic_debug_mode("error" if wanted else "default")
+    torch.backends.cudnn.deterministic = wanted
+    return wanted
 
 
 def configure_threads() -> int:

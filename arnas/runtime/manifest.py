@@ -40,8 +40,8 @@ def fingerprint(
     return digest({"params": params, "inputs": inputs, "seed": seed, "version": version})
 
 
-def environment(device: str, threads: int) -> dict[str, Any]:
-    """Return versions, git revision, device and thread count, for the record only."""
+def environment(device: str, threads: int, deterministic: bool = False) -> dict[str, Any]:
+    """Return versions, git revision and how it is computed, for the record only."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -54,6 +54,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "git": _git_revision(),
         "device": device,
         "threads": threads,
+        "deterministic": deterministic,
     }
 
 

@@ -19,7 +19,13 @@ from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.data.options import user_file
 from arnas.models.sharing import share_batches, share_statistics
-from arnas.runtime.device import Devices, configure_threads, held_devices
+from arnas.runtime.device import (
+    Devices,
+    configure_determinism,
+    configure_threads,
+    held_devices,
+    memory_ran_out,
+)
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file, unwritable
 from arnas.runtime.history import state_folder
@@ -113,6 +119,7 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
         _devices(instance) as devices,
     ):
         threads, start = configure_threads(), time.monotonic()
+        record = environment(devices.text, threads, configure_determinism())
         _say(instance, f"on {devices.text}, threads {threads}")
         with (
             leading(instance.command[1:], devices.all, keeper.folder, following_line),
@@ -125,7 +132,7 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
             instance.manifest,
             made_from
             | {"outputs": outputs}
-            | environment(devices.text, threads)
+            | record
             | {"wall_seconds": round(time.monotonic() - start, 2)},
         )
 
@@ -133,6 +140,7 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
 def _follow(place: Place, params: Params, instance: Instance, function: StageFunction) -> None:
     """Do the work of an instance as a rank other than 0, which writes nothing of it."""
     configure_threads()
+    configure_determinism()
     with following(place) as device, TemporaryDirectory() as scratch:
         outputs = {key: Path(scratch, key, path.name) for key, path in instance.outputs.items()}
         keeper = ReadingKeeper(Path(place.state))
@@ -148,11 +156,19 @@ def _devices(instance: Instance) -> Iterator[Devices]:
     with held_devices(lambda text: _say(instance, text), most) as devices:
         try:
             yield devices
-        except torch.OutOfMemoryError as error:
-            reason = str(error).partition(". ")[0]
+        except (RuntimeError, MemoryError) as error:
+            if memory_ran_out(error):
+                reason = str(error).partition(". ")[0]
+                raise UserError(
+                    f"{instance.title} does not fit on {devices.text} ({reason}): lower the "
+                    "batch_size that it reads, or give it more memory."
+                ) from None
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            operation = str(error).partition(" does not")[0]
             raise UserError(
-                f"{instance.title} does not fit on {devices.text} ({reason}): lower the batch_size "
-                "that it reads, or give it more memory."
+                f"ARNAS_DETERMINISTIC is 1, but {operation} has no deterministic form on "
+                f"{devices.text}: unset it, or set ARNAS_DEVICE=cpu."
             ) from None
 
 

@@ -1,12 +1,13 @@
 """Devices and threads come from the environment, and its mistakes are named."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from arnas.runtime.device import Devices, configure_threads, held_devices
+from arnas.runtime.device import Devices, configure_determinism, configure_threads, held_devices
 from arnas.runtime.errors import UserError
 
 
@@ -176,3 +177,33 @@ def test_impossible_thread_counts_are_refused(wanted: str, monkeypatch: pytest.M
     monkeypatch.setenv("ARNAS_THREADS", wanted)
     with pytest.raises(UserError, match=f"ARNAS_THREADS is '{wanted}': it must be a whole number"):
         configure_threads()
+
+
+@pytest.fixture
+def determinism() -> Iterator[None]:
+    yield
+    torch.set_deterministic_debug_mode("default")
+    torch.backends.cudnn.deterministic = False
+
+
+@pytest.mark.usefixtures("determinism")
+@pytest.mark.parametrize(("wanted", "expected"), [(None, False), ("0", False), ("1", True)])
+def test_deterministic_algorithms_are_asked_for(
+    wanted: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "so that it is removed again")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.delenv("ARNAS_DETERMINISTIC", raising=False)
+    torch.set_deterministic_debug_mode("default" if expected else "error")
+    if wanted is not None:
+        monkeypatch.setenv("ARNAS_DETERMINISTIC", wanted)
+    assert configure_determinism() is expected
+    assert torch.are_deterministic_algorithms_enabled() is expected
+    assert torch.backends.cudnn.deterministic is expected
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is expected
+
+
+def test_determinism_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARNAS_DETERMINISTIC", "yes")
+    with pytest.raises(UserError, match="ARNAS_DETERMINISTIC is 'yes': allowed are 0 and 1"):
+        configure_determinism()

@@ -92,6 +92,18 @@ def test_memory_that_does_not_suffice_is_one_sentence() -> None:
     )
 
 
+def test_an_operation_without_a_deterministic_form_is_one_sentence() -> None:
+    text = "put_with_accumulate_cuda does not have a deterministic implementation, but you set ..."
+    found = ending_with(RuntimeError(text))
+    assert isinstance(found, UserError)
+    assert str(found) == (
+        "ARNAS_DETERMINISTIC is 1, but put_with_accumulate_cuda has no deterministic form on cpu: "
+        "unset it, or set ARNAS_DEVICE=cpu."
+    )
+    other = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert ending_with(other) is other
+
+
 def test_the_device_is_in_the_log_and_in_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     run_command("data", AXES, data.run)
     assert "[data digits] on cpu, threads 1\n" in capsys.readouterr().err
