@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from arnas.attacks.gradient import pgd, random_perturbation
 from arnas.attacks.modes import attacked
+from arnas.attacks.standard import square
 from arnas.attacks.threat import Threat
+from arnas.data.placement import on_device
 from arnas.evaluation.ledger import Ledger
 from arnas.runtime.seeds import per_image_uniform
 
@@ -23,10 +25,16 @@ class Opinion(NamedTuple):
     """float32 of shape (N,): softmax probability of the predicted class."""
 
 
-def opinion(model: nn.Module, x: Tensor, batch_size: int) -> Opinion:
-    """Return the predicted classes and how sure the model is, in evaluation mode."""
+def opinion(
+    model: nn.Module, x: Tensor, batch_size: int, device: torch.device | None = None
+) -> Opinion:
+    """Return the predicted classes and how sure the model is, in evaluation mode.
+
+    Parameters are those of `arnas.evaluation.whitebox.predict`.
+    """
+    batches = (on_device(part, device or x.device) for part in torch.split(x, batch_size))
     with attacked(model), torch.no_grad():
-        parts = [model(part).softmax(1).max(1) for part in torch.split(x, batch_size)]
+        parts = [model(batch).softmax(1).max(1) for batch in batches]
     confidence, predicted = (torch.cat(values) for values in zip(*parts, strict=True))
     return Opinion(predicted, confidence)
 
@@ -53,7 +61,8 @@ def transfer_examples(
     model
         Pixels in [0, 1] to logits.
     x, y
-        float32 of shape (N, C, H, W) in [0, 1] and int64 of shape (N,).
+        float32 of shape (N, C, H, W) in [0, 1] and int64 of shape (N,). The labels are on the
+        device of the model; images elsewhere are moved there batch by batch.
     threat
         Norm and budget.
     steps
@@ -68,17 +77,18 @@ def transfer_examples(
     Returns
     -------
     Tensor
-        x_adv of x's shape.
+        x_adv of x's shape, on x's device.
     """
     ledger = ledger or Ledger()
     found, done = ledger.begin("transfer", x)
     for number, index in enumerate(torch.split(torch.arange(len(x)), batch_size)):
         if number < done:
             continue
-        unit = per_image_uniform(("blackbox", seed), index, x.shape[1:]).to(x)
-        found[index] = pgd(
+        clean = on_device(x[index], y.device)
+        unit = per_image_uniform(("blackbox", seed), index, x.shape[1:]).to(clean)
+        made = pgd(
             model,
-            x[index],
+            clean,
             y[index],
             threat,
             steps=steps,
@@ -86,5 +96,37 @@ def transfer_examples(
             start=random_perturbation(unit, threat),
             keep="last",
         )
+        found[index] = made.to(found.device)
         ledger.note("transfer", found, number + 1)
+    return found
+
+
+def square_examples(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int,
+    batch_size: int,
+    ledger: Ledger | None = None,
+) -> Tensor:
+    """Return what Square finds on `model` (`arnas.attacks.standard.square`), batch by batch.
+
+    Parameters and result are those of `transfer_examples`. The package draws its random numbers by
+    batch, so every batch has the same.
+
+    Parameters
+    ----------
+    queries
+        Most queries for an image.
+    """
+    ledger = ledger or Ledger()
+    found, done = ledger.begin("square", x)
+    for number, index in enumerate(torch.split(torch.arange(len(x)), batch_size)):
+        if number < done:
+            continue
+        made = square(model, on_device(x[index], y.device), y[index], threat, queries=queries)
+        found[index] = made.to(found.device)
+        ledger.note("square", found, number + 1)
     return found

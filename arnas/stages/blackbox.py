@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.folding import folded
-from arnas.attacks.standard import package_name, square
+from arnas.attacks.standard import package_name
 from arnas.evaluation import checks
-from arnas.evaluation.blackbox import opinion, transfer_examples
+from arnas.evaluation.blackbox import opinion, square_examples, transfer_examples
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.whitebox import predict
@@ -42,20 +42,26 @@ def make_examples(job: Job) -> None:
         seed=job.seed,
         ledger=ledger,
     )
-    before = opinion(model, x, options.batch_size)
-    after = opinion(model, x_adv, options.batch_size)
+    before = opinion(model, x, options.batch_size, y.device)
+    after = opinion(model, x_adv, options.batch_size, y.device)
     robust = (before.predicted == y) & (after.predicted == y)
     job.report(1, 2, f"{100 * float(robust.float().mean()):.1f} % withstand their own examples")
     n = min(options.square_images, len(y))
-    found, done = ledger.begin("square", x[:n])
-    if not done:
-        found = square(copy, x[:n], y[:n], threat, queries=options.square_queries)
-        ledger.note("square", found, 1)
+    found = square_examples(
+        copy,
+        x[:n],
+        y[:n],
+        threat,
+        queries=options.square_queries,
+        batch_size=options.batch_size,
+        ledger=ledger,
+    )
     witness = Witness()
     witness.see(x, x_adv, threat)
     witness.see(x[:n], found, threat)
     verdict = checks.box_and_ball(witness)._replace(id="blackbox_box_and_ball")
-    stands = (before.predicted[:n] == y[:n]) & (predict(model, found, options.batch_size) == y[:n])
+    fooled = predict(model, found, options.batch_size, y.device) != y[:n]
+    stands = (before.predicted[:n] == y[:n]) & ~fooled
     job.report(2, 2, f"{100 * float(stands.float().mean()):.1f} % of {n} withstand Square")
     save_tensors(
         job.outputs["examples"],
@@ -94,12 +100,13 @@ def score(job: Job) -> None:
         path = job.inputs[_key("retrain", target, "selected")]
         model, origin = load_trained(path, splits.info, *named(target)[1:])
         job.placed(model)
-        clean = predict(model, x, job.params.blackbox.batch_size) == y
+        clean = predict(model, x, job.params.blackbox.batch_size, y.device) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = job.inputs[_key("blackbox_examples", source, "examples")]
             examples, description = load_examples(path, *named(source), splits.part("test"))
-            x_adv = examples["x_adv"].to(job.device)
-            flags = clean & (predict(model, x_adv, job.params.blackbox.batch_size) == y)
+            x_adv = examples["x_adv"].to(x.device)
+            batch_size = job.params.blackbox.batch_size
+            flags = clean & (predict(model, x_adv, batch_size, y.device) == y)
             name = f"{target['seed']}.{target['network']}.{source['network']}"
             tensors[name] = flags.to(torch.uint8)
             if source == target:

@@ -11,8 +11,11 @@ from rugged import rugged_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arnas.attacks.standard import square
 from arnas.attacks.threat import Threat
-from arnas.evaluation.blackbox import opinion, transfer_examples
+from arnas.evaluation import blackbox
+from arnas.evaluation.blackbox import opinion, square_examples, transfer_examples
+from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.whitebox import predict
 from arnas.runtime.seeds import per_image_uniform
 
@@ -218,3 +221,49 @@ def test_huge_logits_are_a_certainty_and_no_overflow() -> None:
     found = opinion(Huge(), torch.zeros(2, 1, 1, 1), 2)
     assert found.predicted.tolist() == [0, 1]
     assert found.confidence.tolist() == [1.0, 1.0]
+
+
+# Square
+
+
+def square_is_found(batch_size: int, ledger: Ledger | None = None) -> Tensor:
+    model, x = curved_model(torch.float32), pictures(6, torch.float32)
+    return square_examples(
+        model,
+        x,
+        labels(6),
+        Threat("linf", 0.3),
+        queries=20,
+        batch_size=batch_size,
+        ledger=ledger,
+    )
+
+
+def test_square_goes_batch_by_batch() -> None:
+    """Each batch is what the package finds on it alone."""
+    model, x = curved_model(torch.float32), pictures(6, torch.float32)
+    found = square_is_found(4)
+    parts = [
+        square(model, x[part], labels(6)[part], Threat("linf", 0.3), queries=20)
+        for part in (slice(0, 4), slice(4, 6))
+    ]
+    assert torch.equal(found, torch.cat(parts))
+    assert not torch.equal(found, x)
+
+
+def test_square_goes_on_after_the_last_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, asked = square_is_found(2), []
+
+    class Kept(Ledger):
+        def begin(self, name: str, like: Tensor) -> tuple[Tensor, int]:
+            start = like.clone()
+            start[:4] = whole[:4]
+            return start, 2
+
+    def spy(model: nn.Module, x: Tensor, *rest: Tensor, **settings: int) -> Tensor:
+        asked.append(len(x))
+        return square(model, x, *rest, **settings)
+
+    monkeypatch.setattr(blackbox, "square", spy)
+    assert torch.equal(square_is_found(2, Kept()), whole)
+    assert asked == [2]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from arnas.config.load import load_params
 from arnas.data.splits import Splits, load_splits, save_splits
+from arnas.evaluation import blackbox as evaluation
 from arnas.evaluation.whitebox import predict
 from arnas.models.registry import describe_model, model_from_description, save_weights
 from arnas.runtime.files import load_tensors, save_tensors
@@ -292,7 +293,7 @@ def test_square_that_leaves_the_ball_is_seen(
 ) -> None:
     store(CELL, 0)
     use(settings)
-    monkeypatch.setattr(blackbox, "square", lambda model, x, y, threat, queries: 1 - x)
+    monkeypatch.setattr(evaluation, "square", lambda model, x, y, threat, queries: 1 - x)
     run_command("blackbox_examples", CELL, blackbox.make_examples)
     _, description = load_tensors(instance("blackbox_examples", CELL).outputs["examples"])
     assert description["checks"][0]["status"] == "FAIL"
