@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from arnas.data.options import PartOptions
+from arnas.data.options import LEAST_PER_CLASS, PartOptions
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_form, load_tensors, read_description, save_tensors
 
@@ -131,7 +131,7 @@ def cut(
             f"{where}.test_images is null, but there is no folder or file of test images: write "
             "how many of the images are kept for the test, or add such a folder."
         )
-    learning = 2 * info.num_classes
+    learning = LEAST_PER_CLASS * info.num_classes
     needed = sum(missing.values()) + learning
     if len(rest) < needed:
         asked = "".join(f"{count} for {name}, " for name, count in missing.items())

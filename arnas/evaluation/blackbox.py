@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -79,26 +80,21 @@ def transfer_examples(
     Tensor
         x_adv of x's shape, on x's device.
     """
-    ledger = ledger or Ledger()
-    found, done = ledger.begin("transfer", x)
-    for number, index in enumerate(torch.split(torch.arange(len(x)), batch_size)):
-        if number < done:
-            continue
-        clean = on_device(x[index], y.device)
+
+    def make(index: Tensor, clean: Tensor, label: Tensor) -> Tensor:
         unit = per_image_uniform(("blackbox", seed), index, x.shape[1:]).to(clean)
-        made = pgd(
+        return pgd(
             model,
             clean,
-            y[index],
+            label,
             threat,
             steps=steps,
             step_size=threat.epsilon / 4,
             start=random_perturbation(unit, threat),
             keep="last",
         )
-        found[index] = made.to(found.device)
-        ledger.note("transfer", found, number + 1)
-    return found
+
+    return _by_batches("transfer", x, y, batch_size, ledger, make)
 
 
 def square_examples(
@@ -121,12 +117,31 @@ def square_examples(
     queries
         Most queries for an image.
     """
+
+    def make(index: Tensor, clean: Tensor, label: Tensor) -> Tensor:
+        return square(model, clean, label, threat, queries=queries)
+
+    return _by_batches("square", x, y, batch_size, ledger, make)
+
+
+def _by_batches(
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int,
+    ledger: Ledger | None,
+    make: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Return the examples of all images, going on after the last batch that the ledger knows.
+
+    `make` gets the indices of a batch, its images and its labels, on the device of the labels.
+    """
     ledger = ledger or Ledger()
-    found, done = ledger.begin("square", x)
+    found, done = ledger.begin(name, x)
     for number, index in enumerate(torch.split(torch.arange(len(x)), batch_size)):
         if number < done:
             continue
-        made = square(model, on_device(x[index], y.device), y[index], threat, queries=queries)
+        made = make(index, on_device(x[index], y.device), y[index])
         found[index] = made.to(found.device)
-        ledger.note("square", found, number + 1)
+        ledger.note(name, found, number + 1)
     return found

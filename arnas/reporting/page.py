@@ -67,7 +67,7 @@ def render(content: ReportContent) -> str:
         sizes=tables["models"].drop(columns="seed").drop_duplicates().to_dict("records"),
         layouts=layouts(tables["operations"]),
         published=beside_published(tables["published"]),
-        recalled=load_published().recalled(),
+        recalled=load_published().recalled() if len(tables["published"]) else 0,
         checks=check_matrix(tables["checks"]),
         remarks=tables["checks"][tables["checks"]["status"] != "PASS"].to_dict("records"),
         verdicts=tables["checks"].to_dict("records"),

@@ -19,15 +19,11 @@ from arnas.data.batches import batches_per_epoch
 from arnas.data.sizes import DatasetSize
 from arnas.evaluation.options import AttackName
 from arnas.evaluation.whitebox import predict
-from arnas.models.options import NetworkOptions
-from arnas.models.registry import build_model, can_have_auxiliary
-from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.progress import silent
-from arnas.search.options import SearchedNetworkOptions
 from arnas.spaces.genotype import Genotype
-from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES
 from arnas.stages.cost_table import Cost
+from arnas.stages.network import NetworkPlan, plan_network
 from arnas.stages.stopwatch import time_or_reason
 from arnas.stages.whitebox import CURVE_ATTACK
 from arnas.training.loop import TrainingData, TrainingTask, train
@@ -60,12 +56,9 @@ class Cell:
         """Return whether a search of the run finds the network."""
         return self.network in self.params.searches
 
-    @property
-    def loss(self) -> str:
-        """Return the name of its training loss."""
-        params, name = self.params, self.network
-        loss: str = (params.searches[name].network if self.searched else params.networks[name]).loss
-        return loss
+    def plan(self) -> NetworkPlan:
+        """Return what the settings say of it."""
+        return plan_network(self.params, self.dataset, self.network, self.size, _stand_in)
 
     @property
     def recipe(self) -> RetrainOptions:
@@ -160,10 +153,7 @@ def network_costs(cell: Cell) -> tuple[list[Cost], Speed | None]:
     UserError
         When the network cannot be built for the dataset.
     """
-    try:
-        model = _build(cell)
-    except UserError as error:
-        raise UserError(f"network {cell.network} on {cell.dataset}: {one_line(error)}") from None
+    model = cell.plan().build(f"network {cell.network} on {cell.dataset}").to(cell.device)
     whole = min(cell.params.whitebox.batch_size, cell.size.test)
     speed = _speed(cell, folded(model), max(whole, 2))
     note = "at most"
@@ -218,32 +208,10 @@ def _line(seconds: float, images: int, few_seconds: float, few: int) -> Line:
     return Line(seconds - images * image, image)
 
 
-def _build(cell: Cell) -> nn.Module:
-    """Return the network as it is trained, on the device."""
-    params, size = cell.params, cell.size
-    name: str | Genotype
-    space: SpaceOptions | None
-    options: NetworkOptions | SearchedNetworkOptions
-    if cell.searched:
-        # No cells are found yet: those of ARNAS, of whichever kinds the search has.
-        genotype = GENOTYPES["arnas"].genotype
-        cells = {**genotype.cells, "normal": genotype.cells["accurate"]}
-        search = params.searches[cell.network]
-        name, space, options = replace(genotype, cells=cells), search.space, search.network
-    else:
-        options = params.networks[cell.network]
-        name, space = options.model, options.space
-    model = build_model(
-        name,
-        num_classes=size.num_classes,
-        image_size=size.image_size,
-        in_channels=size.in_channels,
-        channels=options.channels,
-        cells=options.cells,
-        space=space,
-        auxiliary=cell.recipe.auxiliary_weight > 0 and can_have_auxiliary(name),
-    )
-    return model.to(cell.device)
+def _stand_in() -> Genotype:
+    """Return ARNAS's cells, of whichever kinds a search has, for cells that are not found yet."""
+    genotype = GENOTYPES["arnas"].genotype
+    return replace(genotype, cells={**genotype.cells, "normal": genotype.cells["accurate"]})
 
 
 def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
@@ -261,7 +229,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
     def work(steps: int) -> None:
         data = TrainingData(size.noise(steps * batch, device), size.noise(1, device), 255)
         threat = cell.params.threat[cell.dataset].threat()
-        train(model, TrainingTask(cell.loss, data, short, threat, ("cost",)), silent)
+        train(model, TrainingTask(cell.plan().loss, data, short, threat, ("cost",)), silent)
 
     found, note = time_or_reason(work, device)
     steps = batches_per_epoch(images, recipe.batch_size)
@@ -279,7 +247,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
 def _whitebox_images(cell: Cell) -> list[tuple[AttackName, int]]:
     """Return the attacks of the white-box evaluation, each with its number of images."""
     options, n = cell.params.whitebox, cell.size.test
-    defended = LOSSES[cell.loss].defended
+    defended = LOSSES[cell.plan().loss].defended
     names = [
         name
         for wanted in (options.attacks, options.last_attacks)

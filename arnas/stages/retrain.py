@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from arnas.data.placement import placed
 from arnas.data.splits import load_splits
-from arnas.models.registry import (
-    can_have_auxiliary,
-    describe_model,
-    model_from_description,
-    save_weights,
-)
+from arnas.models.registry import save_weights
 from arnas.runtime.history import growing_history
 from arnas.runtime.seeds import seeded
-from arnas.spaces.genotype import Genotype, load_genotype
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.genotype import load_genotype
+from arnas.stages.network import plan_network
 from arnas.stages.run import Job
 from arnas.training.loop import TrainingData, TrainingTask, train
 
@@ -25,30 +18,21 @@ def run(job: Job) -> None:
     dataset, network = job.axes["dataset"], job.axes["network"]
     splits = load_splits(job.inputs["splits"], dataset)
     info = splits.info
-    model_name, space, sizes = _network(job)
-    description = describe_model(
-        model_name,
-        num_classes=info.num_classes,
-        image_size=info.image_size,
-        in_channels=info.in_channels,
-        channels=sizes.channels,
-        cells=sizes.cells,
-        space=space,
+    plan = plan_network(
+        job.params, dataset, network, info, lambda: load_genotype(job.inputs["genotype"])
     )
-    recipe = job.params.retrain[dataset]
-    auxiliary = recipe.auxiliary_weight > 0 and can_have_auxiliary(model_name)
     with seeded("retrain", "weights", job.seed):
-        model = model_from_description(description, network, auxiliary=auxiliary)
+        model = plan.build(network)
     job.placed(model, trained=True)
 
     task = TrainingTask(
-        sizes.loss,
+        plan.loss,
         TrainingData(
             placed(splits.part("train", "search_validation"), job.device),
             placed(splits.part("selection"), job.device),
             info.scale,
         ),
-        recipe,
+        job.params.retrain[dataset],
         job.params.threat[dataset].threat(),
         ("retrain", job.seed),
     )
@@ -61,21 +45,11 @@ def run(job: Job) -> None:
             "dataset": dataset,
             "network": network,
             "seed": job.seed,
-            "loss": sizes.loss,
+            "loss": plan.loss,
             "checkpoint": key,
             "epoch": checkpoint.epoch,
             "epochs": len(result.history),
             "selection_clean": checkpoint.selection_clean,
             "selection_robust": checkpoint.selection_robust,
         }
-        save_weights(job.outputs[key], model, description, provenance)
-
-
-def _network(job: Job) -> tuple[str | Genotype, SpaceOptions | None, Any]:
-    """Return the model's name or genotype, its layout, and the options with loss and sizes."""
-    network = job.axes["network"]
-    if network in job.params.searches:
-        search = job.params.searches[network]
-        return load_genotype(job.inputs["genotype"]), search.space, search.network
-    options = job.params.networks[network]
-    return options.model, options.space, options
+        save_weights(job.outputs[key], model, plan.description, provenance)

@@ -10,18 +10,6 @@ from folder_cases import contents, listed, load, noise, refused, write_classes
 from arnas.data.splits import PARTS
 
 
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    return write_classes(tmp_path / "mine")
-
-
-@pytest.fixture
-def divided(tmp_path: Path) -> Path:
-    write_classes(tmp_path / "mine/train")
-    write_classes(tmp_path / "mine/test", 3)
-    return tmp_path / "mine"
-
-
 def test_sub_folders_are_read_and_links_followed(flat: Path, tmp_path: Path) -> None:
     elsewhere = write_classes(tmp_path / "elsewhere", 2)
     (flat / "dog").symlink_to(elsewhere / "ant")

@@ -20,19 +20,6 @@ from arnas.data.splits import PARTS, load_splits, read_info, save_splits
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import description_path
 
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    return write_classes(tmp_path / "mine")
-
-
-@pytest.fixture
-def divided(tmp_path: Path) -> Path:
-    write_classes(tmp_path / "mine/train")
-    write_classes(tmp_path / "mine/test", 3)
-    return tmp_path / "mine"
-
-
 # Layouts
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import published_cases
 import pytest
 import report_cases as cases
 
@@ -26,21 +27,14 @@ from arnas.spaces.published import GENOTYPES
 SETTINGS = {name: entry.settings for name, entry in ATTACKS.items()}
 FACTS = Network("cifar10", "resnet18", 64, None, 100, SETTINGS)
 CELL = ("photos", "mine")
-EXACT: dict[str, Any] = {
-    "tag": "One",
-    "title": "A paper",
-    "reference": "arXiv 0000.00000",
-    "read_in": "the paper",
-    "epsilon": "8/255",
-    "recipe": "as usual",
-    "epochs": 100,
-    "checkpoint": "held_out",
-    "attacks": {
+EXACT = published_cases.source(
+    checkpoint="held_out",
+    attacks={
         "pgd20": {"step": "2/255"},
         "pgd100": {"step": "2/255"},
         "cw_inf": {"steps": 30, "step": "2/255"},
     },
-    "values": [
+    values=[
         {
             "model": "resnet18",
             "dataset": "cifar10",
@@ -57,7 +51,7 @@ EXACT: dict[str, Any] = {
             "memory": {},
         }
     ],
-}
+)
 
 
 def published(**changes: Any) -> Published:

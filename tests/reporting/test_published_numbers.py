@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from published_cases import source
 
 from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import parse_amount
@@ -24,22 +25,6 @@ TEXT = PUBLISHED.read_text()
 ENTRIES = [(s, e) for s in load_published().sources for e in s.values]
 RECORDED = (3, "01ff2d481403bcd2")
 """Version of the stage `tables`, and the digest of what it may show."""
-
-
-def source(**changes: Any) -> dict[str, Any]:
-    """Return a small source in the form of the file."""
-    entry = {"model": "resnet18", "dataset": "cifar10", "training": "pgd", "seen": {"clean": 80.0}}
-    return {
-        "tag": "One",
-        "title": "A paper",
-        "reference": "arXiv 0000.00000",
-        "read_in": "the paper",
-        "epsilon": "8/255",
-        "recipe": "as usual",
-        "epochs": 100,
-        "checkpoint": "last",
-        "values": [entry],
-    } | changes
 
 
 def entry(**changes: Any) -> dict[str, Any]:

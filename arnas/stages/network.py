@@ -1,0 +1,72 @@
+"""What the settings say of a network that is trained: its model, its head and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from arnas.config.params import Params
+from arnas.data.sizes import DatasetSize
+from arnas.data.splits import DatasetInfo
+from arnas.models.options import NetworkOptions
+from arnas.models.registry import can_have_auxiliary, describe_model, model_from_description
+from arnas.search.options import SearchedNetworkOptions
+from arnas.spaces.genotype import Genotype
+from arnas.spaces.options import SpaceOptions
+
+
+class NetworkPlan(NamedTuple):
+    """A network to train on a dataset."""
+
+    loss: str
+    """A name of the training losses."""
+    description: dict[str, Any]
+    """What its weights are stored with; see `arnas.models.registry.describe_model`."""
+    auxiliary: bool
+    """Whether it is trained with an auxiliary head, which is not stored."""
+
+    def build(self, source: str) -> nn.Module:
+        """Return it with fresh weights; `source` names it in errors."""
+        return model_from_description(self.description, source, auxiliary=self.auxiliary)
+
+
+def plan_network(
+    params: Params,
+    dataset: str,
+    network: str,
+    images: DatasetInfo | DatasetSize,
+    genotype: Callable[[], Genotype],
+) -> NetworkPlan:
+    """Return what the settings say of a network.
+
+    Parameters
+    ----------
+    dataset, network
+        What it is trained on, and its name in the settings.
+    images
+        Classes and shape of the dataset.
+    genotype
+        Called for the cells of a network that a search finds.
+    """
+    name: str | Genotype
+    space: SpaceOptions | None
+    options: NetworkOptions | SearchedNetworkOptions
+    if network in params.searches:
+        search = params.searches[network]
+        name, space, options = genotype(), search.space, search.network
+    else:
+        options = params.networks[network]
+        name, space = options.model, options.space
+    description = describe_model(
+        name,
+        num_classes=images.num_classes,
+        image_size=images.image_size,
+        in_channels=images.in_channels,
+        channels=options.channels,
+        cells=options.cells,
+        space=space,
+    )
+    wanted = params.retrain[dataset].auxiliary_weight > 0
+    return NetworkPlan(options.loss, description, wanted and can_have_auxiliary(name))
