@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arnas.attacks.adaptive import apgd
-    from arnas.attacks.gradient import fgsm, pgd
+    from arnas.attacks.boundary import fab
+    from arnas.attacks.gradient import cw, fgsm, pgd
+    from arnas.attacks.squares import square
     from arnas.attacks.standard import autoattack
     from arnas.attacks.threat import Threat
 
 _HOMES = {
     "Threat": "arnas.attacks.threat",
     "apgd": "arnas.attacks.adaptive",
+    "cw": "arnas.attacks.gradient",
+    "fab": "arnas.attacks.boundary",
     "fgsm": "arnas.attacks.gradient",
     "pgd": "arnas.attacks.gradient",
     "autoattack": "arnas.attacks.standard",
+    "square": "arnas.attacks.squares",
 }
 
-__all__ = ["Threat", "apgd", "autoattack", "fgsm", "pgd"]
+__all__ = ["Threat", "apgd", "autoattack", "cw", "fab", "fgsm", "pgd", "square"]
 
 
 def __getattr__(name: str) -> Any:

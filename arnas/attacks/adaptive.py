@@ -1,72 +1,63 @@
-"""Auto-PGD: gradient steps whose size follows the progress (arXiv 2003.01690, section 3)."""
+"""Auto-PGD: gradient steps whose size follows the progress.
+
+Croce and Hein, ICML 2020 (arXiv 2003.01690, section 3) for linf and L2; ICML 2021 (arXiv
+2103.01208) for L1. Where the papers leave a choice this follows the code that their authors
+published. In float64 it visits the same points, once the same pixels count as moved in L1
+(`arnas.attacks.walks.moved_pixels`).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.gradient import (
-    Objective,
-    ascent_direction,
-    check_start,
-    cross_entropy,
-    draw_perturbation,
-    input_gradient,
-    project,
-)
+from arnas.attacks.gradient import check_start
 from arnas.attacks.modes import BatchNorm, attacked
+from arnas.attacks.objectives import (
+    Objective,
+    cross_entropy,
+    dlr,
+    margin,
+    targeted_cross_entropy,
+    targeted_dlr,
+    targeted_margin,
+)
+from arnas.attacks.oracle import Found, Oracle, Slope, misclassified
 from arnas.attacks.threat import Threat
+from arnas.attacks.walks import Walk, begin, checkpoints, inside, random_point
+from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import make_generator
 
-MOMENTUM = 0.75
-"""Share of the gradient step in a move; the rest repeats the move before."""
-PROGRESS = 0.75
-"""Share of steps that must raise the objective for the step size to stay."""
-FIRST_PERIOD, LESS, LEAST = 0.22, 0.03, 0.06
-"""Shares of the budget: length of the first period, and how the later ones shrink to the least."""
+L1_BALLS = ((3.0, 0.3), (2.0, 0.3))
+"""Larger balls, in epsilons, that a walk in L1 passes through, and the shares of its moves."""
+AIMED: dict[Objective, Objective] = {
+    cross_entropy: targeted_cross_entropy,
+    margin: targeted_margin,
+    dlr: targeted_dlr,
+}
+"""What objectives become when there is a target."""
 
 
-def checkpoints(steps: int) -> list[int]:
-    """Return the steps after which the step size is reconsidered, rising (section 3.1)."""
-    shares, period = [FIRST_PERIOD], FIRST_PERIOD
-    while shares[-1] < 1:
-        period = max(period - LESS, LEAST)
-        shares.append(shares[-1] + period)
-    # Rounded first: 0.22 + 0.19 + 0.16 is a little more than 0.57.
-    places = (round(share * steps, 6) for share in shares if share <= 1)
-    return sorted({math.ceil(place) for place in places})
+class _Leg(NamedTuple):
+    """A part of a walk."""
+
+    threat: Threat
+    """The ball that it stays in."""
+    moves: int
 
 
-@dataclass
-class _Walk:
-    """Where each image still under attack stands; every field has the images first."""
-
-    place: Tensor
-    """int64: the image's index in the batch."""
-    delta: Tensor
-    before: Tensor
-    """The perturbation one move ago."""
-    gradient: Tensor
-    value: Tensor
-    """Objective at `delta`."""
-    best: Tensor
-    best_gradient: Tensor
-    best_value: Tensor
-    size: Tensor
-    raised: Tensor
-    """Moves since the last checkpoint that raised the objective."""
-    checked_value: Tensor
-    """Best objective at the last checkpoint."""
-    halved: Tensor
-    """Whether the last checkpoint halved the step size."""
-
-    def keep(self, index: Tensor) -> None:
-        """Go on with some of the images only."""
-        for name, value in vars(self).items():
-            setattr(self, name, value[index])
+def _legs(threat: Threat, steps: int, larger_first: bool = True) -> list[_Leg]:
+    """Return the parts of a walk, the last of which is in the ball itself."""
+    if threat.norm != "l1" or not larger_first:
+        return [_Leg(threat, steps)]
+    legs, left = [], steps
+    for times, share in L1_BALLS:
+        legs.append(_Leg(Threat("l1", times * threat.epsilon), min(math.ceil(share * steps), left)))
+        left -= legs[-1].moves
+    return [*legs, _Leg(threat, left)]
 
 
 def apgd(
@@ -76,131 +67,218 @@ def apgd(
     threat: Threat,
     *,
     steps: int = 100,
+    restarts: int = 1,
+    targets: Tensor | None = None,
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
     batch_norm: BatchNorm = "eval",
     objective: Objective = cross_entropy,
+    batch_size: int = 256,
 ) -> Tensor:
-    """Climb an objective with momentum, halving the step size where progress stalls.
+    """Climb an objective with steps whose size follows the progress.
 
-    Images leave the batch as soon as an iterate is misclassified.
+    Images that are misclassified already are left alone, and an image costs nothing any more once
+    an iterate is misclassified. In L1 the walk passes through larger balls first, see `climb`.
 
     Parameters
     ----------
-    model, x, y, threat, generator, batch_norm, objective
+    model, x, y, threat, batch_norm
         As for `arnas.attacks.gradient.pgd`.
     steps
-        Number of moves, from 1 up; the published budget is 100.
+        Number of moves, from 0 up; the published budget is 100.
+    restarts
+        Walks at most, from 1 up; images that are broken take no further one.
+    targets
+        int64 of shape (N,): classes that the walks head for. An image counts as broken where it is
+        not taken for its true class, be it for the target or another one.
     start
-        A perturbation of x's shape to start from; by default a random point of the ball.
+        A perturbation of x's shape from which the first walk starts; projected first.
+    generator
+        Source of the random starts, on any device; None uses a CPU generator with a fixed seed.
+    objective
+        What the steps climb; the cross-entropy by default. With `targets` the cross-entropy, the
+        margin and the ratio take their targeted form, other objectives must take pairs of labels.
+    batch_size
+        Images that go through the model together, from 1 up.
 
     Returns
     -------
     Tensor
-        x_adv of x's shape: the first misclassified iterate of an image, else its best one.
+        x_adv of x's shape and dtype, inside the ball and the box within 1e-6: an image's first
+        misclassified iterate, or else the last walk's iterate with the highest objective.
 
     Raises
     ------
     UserError
-        When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
+        When x, y and targets do not fit each other, x leaves [0, 1], or an argument is impossible.
     """
     check_start(x, y, steps, start)
+    _check_walks(y, restarts, targets, batch_size)
     x = x.detach()
-    if start is None:
-        generator = make_generator("apgd") if generator is None else generator
-        start = draw_perturbation(x, threat, generator)
-    result = project(x, start.to(x), threat)
+    labels, objective = _aim(y, targets, objective)
+    generator = make_generator("apgd") if generator is None else generator
+    legs = _legs(threat, steps)
+    found = x.clone()
     if not len(x):
-        return x.clone()
+        return found
     with attacked(model, batch_norm):
-        walk, wrong = _begin(model, x, y, threat, result.clone(), objective)
-        _leave(walk, result, wrong)
-        reviews, last_review = checkpoints(steps), 0
-        for step in range(1, steps + 1):
-            if not len(walk.place):
-                break
-            wrong = _move(model, x, y, threat, walk, objective, first=step == 1)
-            _leave(walk, result, wrong)
-            if step in reviews:
-                _review(walk, step - last_review)
-                last_review = step
-        result[walk.place] = walk.best
-    return (x + result).clamp(0, 1)
+        oracle = Oracle(model, batch_size)
+        standing = (~oracle.is_wrong(x, y)).nonzero().squeeze(1)
+        for walk in range(restarts):
+            if walk == 0 and start is not None:
+                points = inside(x, x + start.to(x), legs[0].threat)
+            else:
+                points = random_point(x, _draw(x, threat, generator), legs[0].threat)
+            came = _walk(oracle, x[standing], labels[standing], legs, points[standing], objective)
+            found[standing] = came.x_adv
+            standing = standing[~came.broken]
+    return found
 
 
-def _shaped(values: Tensor, like: Tensor) -> Tensor:
-    """Return one number an image, broadcastable to images."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+def _check_walks(y: Tensor, restarts: int, targets: Tensor | None, batch_size: int) -> None:
+    """Refuse what no walk can mean."""
+    if restarts < 1:
+        raise UserError(f"restarts is {restarts}: allowed are 1 and more.")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: allowed are 1 and more.")
+    if targets is None:
+        return
+    if targets.shape != y.shape:
+        raise UserError(
+            f"targets has shape {tuple(targets.shape)}: needed is one class for each of the "
+            f"{len(y)} images."
+        )
+    if (targets == y).any():
+        raise UserError("targets names some images' own class: needed is another class for each.")
 
 
-def _begin(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, delta: Tensor, objective: Objective
-) -> tuple[_Walk, Tensor]:
-    """Return the walk at its start, its step size twice epsilon, and who is misclassified."""
-    gradient, value, logits = input_gradient(model, x + delta, y, objective)
-    walk = _Walk(
-        place=torch.arange(len(x), device=x.device),
-        delta=delta,
-        before=delta.clone(),
-        gradient=gradient,
-        value=value,
-        best=delta.clone(),
-        best_gradient=gradient.clone(),
-        best_value=value.clone(),
-        size=torch.full_like(value, 2 * threat.epsilon),
-        raised=torch.zeros_like(value),
-        checked_value=value.clone(),
-        halved=torch.ones_like(value, dtype=torch.bool),
-    )
-    return walk, logits.argmax(1) != y
+def _aim(y: Tensor, targets: Tensor | None, objective: Objective) -> tuple[Tensor, Objective]:
+    """Return the labels that an objective takes, and the objective."""
+    if targets is None:
+        return y, objective
+    return torch.stack([y, targets.to(y)], 1), AIMED.get(objective, objective)
 
 
-def _leave(walk: _Walk, result: Tensor, wrong: Tensor) -> None:
-    """Store the perturbations of misclassified images and go on without them."""
-    result[walk.place[wrong]] = walk.delta[wrong]
-    walk.keep(~wrong)
+def _draw(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
+    """Draw what `climb` makes random starts of."""
+    draw = torch.rand if threat.norm == "linf" else torch.randn
+    return draw(x.shape, generator=generator, device=generator.device).to(x)
 
 
-def _move(
-    model: nn.Module,
+def climb(
+    oracle: Oracle,
     x: Tensor,
-    y: Tensor,
+    labels: Tensor,
     threat: Threat,
-    walk: _Walk,
-    objective: Objective,
-    first: bool,
-) -> Tensor:
-    """Take one move, look at the objective there, and return which images are misclassified."""
-    image, label = x[walk.place], y[walk.place]
-    direction = ascent_direction(walk.gradient, threat.norm)
-    there = project(image, walk.delta + _shaped(walk.size, image) * direction, threat)
-    share = 1.0 if first else MOMENTUM
-    mixed = walk.delta + share * (there - walk.delta) + (1 - share) * (walk.delta - walk.before)
-    walk.before, walk.delta = walk.delta, project(image, mixed, threat)
-    value_before = walk.value
-    walk.gradient, walk.value, logits = input_gradient(model, image + walk.delta, label, objective)
-    walk.raised += walk.value > value_before
-    better = walk.value > walk.best_value
-    walk.best[better] = walk.delta[better]
-    walk.best_gradient[better] = walk.gradient[better]
-    walk.best_value[better] = walk.value[better]
-    return logits.argmax(1) != label
+    noise: Tensor,
+    *,
+    steps: int = 100,
+    objective: Objective = cross_entropy,
+    larger_first: bool = True,
+) -> Found:
+    """Take one walk from a random point for each of many images, in step.
 
+    An image leaves as soon as an iterate, the start included, is not taken for its true class, and
+    costs nothing from then on. The images themselves are not looked at.
 
-def _review(walk: _Walk, moves: int) -> None:
-    """Halve the step sizes of images whose progress stalls; they go on from their best iterate.
+    Parameters
+    ----------
+    oracle
+        The model, inside `arnas.attacks.modes.attacked`. An image that withstands costs `steps`
+        gradients and one forward pass more; in L1 with larger balls three more.
+    x
+        float of shape (N, ...) with values in [0, 1].
+    labels
+        int64 of shape (N,) or, for a targeted objective, (N, 2): true class and target. Whatever
+        is not taken for the true class is broken, for the target or not.
+    threat
+        Norm and budget.
+    noise
+        Raw numbers of x's shape that the random starts are made of: uniform in [0, 1] for linf,
+        normal for L2 and L1.
+    steps
+        Number of moves, from 0 up; the published budget is 100.
+    objective
+        What to climb; it must take `labels`.
+    larger_first
+        L1 only: spend three tenths of the moves in the ball of three epsilons and then as many in
+        that of two, where nobody is broken, as AutoAttack's standard suite does (arXiv 2103.01208).
 
-    It stalls when fewer than three quarters of the moves raised the objective, or when neither
-    the step size nor the best objective has changed since the last checkpoint (conditions 1 and 2).
-    The momentum starts anew there, which the paper leaves open.
+    Returns
+    -------
+    Found
+        Of an image that stands, `x_adv` is the iterate with the highest objective.
     """
-    stalled = walk.raised < PROGRESS * moves
-    stalled |= ~walk.halved & (walk.checked_value >= walk.best_value)
-    walk.size[stalled] /= 2
-    walk.delta[stalled] = walk.best[stalled]
-    walk.before[stalled] = walk.best[stalled]
-    walk.gradient[stalled] = walk.best_gradient[stalled]
-    walk.value[stalled] = walk.best_value[stalled]
-    walk.halved = stalled
-    walk.checked_value = walk.best_value.clone()
-    walk.raised.zero_()
+    x = x.detach()
+    legs = _legs(threat, steps, larger_first)
+    start = random_point(x, noise.to(x), legs[0].threat)
+    return _walk(oracle, x, labels, legs, start, objective)
+
+
+def _walk(
+    oracle: Oracle,
+    x: Tensor,
+    labels: Tensor,
+    legs: list[_Leg],
+    start: Tensor,
+    objective: Objective,
+) -> Found:
+    """Walk all legs from points of the first one's ball; only the last one can break an image."""
+    threat = legs[-1].threat
+    found = Found(torch.zeros(len(x), dtype=torch.bool, device=x.device), x.clone())
+    if not len(x):
+        return found
+    if threat.epsilon == 0:
+        y = labels if labels.ndim == 1 else labels[:, 0]
+        return Found(oracle.is_wrong(x, y), x.clone())
+    point = start
+    for leg in legs:
+        last = leg is legs[-1]
+        if leg is not legs[0]:
+            point = inside(x, point, leg.threat)
+        slope = _look(oracle, point, labels, objective, leg.moves == 0)
+        walk = begin(x, labels, point, slope, leg.threat, fresh=len(legs) == 1)
+        if last:
+            _leave(walk, slope.logits, found)
+        _take(oracle, walk, leg.moves, objective, found if last else None)
+        point = walk.best
+    found.x_adv[walk.place] = walk.best
+    return found
+
+
+def _look(oracle: Oracle, point: Tensor, labels: Tensor, objective: Objective, last: bool) -> Slope:
+    """Return the objective, the logits and, unless this is the last point, the gradient."""
+    if not last:
+        return oracle.slope(point, labels, objective)
+    logits = oracle.logits(point)
+    return Slope(torch.zeros_like(point), objective(logits, labels), logits)
+
+
+def _take(
+    oracle: Oracle, walk: Walk, moves: int, objective: Objective, found: Found | None
+) -> None:
+    """Take the moves of one leg; `found` collects who is broken, None if nobody can be."""
+    reviews, reviewed = checkpoints(moves, walk.threat.norm), 0
+    for move in range(1, moves + 1):
+        if not len(walk.place):
+            return
+        walk.move(first=move == 1)
+        slope = _look(oracle, walk.point, walk.labels, objective, move == moves)
+        walk.note(slope)
+        if found is not None:
+            _leave(walk, slope.logits, found)
+        if move in reviews and len(walk.place):
+            walk.review(move - reviewed)
+            reviewed = move
+
+
+def _leave(walk: Walk, logits: Tensor, found: Found) -> None:
+    """Store the points of misclassified images and go on without them."""
+    y = walk.labels if walk.labels.ndim == 1 else walk.labels[:, 0]
+    wrong = misclassified(logits, y)
+    if not wrong.any():
+        return
+    place = walk.place[wrong]
+    found.broken[place] = True
+    found.x_adv[place] = walk.point[wrong]
+    walk.keep((~wrong).nonzero().squeeze(1))

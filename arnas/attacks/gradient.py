@@ -1,98 +1,30 @@
-"""Attacks of fixed steps along an objective's gradient: FGSM and PGD."""
+"""Attacks of fixed steps along an objective's gradient: FGSM, PGD, MI-FGSM and CW."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from arnas.attacks.ball import ascent_direction, draw_perturbation, project, shaped
 from arnas.attacks.modes import BatchNorm, attacked
+from arnas.attacks.objectives import (
+    Objective,
+    cross_entropy,
+    margin,
+    targeted_cross_entropy,
+)
+from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import make_generator
 
 Keep = Literal["best", "last"]
-Objective = Callable[[Tensor, Tensor], Tensor]
-"""What an attack climbs: logits (N, classes) and labels (N,) to one number for each image."""
 ROUNDING = 1e-6
 """What float32 preprocessing may add to pixels in [0, 1]."""
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the cross-entropy of each image."""
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the largest other logit minus the true one; positive where misclassified.
-
-    The loss of Carlini and Wagner (arXiv 1608.04644, section V, f6) without its cut-off. It does
-    not saturate when logits are large, as the cross-entropy does.
-    """
-    true = logits.gather(1, y[:, None]).squeeze(1)
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.amax(1) - true
-
-
-def project(x: Tensor, delta: Tensor, threat: Threat, clip: bool = True) -> Tensor:
-    """Return `delta` brought into the ball and, if `clip`, x + delta into the box [0, 1].
-
-    The ball comes first and the box second: clipping towards a box that holds the image never
-    leaves the ball again. For linf this is the nearest point, for L2 a nearby one.
-
-    Parameters
-    ----------
-    x, delta
-        Shape (N, ...); `x` in [0, 1].
-    threat
-        Norm and budget.
-    clip
-        Whether x + delta must lie in [0, 1].
-    """
-    if threat.norm == "linf":
-        delta = delta.clamp(-threat.epsilon, threat.epsilon)
-    else:
-        length = _l2_norm(delta)
-        delta = delta * (threat.epsilon / length.clamp_min(1e-12)).clamp_max(1)
-    return torch.minimum(torch.maximum(delta, -x), 1 - x) if clip else delta
-
-
-def _l2_norm(delta: Tensor) -> Tensor:
-    """Return the L2 norm of each image's perturbation, broadcastable to `delta`."""
-    length: Tensor = delta.flatten(1).norm(dim=1)
-    return length.view(-1, *[1] * (delta.ndim - 1))
-
-
-def ascent_direction(gradient: Tensor, norm: str) -> Tensor:
-    """Return the unit step of steepest ascent in `norm`; zero where the gradient is zero."""
-    if norm == "linf":
-        return gradient.sign()
-    return gradient / _l2_norm(gradient).clamp_min(1e-12)
-
-
-def random_perturbation(unit: Tensor, threat: Threat) -> Tensor:
-    """Return a random point of the ball from numbers uniform in [0, 1] of the images' shape.
-
-    Uniform in the ball: for linf coordinate by coordinate; for L2 the numbers' normal quantiles
-    give the direction, and the lower digits of the first number, which hardly enter it, the radius.
-    """
-    if threat.norm == "linf":
-        return threat.epsilon * (2 * unit - 1)
-    normal = torch.special.ndtri(unit.clamp(1e-6, 1 - 1e-6))
-    dimension = unit[0].numel() if len(unit) else 1
-    share = (4096 * unit.flatten(1)[:, :1]).frac().view(-1, *[1] * (unit.ndim - 1))
-    radius = threat.epsilon * share ** (1 / dimension)
-    point: Tensor = radius * normal / _l2_norm(normal).clamp_min(1e-12)
-    return point
-
-
-def draw_perturbation(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
-    """Draw a random point of the ball for each image; of x's shape, dtype and device."""
-    unit = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
-    return random_perturbation(unit, threat)
 
 
 def check_start(x: Tensor, y: Tensor, steps: int, start: Tensor | None) -> None:
@@ -159,7 +91,10 @@ def pgd(
     batch_norm: BatchNorm = "eval",
     clip: bool = True,
     stop_when_broken: bool = False,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
+    targets: Tensor | None = None,
+    restarts: int = 1,
+    momentum: float = 0.0,
 ) -> Tensor:
     """Climb an objective by projected gradient steps (arXiv 1706.06083, section 2.1).
 
@@ -198,7 +133,20 @@ def pgd(
         ``keep="best"``. The answer to "is it broken?" is the same, as long as an image's logits
         do not depend on the batch (``batch_norm="eval"``).
     objective
-        What the steps climb; the cross-entropy by default.
+        What the steps climb; the cross-entropy by default, with `targets` the negative
+        cross-entropy of the target.
+    targets
+        int64 of shape (N,): the class to reach for each image, not its own. The objective then
+        gets labels of shape (N, 2), true class and target. An image is broken as soon as it is
+        misclassified, as whatever class.
+    restarts
+        Climbs from the start on, from 1 up; all but the first begin at a random point. The best
+        iterate of all of them is returned, and with `stop_when_broken` only images that still
+        stand go on. Needs ``keep="best"``.
+    momentum
+        Share of the direction so far that stays in the next one, from 0 up (MI-FGSM, Dong et al.,
+        arXiv 1710.06081, algorithm 1, which takes 1): gradients are scaled to equal L1 norms and
+        summed. With 0 a step follows the gradient alone.
 
     Returns
     -------
@@ -211,31 +159,118 @@ def pgd(
         When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
     """
     check_start(x, y, steps, start)
-    if keep not in get_args(Keep):
-        raise UserError(f"keep is '{keep}': allowed are {', '.join(get_args(Keep))}.")
-    if stop_when_broken and keep != "best":
-        raise UserError('stop_when_broken needs keep="best", because the last iterate is dropped.')
+    _check_choices(keep, stop_when_broken, step_size, momentum)
+    _check_restarts(restarts, random_start, keep)
+    labels = y if targets is None else _pairs(y, targets)
+    if objective is None:
+        objective = cross_entropy if targets is None else targeted_cross_entropy
     x = x.detach()
-    if step_size is not None and not step_size >= 0:
-        raise UserError(f"step_size is {step_size}: allowed are 0 and more.")
     size = 2.5 * threat.epsilon / max(steps, 1) if step_size is None else step_size
+    path = _Path(threat, steps, size, clip, stop_when_broken, objective, momentum)
+    generator = make_generator("pgd") if generator is None else generator
     if start is not None:
         delta = project(x, start.to(x), threat, clip)
     elif random_start:
-        generator = make_generator("pgd") if generator is None else generator
         delta = project(x, draw_perturbation(x, threat, generator), threat, clip)
     else:
         delta = torch.zeros_like(x)
     with attacked(model, batch_norm):
         if keep == "last":
-            for _ in range(steps):
-                gradient, _, _ = input_gradient(model, x + delta, y, objective)
-                delta = project(
-                    x, delta + size * ascent_direction(gradient, threat.norm), threat, clip
-                )
-            return _assemble(x, delta, clip)
-        path = _Path(threat, steps, size, clip, stop_when_broken, objective)
-        return _best_iterate(model, x, y, delta, path)
+            return _assemble(x, _last_iterate(model, x, labels, delta, path), clip)
+        best = _Best.at(delta)
+        _climb(model, x, labels, delta, path, best)
+        for _ in range(restarts - 1):
+            delta = project(x, draw_perturbation(x, threat, generator), threat, clip)
+            _climb(model, x, labels, delta, path, best)
+    return _assemble(x, best.delta, clip)
+
+
+def cw(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int = 30,
+    confidence: float = 0.0,
+    targets: Tensor | None = None,
+    restarts: int = 1,
+    generator: torch.Generator | None = None,
+    keep: Keep = "best",
+    batch_norm: BatchNorm = "eval",
+) -> Tensor:
+    """Climb the margin of the logits up to a cut-off, as PGD in the ball.
+
+    The loss of Carlini and Wagner (arXiv 1608.04644, section V, f6 with its cut-off kappa) with
+    steps of epsilon / 4 from a random start; the registry's ``cw_inf`` is this attack. With
+    `targets` it climbs the lead of the target over all other classes. Parameters and result
+    otherwise as for `pgd`.
+
+    Parameters
+    ----------
+    confidence
+        Margin, from 0 up, from which on an image is not pushed any further.
+    """
+    if not confidence >= 0:
+        raise UserError(f"confidence is {confidence}: allowed are 0 and more.")
+
+    def cut_off(logits: Tensor, labels: Tensor) -> Tensor:
+        lead = margin(logits, labels) if targets is None else -margin(logits, labels[:, 1])
+        return lead.clamp_max(confidence)
+
+    return pgd(
+        model,
+        x,
+        y,
+        threat,
+        steps=steps,
+        step_size=threat.epsilon / 4,
+        generator=generator,
+        keep=keep,
+        batch_norm=batch_norm,
+        stop_when_broken=keep == "best" and confidence == 0 and targets is None,
+        objective=cut_off,
+        targets=targets,
+        restarts=restarts,
+    )
+
+
+def _check_choices(
+    keep: str, stop_when_broken: bool, step_size: float | None, momentum: float
+) -> None:
+    """Refuse impossible arguments of `pgd`."""
+    if keep not in get_args(Keep):
+        raise UserError(f"keep is '{keep}': allowed are {', '.join(get_args(Keep))}.")
+    if stop_when_broken and keep != "best":
+        raise UserError('stop_when_broken needs keep="best", because the last iterate is dropped.')
+    if step_size is not None and not step_size >= 0:
+        raise UserError(f"step_size is {step_size}: allowed are 0 and more.")
+    if not 0 <= momentum < math.inf:
+        raise UserError(f"momentum is {momentum}: allowed are 0 and more; MI-FGSM takes 1.")
+
+
+def _check_restarts(restarts: int, random_start: bool, keep: str) -> None:
+    """Refuse restarts that would find nothing new."""
+    if restarts < 1:
+        raise UserError(f"restarts is {restarts}: allowed are 1 and more.")
+    if restarts > 1 and keep != "best":
+        raise UserError(f'restarts is {restarts}: more than one needs keep="best".')
+    if restarts > 1 and not random_start:
+        raise UserError(
+            f"restarts is {restarts}: more than one needs random_start, or all would be the same."
+        )
+
+
+def _pairs(y: Tensor, targets: Tensor) -> Tensor:
+    """Return the labels of targeted objectives, int64 of shape (N, 2): true class, target."""
+    if targets.shape != y.shape:
+        raise UserError(
+            f"targets has shape {tuple(targets.shape)}: needed is one class for each of the "
+            f"{len(y)} images."
+        )
+    if (targets == y).any():
+        raise UserError("targets names some images' own class: needed is another class for each.")
+    return torch.stack([y, targets], dim=1)
 
 
 def _assemble(x: Tensor, delta: Tensor, clip: bool) -> Tensor:
@@ -252,6 +287,48 @@ class _Path(NamedTuple):
     clip: bool
     stop_when_broken: bool
     objective: Objective
+    momentum: float
+
+    def move(self, x: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
+        """Return the perturbation one step along `direction` from `delta`."""
+        if self.threat.norm == "l1" and self.clip:
+            # The step moves few pixels; one that cannot go further would be in others' place.
+            stuck = ((delta >= 1 - x) & (direction > 0)) | ((delta <= -x) & (direction < 0))
+            direction = direction.masked_fill(stuck, 0)
+        moved = delta + self.size * ascent_direction(direction, self.threat.norm)
+        return project(x, moved, self.threat, self.clip)
+
+    def direction(self, gradient: Tensor, before: Tensor | None) -> Tensor:
+        """Return where the next step goes, from the gradient and where the last one went."""
+        if self.momentum == 0:
+            return gradient
+        scale = shaped(gradient.abs().flatten(1).mean(1), gradient)
+        unit = gradient / torch.where(scale > 0, scale, 1)
+        return unit if before is None else self.momentum * before + unit
+
+
+@dataclass
+class _Best:
+    """The best iterate of each image so far: misclassified, and of those the highest objective."""
+
+    delta: Tensor
+    value: Tensor
+    broken: Tensor
+
+    @classmethod
+    def at(cls, delta: Tensor) -> _Best:
+        """Return the state before anything is known, at a start."""
+        value = torch.full((len(delta),), -torch.inf, dtype=delta.dtype, device=delta.device)
+        broken = torch.zeros(len(delta), dtype=torch.bool, device=delta.device)
+        return cls(delta.clone(), value, broken)
+
+    def record(self, place: Tensor, delta: Tensor, value: Tensor, wrong: Tensor) -> None:
+        """Look at iterates of the images at `place`, whose values and errors those are."""
+        old_wrong = self.broken[place]
+        better = (wrong & ~old_wrong) | ((wrong == old_wrong) & (value > self.value[place]))
+        changed = place[better]
+        self.delta[changed], self.value[changed] = delta[better], value[better]
+        self.broken[changed] = wrong[better]
 
 
 def input_gradient(
@@ -266,40 +343,41 @@ def input_gradient(
     return gradient, losses.detach(), logits.detach()
 
 
-def _best_iterate(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    delta: Tensor,
-    path: _Path,
+def _last_iterate(
+    model: nn.Module, x: Tensor, labels: Tensor, delta: Tensor, path: _Path
 ) -> Tensor:
-    """Run the steps of `pgd` and return each image's best iterate."""
-    best = delta.clone()
-    best_loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-    broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    active = torch.arange(len(x), device=x.device)
-
-    def record(losses: Tensor, logits: Tensor) -> None:
-        wrong = logits.argmax(1) != y[active]
-        old_wrong = broken[active]
-        better = (wrong & ~old_wrong) | ((wrong == old_wrong) & (losses > best_loss[active]))
-        changed = active[better]
-        best[changed], best_loss[changed] = delta[changed], losses[better]
-        broken[changed] = wrong[better]
-
+    """Return where the steps of `pgd` end."""
+    direction = None
     for _ in range(path.steps):
-        gradient, losses, logits = input_gradient(
-            model, (x + delta)[active], y[active], path.objective
+        gradient, _, _ = input_gradient(model, x + delta, labels, path.objective)
+        direction = path.direction(gradient, direction)
+        delta = path.move(x, delta, direction)
+    return delta
+
+
+def _climb(
+    model: nn.Module, x: Tensor, labels: Tensor, delta: Tensor, path: _Path, best: _Best
+) -> None:
+    """Run the steps of `pgd` once and note each image's best iterate."""
+    y = labels if labels.ndim == 1 else labels[:, 0]
+    active = torch.arange(len(x), device=x.device)
+    direction = None
+    if path.stop_when_broken:
+        active = active[~best.broken]
+    for _ in range(path.steps):
+        if not len(active):
+            return
+        gradient, values, logits = input_gradient(
+            model, (x + delta)[active], labels[active], path.objective
         )
-        record(losses, logits)
-        moved = delta[active] + path.size * ascent_direction(gradient, path.threat.norm)
-        delta[active] = project(x[active], moved, path.threat, path.clip)
+        best.record(active, delta[active], values, misclassified(logits, y[active]))
+        direction = path.direction(gradient, direction)
+        delta[active] = path.move(x[active], delta[active], direction)
         if path.stop_when_broken:
-            active = active[~broken[active]]
-            if not len(active):
-                break
+            standing = ~best.broken[active]
+            active, direction = active[standing], direction[standing]
     if len(active):
         with torch.no_grad():
             logits = model((x + delta)[active])
-        record(path.objective(logits, y[active]), logits)
-    return _assemble(x, best, path.clip)
+        values = path.objective(logits, labels[active])
+        best.record(active, delta[active], values, misclassified(logits, y[active]))

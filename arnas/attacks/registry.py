@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from arnas.attacks.adaptive import apgd
-from arnas.attacks.gradient import (
-    Objective,
-    cross_entropy,
-    fgsm,
-    margin,
-    pgd,
-    random_perturbation,
-)
+from arnas.attacks.adaptive import climb
+from arnas.attacks.ball import random_perturbation
+from arnas.attacks.gradient import fgsm, pgd
+from arnas.attacks.modes import attacked
+from arnas.attacks.objectives import Objective, cross_entropy, margin
+from arnas.attacks.oracle import Oracle
 from arnas.attacks.standard import autoattack
 from arnas.attacks.threat import Threat
 
@@ -50,7 +48,9 @@ def _fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) 
 
 
 def _apgd_ce(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
-    return apgd(model, x, y, threat, start=random_perturbation(unit, threat))
+    numbers = unit if threat.norm == "linf" else torch.special.ndtri(unit.clamp(1e-6, 1 - 1e-6))
+    with attacked(model):
+        return climb(Oracle(model, max(len(x), 1)), x, y, threat, numbers).x_adv
 
 
 def _autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ ATTACKS: dict[str, AttackEntry] = {
         _apgd_ce,
         "APGD on the cross-entropy: 100 steps of its own size, one random start",
         _CROCE,
-        gradients=101,
+        gradients=100,
         forwards=101,
     ),
     "autoattack": AttackEntry(

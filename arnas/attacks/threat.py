@@ -13,7 +13,8 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.options import Options
 
 Norm = Literal["linf", "l2"]
-NORMS: tuple[str, ...] = ("linf", "l2")
+"""What settings allow: training and search know these two."""
+NORMS = ("linf", "l2", "l1")
 GREY_LEVELS = 255
 
 
@@ -71,7 +72,7 @@ class Threat:
     """
 
     norm: str
-    """``linf`` or ``l2``."""
+    """``linf``, ``l2`` or ``l1``."""
     epsilon: float
     """Budget in input units; text such as ``8/255`` is read by `parse_amount`."""
 
@@ -91,6 +92,24 @@ class Threat:
         else:
             ratio = f"{levels:.4g}/{GREY_LEVELS}"
         return f"{ratio} = {self.epsilon:.6g} = {levels:.4g} of 255, {self.norm}"
+
+
+def parse_threat(text: str) -> Threat:
+    """Return the threat model written as ``linf:8/255``, ``l2:0.5`` or ``l1:12``.
+
+    Raises
+    ------
+    UserError
+        When it is not a norm and a budget, or the budget only fits another unit.
+    """
+    norm, colon, amount = text.strip().partition(":")
+    if not colon:
+        raise UserError(
+            f"'{text}' is not a threat model: write norm and budget, as in linf:8/255, l2:0.5 or "
+            "l1:12."
+        )
+    norm = norm.strip().lower()
+    return Threat(norm, check_epsilon(norm, amount))
 
 
 def _amount_is_readable(value: float | str) -> float | str:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.gradient import pgd, random_perturbation
+from arnas.attacks.ball import random_perturbation
+from arnas.attacks.gradient import pgd
 from arnas.attacks.modes import attacked
 from arnas.attacks.standard import square
 from arnas.attacks.threat import Threat

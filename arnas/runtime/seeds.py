@@ -8,7 +8,7 @@ jobs cannot shift anybody's numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -26,7 +26,7 @@ def make_generator(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
-def per_image_uniform(parts: Iterable[object], indices: Tensor, shape: torch.Size) -> Tensor:
+def per_image_uniform(parts: Iterable[object], indices: Tensor, shape: Sequence[int]) -> Tensor:
     """Draw one tensor of `shape` from U(0, 1) for each image index.
 
     Parameters
@@ -44,8 +44,20 @@ def per_image_uniform(parts: Iterable[object], indices: Tensor, shape: torch.Siz
         float32 of shape (N, C, H, W) on the CPU. An image's numbers depend on `parts` and its
         index only, not on the batch it stands in.
     """
+    return _per_image(torch.rand, parts, indices, shape)
+
+
+def per_image_normal(parts: Iterable[object], indices: Tensor, shape: Sequence[int]) -> Tensor:
+    """Draw from the standard normal distribution, otherwise as `per_image_uniform`."""
+    return _per_image(torch.randn, parts, indices, shape)
+
+
+def _per_image(
+    draw: Callable[..., Tensor], parts: Iterable[object], indices: Tensor, shape: Sequence[int]
+) -> Tensor:
+    """Draw one tensor for each image index."""
     purpose = tuple(parts)
-    draws = [torch.rand(shape, generator=make_generator(*purpose, int(i))) for i in indices]
+    draws = [draw(tuple(shape), generator=make_generator(*purpose, int(i))) for i in indices]
     return torch.stack(draws) if draws else torch.empty((0, *shape))
 
 

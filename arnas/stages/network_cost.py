@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.folding import folded
-from arnas.attacks.gradient import cross_entropy, input_gradient
+from arnas.attacks.gradient import input_gradient
 from arnas.attacks.modes import attacked
+from arnas.attacks.objectives import cross_entropy
 from arnas.attacks.registry import ATTACKS
 from arnas.config.params import Params
 from arnas.data.batches import batches_per_epoch

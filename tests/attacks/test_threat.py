@@ -124,9 +124,9 @@ def test_a_printed_fraction_is_never_another_budget(epsilon: float) -> None:
     assert float(above) / float(below or 1) == pytest.approx(epsilon, rel=1e-4)
 
 
-@pytest.mark.parametrize("norm", ["l1", "Linf", "", "inf"])
+@pytest.mark.parametrize("norm", ["l0", "Linf", "", "inf"])
 def test_an_unknown_norm_is_refused(norm: str) -> None:
-    with pytest.raises(UserError, match="allowed are linf, l2"):
+    with pytest.raises(UserError, match="allowed are linf, l2, l1"):
         Threat(norm, 0.1)
 
 

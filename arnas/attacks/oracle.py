@@ -1,0 +1,119 @@
+"""The model as an attack on many images sees it: logits and input gradients, in full batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from arnas.attacks.objectives import Objective
+
+
+class Slope(NamedTuple):
+    """An objective at some images."""
+
+    gradient: Tensor
+    """Of the objective by the image; of the images' shape."""
+    value: Tensor
+    """Of shape (N,)."""
+    logits: Tensor
+    """Of shape (N, classes)."""
+
+
+class Found(NamedTuple):
+    """What an attack came to."""
+
+    broken: Tensor
+    """bool of shape (N,): whether `x_adv` is misclassified."""
+    x_adv: Tensor
+    """Of the images' shape; for an image that stands the best try, where there is one, or the
+    image itself."""
+
+
+class Oracle:
+    """Answers for any number of images and counts what it cost.
+
+    Attacks keep all their images in step and ask about those that still stand, so that the batches
+    of the model stay full while images leave. The model must be frozen and in evaluation mode
+    (`arnas.attacks.modes.attacked`).
+
+    Parameters
+    ----------
+    model
+        Pixels in [0, 1] to logits.
+    batch_size
+        Images that go through the model together, from 1 up.
+    expectation
+        Passes that a gradient is averaged over, for a model that draws random numbers
+        (expectation over transformation, Athalye et al., arXiv 1707.07397). Value and logits are
+        those of the last pass, as in AutoAttack.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int, expectation: int = 1) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.expectation = expectation
+        self.forwards = 0
+        """Images that went forward, those of gradients included."""
+        self.backwards = 0
+        """Images that gradients were taken for."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits of images, of shape (N, classes)."""
+        self.forwards += len(x)
+        with torch.no_grad():
+            return torch.cat(
+                [self.model(part).detach() for part in torch.split(x, self.batch_size)]
+            )
+
+    def is_wrong(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return which images are misclassified, bool of shape (N,)."""
+        return misclassified(self.logits(x), y)
+
+    def slope(self, x: Tensor, labels: Tensor, objective: Objective) -> Slope:
+        """Return the input gradient of the summed objective, its values and the logits.
+
+        Parameters
+        ----------
+        x
+            Images, at least one.
+        labels
+            Of shape (N,) or (N, 2), whatever the objective takes.
+        objective
+            What to climb.
+        """
+        parts = zip(
+            torch.split(x, self.batch_size), torch.split(labels, self.batch_size), strict=True
+        )
+        slopes = [self._batch_slope(image, label, objective) for image, label in parts]
+        return Slope(*(torch.cat(values) for values in zip(*slopes, strict=True)))
+
+    def _batch_slope(self, x: Tensor, labels: Tensor, objective: Objective) -> Slope:
+        """Do the same for one batch."""
+        x = x.detach().requires_grad_()
+        total = torch.zeros_like(x)
+        for _ in range(self.expectation):
+            with torch.enable_grad():
+                logits = self.model(x)
+                values = objective(logits, labels)
+                total += _input_gradient(values, x)
+        self.forwards += self.expectation * len(x)
+        self.backwards += self.expectation * len(x)
+        return Slope((total / self.expectation).detach(), values.detach(), logits.detach())
+
+
+def _input_gradient(values: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of the summed values by x: zero where there is none, or no number.
+
+    An attack goes on without it, and the checks say of the model that its gradients are missing.
+    """
+    if not values.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True, materialize_grads=True)
+    return gradient.nan_to_num(0)
+
+
+def misclassified(logits: Tensor, y: Tensor) -> Tensor:
+    """Return whether the largest logit is not the true class's; NaN counts as misclassified."""
+    return (logits.argmax(1) != y) | logits.isnan().any(1)

@@ -1,0 +1,54 @@
+"""Models, images and calls that the tests of FAB share."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from arnas.attacks.boundary import approach
+from arnas.attacks.modes import attacked
+from arnas.attacks.oracle import Found, Oracle
+from arnas.attacks.threat import Threat
+
+NORMS = ("linf", "l2", "l1")
+ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+SIDE, CLASSES = 4, 5
+for_all_norms = pytest.mark.parametrize("norm", NORMS)
+for_targets = pytest.mark.parametrize("targeted", [False, True])
+
+
+def linear_net(classes: int = CLASSES, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """Return logits linear in an image, the classes centred on grey."""
+    draw = torch.Generator().manual_seed(5)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, classes)).to(dtype)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(classes, SIDE**2, generator=draw))
+        net[1].bias.copy_(-0.5 * net[1].weight.sum(1))
+    return net
+
+
+def grey_images(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return images whose surroundings lie inside the box."""
+    draw = torch.Generator().manual_seed(1)
+    return 0.45 + 0.1 * torch.rand(count, 1, SIDE, SIDE, generator=draw, dtype=dtype)
+
+
+def run(
+    net: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    batch_size: int = 64,
+    **options: object,
+) -> tuple[Found, Oracle]:
+    with attacked(net):
+        oracle = Oracle(net, batch_size)
+        return approach(oracle, x, labels, threat, **options), oracle
+
+
+def labels_of(net: nn.Module, x: Tensor, targeted: bool, likely: int = 2) -> Tensor:
+    """Return the labels that `approach` takes, the net's own classes being the true ones."""
+    with attacked(net), torch.no_grad():
+        order = net(x).sort(dim=1).indices
+    return order[:, [-1, -likely]] if targeted else order[:, -1]

@@ -1,0 +1,313 @@
+"""PGD with targets, restarts and momentum, in every norm; CW; the contract of each with each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from attack_cases import TOLERANCE, images, is_broken, labels, rugged_net, small_net, state_of
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arnas.attacks.ball import length, random_perturbation
+from arnas.attacks.gradient import cw, fgsm, pgd
+from arnas.attacks.objectives import (
+    cross_entropy,
+    margin,
+)
+from arnas.attacks.threat import Threat
+from arnas.runtime.errors import UserError
+
+Attack = Callable[..., Tensor]
+NORMS = ("linf", "l2", "l1")
+EPSILON = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
+for_every_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+def targets(count: int = 6) -> Tensor:
+    """Return a class for each image that is not its own."""
+    return (labels(count) + 1) % 3
+
+
+WAYS: dict[str, Attack] = {
+    "fgsm": fgsm,
+    "plain": partial(pgd, steps=4),
+    "targeted": partial(pgd, steps=4, targets=targets()),
+    "restarts": partial(pgd, steps=2, restarts=3, stop_when_broken=True),
+    "momentum": partial(pgd, steps=4, momentum=1.0),
+    "everything": partial(pgd, steps=3, targets=targets(), restarts=2, momentum=0.9),
+    "last": partial(pgd, steps=4, keep="last", targets=targets(), momentum=1.0),
+    "cw": partial(cw, steps=4),
+    "cw-targeted": partial(cw, steps=4, targets=targets(), confidence=1.0, restarts=2),
+}
+in_every_way = pytest.mark.parametrize("attack", WAYS.values(), ids=WAYS)
+
+
+# The contract
+
+
+@in_every_way
+@for_every_norm
+def test_the_ball_and_the_box_are_respected(attack: Attack, norm: str) -> None:
+    x, threat = images(), Threat(norm, EPSILON[norm])
+    x_adv = attack(small_net(), x, labels(), threat)
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == x.dtype
+    assert x_adv.grad_fn is None
+    distance = length(x_adv.double() - x.double(), norm)
+    assert distance.max() <= threat.epsilon + TOLERANCE
+    assert distance.max() > threat.epsilon / 4
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+
+
+@in_every_way
+@for_every_norm
+def test_epsilon_zero_is_the_identity(attack: Attack, norm: str) -> None:
+    assert torch.equal(attack(small_net(), images(), labels(), Threat(norm, 0.0)), images())
+
+
+@pytest.mark.parametrize("name", [name for name in WAYS if name != "last"])
+@for_every_norm
+def test_an_empty_batch_gives_an_empty_batch(name: str, norm: str) -> None:
+    attack, x = WAYS[name], torch.empty(0, 1, 6, 6)
+    none = {"targets": labels(0)} if "targets" in getattr(attack, "keywords", {}) else {}
+    assert attack(small_net(), x, labels(0), Threat(norm, 0.1), **none).shape == x.shape
+
+
+@in_every_way
+@for_every_norm
+def test_model_inputs_and_random_numbers_are_untouched(attack: Attack, norm: str) -> None:
+    net = small_net().train()
+    net[1].eval()
+    net[0].weight.requires_grad_(False)
+    net[3][2].weight.grad = torch.full_like(net[3][2].weight, 0.5)
+    x, before, random = images().requires_grad_(), state_of(net), torch.get_rng_state()
+    attack(net, x, labels(), Threat(norm, 0.1))
+    assert state_of(net) == before
+    assert torch.equal(x, images())
+    assert x.grad is None
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("name", ["plain", "targeted", "momentum", "everything", "last"])
+@for_every_norm
+def test_permutations_and_splits_leave_every_image_as_it_is(name: str, norm: str) -> None:
+    """One restart of each image; the later ones draw from a generator, image after image."""
+    net, x, y = small_net(torch.float64), images(dtype=torch.float64), labels()
+    start = 0.05 * (images(dtype=torch.float64, seed=9) - x)
+    threat, options = Threat(norm, EPSILON[norm]), {**WAYS[name].keywords, "restarts": 1}
+
+    def run(places: Tensor) -> Tensor:
+        chosen = dict(options)
+        if "targets" in chosen:
+            chosen["targets"] = chosen["targets"][places]
+        return pgd(net, x[places], y[places], threat, start=start[places], **chosen)
+
+    whole, order = run(torch.arange(6)), torch.tensor([3, 0, 5, 1, 4, 2])
+    assert torch.allclose(run(order), whole[order], rtol=0, atol=1e-12)
+    parts = [run(part) for part in order.split((1, 3, 2))]
+    assert torch.allclose(torch.cat(parts), whole[order], rtol=0, atol=1e-12)
+
+
+@for_every_norm
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_one_small_step_from_a_random_start_does_not_stick_to_the_boundary(
+    norm: str, momentum: float
+) -> None:
+    """More than a quarter of the pixels lie inside box and, for linf, ball."""
+    x = 0.2 + 0.6 * images(20, torch.float64)
+    threat = Threat(norm, EPSILON[norm])
+    how = {"steps": 1, "step_size": threat.epsilon / 10, "keep": "last", "momentum": momentum}
+    delta = pgd(small_net(x.dtype), x, labels(20), threat, **how) - x
+    reach = threat.epsilon if norm == "linf" else delta.abs().flatten(1).amax(1).view(-1, 1, 1, 1)
+    inside = (delta.abs() < 0.99 * reach) & (x + delta > 0) & (x + delta < 1)
+    assert inside.double().mean() > 0.25
+    assert (delta != 0).double().mean() > 0.9
+
+
+# More is never weaker
+
+
+def broken_by(attack: Attack, count: int = 40, **options: object) -> Tensor:
+    net, x = rugged_net(), images(count, torch.float64)
+    y = net(x).argmax(1)
+    return is_broken(net, attack(net, x, y, **options), y)
+
+
+@for_every_norm
+def test_larger_balls_never_mend_an_image_that_starts_where_it_ended(norm: str) -> None:
+    net, x = rugged_net(), images(40, torch.float64)
+    y, start, counts = net(x).argmax(1), torch.zeros_like(x), []
+    broken = torch.zeros(40, dtype=torch.bool)
+    for share in (0.02, 0.05, 0.1, 0.2):
+        threat = Threat(norm, share * EPSILON[norm])
+        x_adv = pgd(net, x, y, threat, steps=4, start=start)
+        assert (broken <= is_broken(net, x_adv, y)).all()
+        broken, start = is_broken(net, x_adv, y), x_adv - x
+        counts.append(int(broken.sum()))
+    assert counts == sorted(counts)
+    assert counts[-1] > counts[0]
+
+
+@for_every_norm
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_more_steps_of_one_size_never_mend_an_image(norm: str, momentum: float) -> None:
+    threat = Threat(norm, 0.05 * EPSILON[norm])
+    attack = partial(broken_by, pgd, threat=threat, step_size=threat.epsilon / 3, momentum=momentum)
+    broken = [attack(steps=steps) for steps in range(6)]
+    assert all((less <= more).all() for less, more in pairwise(broken))
+    assert broken[-1].sum() > broken[0].sum()
+
+
+@for_every_norm
+@pytest.mark.parametrize("stop", [True, False])
+def test_more_restarts_never_mend_an_image(norm: str, stop: bool) -> None:
+    threat = Threat(norm, 0.04 * EPSILON[norm])
+    attack = partial(broken_by, pgd, threat=threat, steps=1, stop_when_broken=stop)
+    broken = [attack(restarts=restarts) for restarts in (1, 2, 4, 8)]
+    assert all((less <= more).all() for less, more in pairwise(broken))
+    assert broken[-1].sum() > broken[0].sum()
+
+
+# Restarts
+
+
+@for_every_norm
+def test_restarts_keep_the_best_of_their_climbs(norm: str) -> None:
+    """Climbs one at a time from the same draws say by hand which one is best."""
+    net, x = rugged_net(), images(40, torch.float64)
+    y, threat = net(x).argmax(1), Threat(norm, 0.04 * EPSILON[norm])
+    generator, climbs = torch.Generator().manual_seed(5), []
+    for _ in range(4):
+        start = random_perturbation(torch.rand(x.shape, generator=generator).to(x), threat)
+        climbs.append(pgd(net, x, y, threat, steps=2, start=start))
+    values = torch.stack([margin(net(climb), y) > 0 for climb in climbs]).double() * 1e6
+    values += torch.stack([cross_entropy(net(climb), y) for climb in climbs]).detach()
+    place = values.argmax(0)
+    assert len(place.unique()) == 4
+    generator = torch.Generator().manual_seed(5)
+    found = pgd(net, x, y, threat, steps=2, restarts=4, generator=generator)
+    expected = torch.stack(climbs)[place, torch.arange(40)]
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_a_given_start_serves_the_first_climb_only() -> None:
+    net, x, y = rugged_net(), images(8, torch.float64), labels(8)
+    attack = partial(pgd, net, x, y, Threat("linf", 0.01), steps=0, start=torch.zeros_like(x))
+    assert torch.equal(attack(restarts=1), x)
+    assert not torch.equal(attack(restarts=3), x)
+
+
+def test_later_restarts_are_spent_on_images_that_stand() -> None:
+    net, x = rugged_net(), images(40, torch.float64)
+    y, seen = net(x).argmax(1), []
+    threat = Threat("linf", 0.004)
+    once = pgd(net, x, y, threat, steps=2, stop_when_broken=True)
+    standing = int((~is_broken(net, once, y)).sum())
+    assert 0 < standing < 40
+    net.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    pgd(net, x, y, threat, steps=2, restarts=2, stop_when_broken=True)
+    assert len(seen) == 6
+    assert seen[3] == standing
+    assert seen == sorted(seen, reverse=True)
+
+
+# Momentum
+
+
+def plain_momentum(
+    net: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, size: float, decay: float
+) -> Tensor:
+    """Climb as the paper writes it, image by image, in linf and L2."""
+    result = []
+    for image, label in zip(x, y, strict=True):
+        point, velocity = image, torch.zeros_like(image)
+        for _ in range(steps):
+            point = point.clone().requires_grad_()
+            loss = -torch.log_softmax(net(point[None]), dim=1)[0, label]
+            (slope,) = torch.autograd.grad(loss, point)
+            velocity = decay * velocity + slope / slope.abs().sum()
+            step = velocity.sign() if threat.norm == "linf" else velocity / velocity.norm()
+            away = (point + size * step - image).detach()
+            if threat.norm == "linf":
+                away = away.clamp(-threat.epsilon, threat.epsilon)
+            else:
+                away = away * min(1.0, threat.epsilon / float(away.norm()))
+            point = (image + away).clamp(0, 1)
+        result.append(point)
+    return torch.stack(result)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_momentum_is_the_papers(norm: str, decay: float) -> None:
+    net, x, y = rugged_net(), images(dtype=torch.float64), labels()
+    threat, size = Threat(norm, 0.3 * EPSILON[norm]), 0.1 * EPSILON[norm]
+    expected = plain_momentum(net, x, y, threat, 6, size, decay)
+    how = {"steps": 6, "step_size": size, "random_start": False, "keep": "last"}
+    found = pgd(net, x, y, threat, momentum=decay, **how)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9)
+    assert not torch.allclose(found, pgd(net, x, y, threat, **how), atol=1e-3)
+
+
+@for_every_norm
+def test_momentum_stays_with_its_image_when_others_leave(norm: str) -> None:
+    net, x = rugged_net(), images(30, torch.float64)
+    y, threat = net(x).argmax(1), Threat(norm, 0.02 * EPSILON[norm])
+    attack = partial(pgd, net, threat=threat, steps=6, step_size=threat.epsilon / 4)
+    attack = partial(attack, momentum=1.0, stop_when_broken=True, random_start=False)
+    seen, hook = [], lambda module, args, output: seen.append(len(output))
+    with net.register_forward_hook(hook):
+        together = attack(x=x, y=y)
+    assert len(set(seen)) > 3, "images should leave at different steps"
+    alone = [attack(x=x[i : i + 1], y=y[i : i + 1]) for i in range(30)]
+    assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)
+
+
+@for_every_norm
+def test_momentum_does_not_care_for_the_scale_of_gradients(norm: str) -> None:
+    """Gradients of 1e-30 times the size lead the same way, and none at all leads nowhere."""
+    net, x, y = rugged_net(), images(dtype=torch.float64), labels()
+    attack = partial(pgd, net, x, y, Threat(norm, EPSILON[norm]), steps=3, momentum=1.0)
+    attack = partial(attack, keep="last", random_start=False)
+
+    def tiny(logits: Tensor, labels: Tensor) -> Tensor:
+        return 2.0**-100 * cross_entropy(logits, labels)
+
+    def flat(logits: Tensor, labels: Tensor) -> Tensor:
+        return 0 * cross_entropy(logits, labels)
+
+    assert torch.allclose(attack(objective=tiny), attack(), rtol=0, atol=1e-12)
+    assert torch.equal(attack(objective=flat), x)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"targets": targets(5)}, r"targets has shape \(5,\): needed is one class for each of the"),
+        ({"targets": F.one_hot(targets())}, r"targets has shape \(6, 3\)"),
+        ({"targets": labels()}, "targets names some images' own class"),
+        ({"restarts": 0}, "restarts is 0: allowed are 1 and more"),
+        ({"restarts": 2, "keep": "last"}, 'restarts is 2: more than one needs keep="best"'),
+        ({"restarts": 2, "random_start": False}, "restarts is 2: more than one needs random_start"),
+        ({"momentum": -0.1}, "momentum is -0.1: allowed are 0 and more"),
+        ({"momentum": float("nan")}, "momentum is nan"),
+        ({"momentum": float("inf")}, "momentum is inf"),
+    ],
+)
+def test_mistakes_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pgd(small_net(), images(), labels(), Threat("linf", 0.1), **arguments)
+
+
+@pytest.mark.parametrize("confidence", [-1.0, float("nan")])
+def test_cw_refuses_a_confidence_below_zero(confidence: float) -> None:
+    with pytest.raises(UserError, match="confidence is"):
+        cw(small_net(), images(), labels(), Threat("linf", 0.1), confidence=confidence)
