@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +32,16 @@ def read_npz(options: NpzOptions, name: str) -> RawImages:
             f"data.{name}.sha256 is {options.sha256}, but {path} has {found}: restore the file, or "
             "write the new value if the change is meant."
         )
-    try:
-        _check_room(path)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: np.asarray(archive[key]) for key in archive.files if key in ARRAYS}
-            present = sorted(archive.files)
-    except Exception as error:  # numpy raises over a dozen kinds, by where the damage is
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{where}: {path} is not a readable npz without pickles ({reason}); write it with "
-            "numpy.savez_compressed(path, images=..., labels=...)."
-        ) from None
-    if absent := {"images", "labels"} - arrays.keys():
-        raise UserError(
-            f"{where}: {path} lacks the array {sorted(absent)[0]!r}; it holds {present}, "
-            "needed are 'images' and 'labels'."
-        )
+
+    def chosen(present: Sequence[str]) -> list[str]:
+        if absent := {"images", "labels"} - set(present):
+            raise UserError(
+                f"{where}: {path} lacks the array {sorted(absent)[0]!r}; it holds "
+                f"{sorted(present)}, needed are 'images' and 'labels'."
+            )
+        return [key for key in ARRAYS if key in present]
+
+    arrays = read_arrays(path, chosen, f"{where}: ")
     images = _check_images(arrays["images"], f"{where}: images")
     labels, num_classes = _check_labels(
         arrays["labels"], len(images), options.num_classes, f"{where}: labels"
@@ -65,15 +60,44 @@ def read_npz(options: NpzOptions, name: str) -> RawImages:
     return RawImages(images, labels, num_classes, 255, split)
 
 
-def _check_room(path: Path) -> None:
-    """Raise unless the arrays of an npz fit into this machine's memory when they are unpacked."""
-    with zipfile.ZipFile(path) as archive:
-        needed = sum(
-            member.file_size
-            for member in archive.infolist()
-            if member.filename.removesuffix(".npy") in ARRAYS
-        )
-    check_room(needed, "its arrays take")
+def read_arrays(
+    path: Path, choose: Callable[[Sequence[str]], Sequence[str]], where: str
+) -> dict[str, np.ndarray]:
+    """Read some arrays of an npz, none of them pickled.
+
+    Parameters
+    ----------
+    path
+        A file.
+    choose
+        Returns, of the names of all arrays, those to read; it may raise a `UserError`.
+    where
+        What messages begin with.
+
+    Raises
+    ------
+    UserError
+        When it is no npz, is damaged or holds pickles, or when what is chosen does not fit into
+        this machine's memory by the sizes that its directory declares.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {
+                member.filename.removesuffix(".npy"): member.file_size
+                for member in archive.infolist()
+            }
+        names = choose(list(sizes))
+        check_room(sum(sizes[name] for name in names), "its arrays take")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: np.asarray(arrays[name]) for name in names}
+    except UserError:
+        raise
+    except Exception as error:  # numpy raises over a dozen kinds, by where the damage is
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{where}{path} is not a readable npz without pickles ({reason}); write it with "
+            "numpy.savez_compressed(path, images=..., labels=...)."
+        ) from None
 
 
 def _check_images(images: np.ndarray, where: str) -> np.ndarray:

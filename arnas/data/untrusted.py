@@ -1,0 +1,150 @@
+"""Files that other people made: opened without waiting, and recognised by how they begin."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from arnas.data.raw import check_room
+from arnas.runtime.errors import UserError, one_line
+
+HEAD = 4096
+"""Bytes at the beginning of a file that tell what it is."""
+LARGEST_HEADER = 100_000_000
+"""Bytes of the JSON that a safetensors file may begin with."""
+
+
+class Kind(NamedTuple):
+    """What a file is, and what to do if it should be something else."""
+
+    name: str
+    words: str
+    """Begins with the article."""
+    way_out: str
+
+
+_UNPACK = "unpack it, and give the file inside"
+_BY_FIRST_BYTES = (
+    (b"PK\x03\x04", Kind("zip", "a zip archive", "unpack it, or name it .pt or .npz if it is one")),
+    (b"PK\x05\x06", Kind("zip", "an empty zip archive", "download or write it again")),
+    (b"\x80", Kind("pickle", "a pickle", "name it .pt if `torch.save` wrote it")),
+    (b"\x93NUMPY", Kind("npy", "a single numpy array", "write both arrays with numpy.savez")),
+    (b"\x1f\x8b", Kind("gzip", "a gzip archive", _UNPACK)),
+    (b"\xfd7zXZ", Kind("xz", "an xz archive", _UNPACK)),
+    (b"BZh", Kind("bzip2", "a bzip2 archive", _UNPACK)),
+    (b"7z\xbc\xaf", Kind("7z", "a 7z archive", _UNPACK)),
+    (b"\x89HDF", Kind("hdf5", "an HDF5 file", "convert it with the library that wrote it")),
+    (
+        b"version https://git-lfs",
+        Kind("lfs", "a Git LFS pointer and not the file itself", "fetch that with `git lfs pull`"),
+    ),
+)
+"""First bytes to kind."""
+_PAGE = re.compile(rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype\s+html|html|head|body)\b", re.S)
+_STATE = (b'attacks_to_run"', b'robust_flags"')
+"""Keys of the state that AutoAttack keeps."""
+
+
+def recognised(head: bytes) -> Kind | None:
+    """Return what a file is by its first `HEAD` bytes, None for what is not known."""
+    by_first = (kind for first, kind in _BY_FIRST_BYTES if head.startswith(first))
+    # The layout first: the length that a safetensors file begins with may look like anything.
+    return _recognised_layout(head) or next(by_first, None) or _recognised_text(head)
+
+
+def _recognised_text(head: bytes) -> Kind | None:
+    """Return what a text is that stands in the place of something else."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _PAGE.match(text.lower()):
+        return Kind(
+            "html",
+            "a web page, such as a site sends in place of a file when a quota is used up or a "
+            "question is open",
+            "open its address in a browser, and download the file itself",
+        )
+    if text[:1] == b"{" and all(key in head for key in _STATE):
+        return Kind(
+            "autoattack state",
+            "a state file of AutoAttack, which names neither the model nor the norm, epsilon or "
+            "images it belongs to",
+            "run the attack again from the weights",
+        )
+    if text[:1] in {b"{", b"["}:
+        return Kind("json", "a JSON text", "give the file that it describes")
+    return None
+
+
+def _recognised_layout(head: bytes) -> Kind | None:
+    """Return what a file is that has its mark further inside."""
+    if not head:
+        return Kind("empty", "empty", "download or write it again")
+    if head[257:262] == b"ustar":
+        return Kind("tar", "a tar archive", _UNPACK)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LARGEST_HEADER:
+        return Kind("safetensors", "a safetensors file", "give it the ending .safetensors")
+    return None
+
+
+def read_foreign(path: Path, expected: frozenset[str], most: int | None = None) -> bytes:
+    """Read a regular file, unless its first bytes are those of another kind of file.
+
+    Parameters
+    ----------
+    path
+        A file or a link to one. A named pipe is refused, not waited for.
+    expected
+        Names of the kinds that it may be; what is not recognised passes too.
+    most
+        Read no more bytes than that, from the beginning.
+
+    Raises
+    ------
+    UserError
+        When it cannot be read, is no file, is larger than the memory or something else.
+    """
+    shown = one_line(path)
+    try:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            state = os.fstat(stream.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise UserError(f"{shown} is {_what(state.st_mode)}: give a regular file.")
+            if most is None:
+                check_room(state.st_size, "it takes")
+            data = stream.read() if most is None else stream.read(most)
+    except OSError as error:
+        raise UserError(f"{shown} {_refused(error)}.") from None
+    except ValueError as error:  # a NUL in the name, or too large
+        raise UserError(f"{shown} cannot be read ({error}): give another file.") from None
+    kind = recognised(data[:HEAD])
+    if kind is not None and kind.name not in expected:
+        raise UserError(f"{shown} is {kind.words}: {kind.way_out}.")
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe too, at whose other end nobody may ever write."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _what(mode: int) -> str:
+    """Return in words what something is that is no regular file."""
+    return "a named pipe" if stat.S_ISFIFO(mode) else "a device"
+
+
+def _refused(error: OSError) -> str:
+    """Return why a file cannot be opened, and the way out."""
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return "is missing: correct the path"
+    if error.errno == errno.EISDIR:
+        return "is a folder: give a regular file"
+    if error.errno == errno.ELOOP:
+        return "is a link that leads back to itself: give the file itself"
+    if error.errno == errno.ENXIO:
+        return "is a socket: give a regular file"
+    if error.errno == errno.EACCES:
+        return "cannot be read (Permission denied): give the right to read it"
+    return f"cannot be read ({error.strerror}): give another file"

@@ -1,0 +1,188 @@
+"""Weights from elsewhere: do they fit a network, and which weights are they."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from arnas.runtime.errors import UserError, one_line
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What wrappers put before every name: data parallelism, compilation, training frameworks."""
+SHOWN = 3
+"""Names of each kind in a message."""
+COUNTERS = "num_batches_tracked"
+"""Buffers of batch normalisation that mean nothing in evaluation mode; PyTorch 0.3 had none."""
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the sha256 of all parameters and buffers of a model.
+
+    Names, dtypes, shapes and values enter, in the order of the names, so that the same weights in
+    the same network have the same digest however they were loaded.
+
+    Parameters
+    ----------
+    model
+        On any device; a tensor that has two names counts under both.
+    """
+    total = hashlib.sha256()
+    for name, value in sorted(_named_tensors(model), key=lambda item: item[0]):
+        plain = value.detach()
+        plain = (plain.dequantize() if plain.is_quantized else plain).cpu().contiguous()
+        total.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        total.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], shown: str) -> list[str]:
+    """Copy weights into a model after comparing names, shapes and kinds of numbers.
+
+    Parameters
+    ----------
+    model
+        Keeps its own dtypes.
+    tensors
+        By name. A prefix of `PREFIXES` that all names have is left out where the model's lack it.
+    shown
+        The file, for messages.
+
+    Returns
+    -------
+    list of str
+        What is worth knowing, each a clause without a full stop.
+
+    Raises
+    ------
+    UserError
+        When they are those of another network.
+    """
+    wanted = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    found = _unwrapped(tensors, wanted)
+    if problem := _misfit(found, wanted):
+        raise UserError(
+            f"{shown} does not fit the network ({problem}): name the network, in the size, that it "
+            "was written for."
+        )
+    notes = [f"{shown}: {note}" for note in _conversions(found, wanted)]
+    if absent := wanted.keys() - found.keys():
+        notes.append(f"{shown} lacks {len(absent)} counters of batches, which are not used here")
+    try:
+        model.load_state_dict(found, strict=False)
+    except Exception as error:  # of hooks that a network has of its own
+        raise UserError(
+            f"{shown} does not fit the network ({one_line(error)}): name the network that it was "
+            "written for."
+        ) from None
+    return notes
+
+
+def check_values(model: nn.Module, shown: str) -> list[str]:
+    """Return a warning where weights are not finite.
+
+    Raises
+    ------
+    UserError
+        When the model has weights without values, which cannot be attacked.
+    """
+    named = list(_named_tensors(model))
+    for name, value in named:
+        if is_lazy(value) or value.is_meta:
+            raise UserError(
+                f"{shown} has no values for '{one_line(name)}': make the network on the CPU, and "
+                "load its weights before it is returned."
+            )
+    odd = [name for name, value in named if not _finite(value)]
+    if not odd:
+        return []
+    return [f"{shown}: {len(odd)} of {len(named)} tensors hold NaN or infinity ({_some(odd)})"]
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield all parameters and buffers by name."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _finite(value: Tensor) -> bool:
+    """Return whether all numbers of a tensor are finite."""
+    plain = value.detach()
+    if plain.is_floating_point() and plain.element_size() == 1:
+        plain = plain.float()  # eight bits have no such test
+    return bool(torch.isfinite(plain).all())
+
+
+def _unwrapped(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without the prefixes of wrappers, as far as names then fit better."""
+    best = names = dict(tensors)
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in names)), None):
+        if not names:
+            break
+        names = {key.removeprefix(prefix): value for key, value in names.items()}
+        if len(names.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
+            best = names
+    return best
+
+
+def _misfit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """Return how weights differ from those of the network, None if they do not."""
+    missing = [key for key in wanted if key not in found and not key.endswith(COUNTERS)]
+    unexpected = [key for key in found if key not in wanted]
+    common = [key for key in wanted if key in found]
+    shapes = [key for key in common if found[key].shape != wanted[key].shape]
+    kinds = [key for key in common if _kind(found[key]) != _kind(wanted[key])]
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} of its {len(wanted)} tensors are missing: {_some(missing)}")
+    if unexpected:
+        parts.append(f"{len(unexpected)} are not its own: {_some(unexpected)}")
+    if shapes:
+        words = [
+            f"{key} {tuple(found[key].shape)} where {tuple(wanted[key].shape)} is needed"
+            for key in shapes[:SHOWN]
+        ]
+        parts.append(f"{len(shapes)} have another shape: {_some(words, len(shapes))}")
+    if kinds and not parts:
+        first = kinds[0]
+        parts.append(
+            f"{len(kinds)} hold another kind of numbers: {one_line(first)} is "
+            f"{_word(found[first])} where {_word(wanted[first])} is needed"
+        )
+    return "; ".join(parts) or None
+
+
+def _kind(tensor: Tensor) -> str:
+    """Return the kind of numbers of a tensor; within one, a copy keeps their meaning."""
+    if tensor.is_complex():
+        return "complex"
+    return "real" if tensor.is_floating_point() else "whole"
+
+
+def _word(tensor: Tensor) -> str:
+    """Return a tensor's dtype in words."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _conversions(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Return in words which numbers are stored in another precision than they are used in."""
+    pairs = Counter(
+        (_word(value), _word(wanted[key]))
+        for key, value in found.items()
+        if value.dtype != wanted[key].dtype and _kind(value) != "whole"
+    )
+    return [
+        f"{count} tensors are stored as {stored} and used as {used}"
+        for (stored, used), count in sorted(pairs.items())
+    ]
+
+
+def _some(names: Sequence[str], count: int | None = None) -> str:
+    """Return the first few of so many names in words."""
+    count = len(names) if count is None else count
+    shown = ", ".join(one_line(name, 100) for name in names[:SHOWN])
+    return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"

@@ -1,0 +1,262 @@
+"""Images by a text: the pixels that other readers read, or a sentence that says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from folder_cases import CLASSES, listed, noise, write_classes
+from official_cases import Cifar, Svhn, use
+from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from arnas.data.named import CUT, NamedImages, images_sha256, load_images
+from arnas.data.sources import load_dataset
+from arnas.data.splits import save_splits
+from arnas.runtime.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def refusal(spec: Path | str, **arguments: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load_images(str(spec), **arguments)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+def sound(found: NamedImages) -> bool:
+    """Return whether everything about some images fits together."""
+    n = len(found.y)
+    return (
+        found.x.dtype == torch.float32
+        and found.x.is_contiguous()
+        and found.x.ndim == 4
+        and len(found.x) == len(found.indices) == n
+        and found.y.dtype == found.indices.dtype == torch.int64
+        and 0 <= float(found.x.min()) <= float(found.x.max()) <= 1
+        and 0 <= int(found.y.min()) <= int(found.y.max()) < found.num_classes
+        and int(found.indices.max()) < found.dataset_size
+        and bool((found.indices.diff() > 0).all())
+        and found.sha256 == images_sha256(found.x, found.y)
+    )
+
+
+# Datasets that the project cuts
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_the_parts_are_those_of_the_default_settings(name: str) -> None:
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())["data"][name]
+    assert type(CUT[name])(**settings) == CUT[name]
+
+
+def test_digits_are_the_scans_of_scikit_learn() -> None:
+    found = load_images("digits")
+    assert sound(found)
+    assert (found.dataset_size, found.num_classes, found.name) == (360, 10, "digits")
+    assert found.x.shape == (360, 1, 8, 8) and torch.equal(found.indices, torch.arange(360))
+    digits = load_digits()
+    known = {
+        image.tobytes(): label for image, label in zip(digits.images, digits.target, strict=True)
+    }
+    for image, label in zip(found.x, found.y.tolist(), strict=True):
+        assert known[(image[0].double() * 16).numpy().tobytes()] == label
+    assert found.words == (
+        "all 360 images in the part test of digits, as the default settings cut it"
+    )
+    assert found.warnings == ()
+
+
+def test_other_parts_are_other_images() -> None:
+    parts = {part: load_images("digits", part=part) for part in ("train", "selection", "test")}
+    assert all(sound(found) for found in parts.values())
+    assert parts["selection"].dataset_size == 144
+    assert len({found.sha256 for found in parts.values()}) == 3
+
+
+@pytest.mark.parametrize("count", [1, 10, 360])
+def test_a_number_of_images_means_the_first(count: int) -> None:
+    found, whole = load_images("digits", count=count), load_images("digits")
+    assert sound(found)
+    assert torch.equal(found.x, whole.x[:count]) and torch.equal(found.y, whole.y[:count])
+    assert torch.equal(found.indices, torch.arange(count)) and found.dataset_size == 360
+    assert (f"the first {count} of the 360" in found.words) == (count < 360)
+
+
+def test_a_stratified_choice_has_equal_shares_and_depends_on_its_seed() -> None:
+    whole = load_images("digits")
+    chosen = [
+        load_images("digits", count=100, choice="stratified", seed=seed) for seed in (0, 0, 1)
+    ]
+    for found in chosen:
+        assert sound(found)
+        assert torch.equal(found.x, whole.x[found.indices])
+        assert set(found.y.bincount().tolist()) <= {9, 10, 11}
+    assert torch.equal(chosen[0].indices, chosen[1].indices)
+    assert not torch.equal(chosen[0].indices, chosen[2].indices)
+    assert "100 of the 360 images, drawn in equal class shares with seed 1," in chosen[2].words
+    assert "cannot be drawn in equal class shares" in refusal(
+        "digits", count=3, choice="stratified"
+    )
+
+
+@pytest.mark.parametrize("count", [0, -1, 361, 1.5, True, "3"])
+def test_an_impossible_count_is_refused(count: Any) -> None:
+    message = refusal("digits", count=count)
+    assert message.startswith(f"count is {count!r}, but there are 360 images")
+
+
+def test_shapes_are_there_too() -> None:
+    found = load_images("shapes", count=20)
+    assert sound(found) and found.x.shape == (20, 3, 16, 16) and found.dataset_size == 120
+
+
+def test_splits_of_a_run_are_read_by_their_part(tmp_path: Path) -> None:
+    path = tmp_path / "splits.safetensors"
+    save_splits(path, load_dataset("mine", CUT["digits"]))
+    for part in ("test", "selection"):
+        found, named = load_images(str(path), part=part), load_images("digits", part=part)
+        assert sound(found) and found.sha256 == named.sha256 and found.name == "mine"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "is damaged or was replaced" in refusal(path)
+
+
+# Public datasets
+
+
+@pytest.mark.parametrize("reader", [CIFAR10, CIFAR100])
+def test_cifar_is_its_official_test_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Any
+) -> None:
+    made = Cifar(tmp_path / "root", reader)
+    use(monkeypatch, made.source, reader=made.reader)
+    monkeypatch.setenv("ARNAS_DATA", str(made.root))
+    found = load_images(made.source)
+    assert sound(found)
+    assert np.array_equal((found.x * 255).round().to(torch.uint8).numpy(), made.test)
+    assert np.array_equal(found.y.numpy(), made.test_labels)
+    assert f"all 20 images in the official test set of {made.source}" == found.words
+    train = load_images(made.source, part="train", count=7)
+    assert np.array_equal((train.x * 255).round().to(torch.uint8).numpy(), made.train[:7])
+    assert "comes with train and test only" in refusal(made.source, part="selection")
+
+
+def test_svhn_is_its_official_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Svhn(tmp_path / "root")
+    use(monkeypatch, "svhn", reader=made.reader)
+    monkeypatch.setenv("ARNAS_DATA", str(made.root))
+    found = load_images("svhn")
+    assert sound(found)
+    assert np.array_equal(found.y.numpy(), made.labels["test"] % 10)
+    assert np.array_equal(
+        (found.x * 255).round().numpy(), made.images["test"].transpose(0, 3, 1, 2)
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "tiny_imagenet"])
+def test_a_public_dataset_that_is_not_there_is_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fetched(*_: Any, **__: Any) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("arnas.data.fetch.download_url", fetched)
+    monkeypatch.setenv("ARNAS_DATA", str(tmp_path / "here"))
+    message = refusal(name)
+    assert str(tmp_path / "here") in message and "md5" in message
+    assert not (tmp_path / "here").exists()
+    with pytest.raises(AssertionError, match="fetched"):
+        load_images(name, download=True)
+
+
+# Folders
+
+
+def stored(found: NamedImages) -> dict[bytes, int]:
+    pixels = (found.x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return {image.tobytes(): label for image, label in zip(pixels, found.y.tolist(), strict=True)}
+
+
+def test_a_folder_without_parts_is_read_whole(flat: Path) -> None:
+    found = load_images(str(flat))
+    assert sound(found) and stored(found) == listed(flat)
+    assert (found.num_classes, found.name) == (len(CLASSES), "mine")
+    assert found.words == f"all 36 images in {flat}, which has no part test"
+
+
+def test_the_first_images_of_a_folder_are_of_all_classes(flat: Path) -> None:
+    found = load_images(str(flat), count=12)
+    assert sound(found) and len(found.y.unique()) == 3
+
+
+def test_a_folder_with_parts_is_read_by_them(divided: Path) -> None:
+    assert stored(load_images(str(divided))) == listed(divided / "test")
+    assert stored(load_images(str(divided), part="train")) == listed(divided / "train")
+    assert "has test, train: choose one" in refusal(divided, part="selection")
+
+
+def test_images_of_a_folder_may_be_resized_and_made_grey(flat: Path) -> None:
+    noise(1, 20, 12).save(flat / CLASSES[0] / "other.png")
+    assert "it has 20x12 pixels, needed are 10x10, or image_size to resize all to" in refusal(flat)
+    found = load_images(str(flat), image_size=8, grey=True)
+    assert sound(found) and found.x.shape == (37, 1, 8, 8)
+    assert "image_size is 3: allowed are 8 to 1024" in refusal(flat, image_size=3)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path)
+    assert message.startswith(f"data: {tmp_path} is not a folder with a folder of images")
+    write_classes(tmp_path, classes=("one",))
+    assert "has one class, 'one'" in refusal(tmp_path)
+
+
+# What names nothing
+
+
+@pytest.mark.parametrize("spec", ["nothing", "CIFAR10", "", "x" * 5000, "a\0b", "absent.npz"])
+def test_what_is_not_there_is_refused_with_what_is_allowed(spec: str) -> None:
+    assert "allowed are digits, shapes, cifar10, " in refusal(spec)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.npy", "a.pt"])
+def test_another_ending_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert "is no file of images by its name" in refusal(tmp_path / name)
+
+
+def test_unknown_words_are_refused() -> None:
+    assert "part is 'tests': allowed are train, search_validation," in refusal(
+        "digits", part="tests"
+    )
+    assert "choice is 'best': allowed are first, stratified" in refusal("digits", choice="best")
+
+
+# Digests
+
+
+def test_the_digest_is_that_of_the_images_and_not_of_the_file(tmp_path: Path) -> None:
+    found = load_images("digits", count=50)
+    np.savez(tmp_path / "a.npz", x=found.x.numpy(), y=found.y.numpy())
+    grey = found.x[:, 0].numpy().astype(">f8")
+    np.savez_compressed(tmp_path / "b.npz", images=grey, labels=found.y.numpy().astype("u1"))
+    for name in ("a.npz", "b.npz"):
+        assert load_images(str(tmp_path / name)).sha256 == found.sha256
+
+
+def test_the_digest_sees_pixels_labels_order_and_shape() -> None:
+    x, y = torch.rand(4, 1, 2, 8), torch.arange(4)
+    changed = x.clone()
+    changed[3, 0, 1, 7] += 1e-6
+    digests = {
+        images_sha256(*pair)
+        for pair in [(x, y), (changed, y), (x, y.flip(0)), (x.flip(0), y), (x.view(4, 1, 4, 4), y)]
+    }
+    assert len(digests) == 5
+    assert images_sha256(x.double(), y.to(torch.uint8)) == images_sha256(x, y)
