@@ -9,19 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arnas.evaluation.assess import evaluate
     from arnas.models.complexity import count_macs, count_parameters
     from arnas.models.registry import build_model, load_weights
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "evaluate": "arnas.evaluation.assess",
     "build_model": "arnas.models.registry",
     "load_weights": "arnas.models.registry",
     "count_macs": "arnas.models.complexity",
     "count_parameters": "arnas.models.complexity",
 }
 
-__all__ = ["__version__", "build_model", "count_macs", "count_parameters", "load_weights"]
+__all__ = [
+    "__version__",
+    "build_model",
+    "count_macs",
+    "count_parameters",
+    "evaluate",
+    "load_weights",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from arnas.evaluation.intervals import Accuracy
 from arnas.evaluation.witness import Witness
 
-Status = Literal["PASS", "WARN", "FAIL"]
+Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 TOLERANCE = 1e-6
 """Rounding that float32 adds to the ball and the box."""
 SLACK, FEW = 0.01, 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from scipy.stats import binomtest
@@ -17,6 +18,7 @@ class Accuracy(NamedTuple):
     high: float
 
 
+@lru_cache(maxsize=4096)
 def wilson(correct: int, n: int) -> Accuracy:
     """Return the accuracy and its Wilson score interval at 95 % (Wilson, JASA 1927).
 
@@ -26,4 +28,6 @@ def wilson(correct: int, n: int) -> Accuracy:
         Correct images of n, n from 1 up.
     """
     interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return Accuracy(correct, n, 100 * correct / n, 100 * interval.low, 100 * interval.high)
+    return Accuracy(
+        correct, n, 100 * correct / n, 100 * float(interval.low), 100 * float(interval.high)
+    )

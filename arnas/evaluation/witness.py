@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
+from arnas.models.fitting import weights_sha256
 
 
 @dataclass
@@ -66,20 +66,11 @@ class Witness:
             self.awake += any(m.training for m in module.modules())
 
         watched = list({id(model): model for model in models}.values())
-        before = [_fingerprint(model) for model in watched]
+        before = [weights_sha256(model) for model in watched]
         handles = [model.register_forward_pre_hook(count) for model in watched]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            self.changed |= [_fingerprint(model) for model in watched] != before
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """Return a digest of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+            self.changed |= [weights_sha256(model) for model in watched] != before

@@ -119,6 +119,17 @@ def use_full_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Do without TF32 inside the block; afterwards the settings are what they were."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    use_full_float32()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 def configure_determinism() -> bool:
     """Ask PyTorch for deterministic algorithms if ``ARNAS_DETERMINISTIC`` is 1, and return that.
 

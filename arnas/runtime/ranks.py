@@ -158,6 +158,8 @@ def _group(store: TCPStore, rank: int, devices: Sequence[torch.device]) -> Itera
 class ReadingKeeper:
     """Goes on from the state that rank 0 keeps, and keeps none."""
 
+    stopping = False
+
     def __init__(self, folder: Path) -> None:
         self._keeper = FolderKeeper(folder, interval=0)
 

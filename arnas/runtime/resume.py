@@ -59,6 +59,10 @@ class Snapshot(NamedTuple):
 class Keeper(Protocol):
     """What a loop asks for its earlier state and offers its present one."""
 
+    @property
+    def stopping(self) -> bool:
+        """Return whether a signal has asked to stop, which the next offer will do."""
+
     def load(self) -> TensorFile | None:
         """Return the state of an earlier run that was cut short, if there is one."""
 
@@ -68,6 +72,8 @@ class Keeper(Protocol):
 
 class _Forgetful:
     """A keeper that keeps nothing."""
+
+    stopping = False
 
     def load(self) -> None:
         return None
@@ -95,6 +101,11 @@ class FolderKeeper:
         self._asked: signal.Signals | None = None
         self._writer = ThreadPoolExecutor(1, "state")
         self._writing: Future[None] | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether a signal has asked to stop, which the next offer will do."""
+        return self._asked is not None
 
     def _path(self, number: int) -> Path:
         """Return the file of a save: two take turns, so a kill while writing costs one save."""

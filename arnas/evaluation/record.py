@@ -1,0 +1,395 @@
+"""The record of an evaluation: all of it but the examples, as JSON that holds its own sha256."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from arnas.attacks.threat import Threat, parse_amount
+from arnas.evaluation.assessment import FELL, STOOD, Assessment, AttackResult
+from arnas.evaluation.checks import Check, Status
+from arnas.evaluation.intervals import Accuracy, wilson
+from arnas.runtime.errors import UserError, one_line
+from arnas.runtime.files import SEAL, check_form, read_json, write_sealed
+
+FORMAT = "arnas evaluation 1"
+"""Raised by one when a reader of the present format could not read the next."""
+AGAIN = "run the evaluation again"
+SAME = 1e-9
+"""Relative difference below which two budgets are one, and two accuracies in percent."""
+ROUNDED = 0.02
+"""Relative difference below which two budgets look like one budget and its rounded value."""
+ZERO = ord("0")
+
+Images = Annotated[int, Field(ge=0, le=10**9)]
+Passes = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class _Threat(_Form):
+    norm: str
+    epsilon: float
+    text: str
+
+
+class _Accuracy(_Form):
+    correct: Images
+    n: Annotated[Images, Field(ge=1)]
+    percent: float
+    low: float
+    high: float
+
+
+class _Attack(_Form):
+    name: str
+    settings: str
+    citation: str
+    attacked: Images
+    broken: Images
+    standing: _Accuracy
+    forwards: Passes
+    backwards: Passes
+
+
+class _Class(_Form):
+    label: Images
+    clean: _Accuracy
+    robust: _Accuracy
+
+
+class _Check(_Form):
+    id: str
+    status: Status
+    figure: str
+    advice: str
+
+
+class _Point(_Form):
+    epsilon: str
+    accuracy: _Accuracy
+
+
+class _Record(_Form):
+    format: Literal["arnas evaluation 1"]
+    threat: _Threat
+    suite: str
+    n: Annotated[Images, Field(ge=1)]
+    clean: _Accuracy
+    robust: _Accuracy
+    reliable: bool
+    attacks: list[_Attack]
+    outcomes: dict[str, Annotated[str, Field(pattern="^[012]+$")]]
+    labels: Annotated[str, Field(pattern="^[0-9]{1,9}( [0-9]{1,9})*$")]
+    per_class: list[_Class]
+    worst_class: Images
+    checks: list[_Check]
+    curve: list[_Point]
+    provenance: dict[str, Any]
+
+
+def to_record(assessment: Assessment) -> dict[str, Any]:
+    """Return an evaluation without its examples as JSON values.
+
+    Parameters
+    ----------
+    assessment
+        Any evaluation.
+
+    Returns
+    -------
+    dict
+        Outcomes are one digit for each image, 1 for an image that withstood, 0 for one that fell
+        and 2 for one that was spared; labels are numbers with spaces between. Attacks and budgets
+        are lists, for their order counts and a JSON file sorts its keys.
+
+    Raises
+    ------
+    UserError
+        When the provenance holds something that JSON has no word for.
+    """
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "threat": {
+            "norm": assessment.threat.norm,
+            "epsilon": assessment.threat.epsilon,
+            "text": str(assessment.threat),
+        },
+        "suite": assessment.suite,
+        "n": assessment.n,
+        "clean": assessment.clean_accuracy._asdict(),
+        "robust": assessment.robust_accuracy._asdict(),
+        "reliable": assessment.reliable,
+        "attacks": [
+            {**vars(result), "standing": result.standing._asdict()}
+            for result in assessment.attacks.values()
+        ],
+        "outcomes": {name: _digits(flags) for name, flags in assessment.outcomes.items()},
+        "labels": " ".join(str(label) for label in assessment.labels.tolist()),
+        "per_class": [
+            {"label": label, "clean": clean._asdict(), "robust": robust._asdict()}
+            for label, (clean, robust) in assessment.per_class().items()
+        ],
+        "worst_class": worst_class(assessment),
+        "checks": [check._asdict() for check in assessment.checks],
+        "curve": [
+            {"epsilon": epsilon, "accuracy": accuracy._asdict()}
+            for epsilon, accuracy in assessment.curve.items()
+        ],
+        "provenance": dict(assessment.provenance),
+    }
+    return plain_json(found)
+
+
+def worst_class(assessment: Assessment) -> int:
+    """Return the class with the lowest robust accuracy, of equals the one with the lowest label."""
+    classes = assessment.per_class()
+    return min(classes, key=lambda label: (classes[label][1].percent, label))
+
+
+def write_record(path: Path, assessment: Assessment) -> None:
+    """Write the record of an evaluation, atomically; the same evaluation gives the same bytes.
+
+    Raises
+    ------
+    UserError
+        When the file cannot be written.
+    """
+    write_sealed(path, to_record(assessment))
+
+
+def read_record(path: Path) -> Assessment:
+    """Read the record of an evaluation, verified by the sha256 in it.
+
+    Raises
+    ------
+    UserError
+        When the file is missing, damaged, edited, or something else than a record of this format,
+        such as the state file of AutoAttack.
+    """
+    content = read_json(path)
+    assessment = from_record(content, path)
+    # `read_json` verifies a seal and takes it off; a file that never had one gets through.
+    if SEAL not in json.loads(path.read_bytes()):
+        raise UserError(
+            f"{path} does not hold the sha256 of its own content ({SEAL}), so that nothing shows "
+            f"whether it was edited: {AGAIN}."
+        )
+    return assessment
+
+
+def from_record(content: object, path: Path = Path("the record")) -> Assessment:
+    """Return the evaluation that a record describes.
+
+    Parameters
+    ----------
+    content
+        As `to_record` has returned it.
+    path
+        Names the record in errors.
+
+    Returns
+    -------
+    Assessment
+        Its `x_adv` holds no images: it is of shape (0, 0, 0, 0).
+
+    Raises
+    ------
+    UserError
+        When it is no record of this format, or its numbers contradict each other.
+    """
+    _check_kind(content, path)
+    check_form(path, content, _Record, AGAIN)
+    record = _Record.model_validate(content)
+    try:
+        threat = Threat(record.threat.norm, record.threat.epsilon)
+        for point in record.curve:
+            parse_amount(point.epsilon)
+    except UserError as error:
+        raise UserError(f"{path} holds an impossible threat: {one_line(error)}") from None
+    found = Assessment(
+        threat=threat,
+        suite=record.suite,
+        clean_accuracy=_accuracy(record.clean),
+        robust_accuracy=_accuracy(record.robust),
+        attacks={attack.name: _result(attack) for attack in record.attacks},
+        # A file sorts its keys; the attacks are listed in their order.
+        outcomes={
+            name: _flags(record.outcomes[name])
+            for name in ["clean", *(attack.name for attack in record.attacks)]
+            if name in record.outcomes
+        },
+        labels=torch.tensor([int(label) for label in record.labels.split(" ")]),
+        x_adv=torch.empty((0, 0, 0, 0)),
+        checks=tuple(Check(c.id, c.status, c.figure, c.advice) for c in record.checks),
+        provenance=record.provenance,
+        curve={point.epsilon: _accuracy(point.accuracy) for point in record.curve},
+    )
+    contradiction = _contradiction(record, found)
+    if contradiction:
+        raise UserError(f"{path} contradicts itself, for {contradiction}: {AGAIN}.")
+    return found
+
+
+def mixed_units(assessments: Iterable[Assessment]) -> str | None:
+    """Return why the accuracies of some evaluations do not belong in one table, or None.
+
+    Parameters
+    ----------
+    assessments
+        Of one table, any number.
+
+    Returns
+    -------
+    str or None
+        One sentence where their norms or budgets differ. Boards mark an epsilon of 0.031 with a
+        footnote, because 8/255 is 0.031373.
+    """
+    first: Threat | None = None
+    for assessment in assessments:
+        threat = assessment.threat
+        first = first or threat
+        if threat.norm != first.norm:
+            return (
+                f"The accuracies belong to different norms, {first.norm} and {threat.norm}: put "
+                "them into tables of their own."
+            )
+        if not math.isclose(threat.epsilon, first.epsilon, rel_tol=SAME):
+            close = math.isclose(threat.epsilon, first.epsilon, rel_tol=ROUNDED)
+            return (
+                f"The accuracies belong to different budgets, {first} and {threat}"
+                + (", of which one looks like a rounded value of the other" if close else "")
+                + ": evaluate all of them with one epsilon, written as a fraction such as 8/255."
+            )
+    return None
+
+
+def _check_kind(content: object, path: Path) -> None:
+    """Raise unless JSON values claim to be a record of this format."""
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no record of an evaluation: {AGAIN}.")
+    if {"_robust_flags", "_run_attacks"} & content.keys():
+        raise UserError(
+            f"{path} is a state file of AutoAttack, which names neither the model nor the images, "
+            f"the norm or the epsilon that its flags belong to, so it is no record: {AGAIN} with "
+            "arnas."
+        )
+    claimed = content.get("format")
+    if claimed == FORMAT:
+        return
+    if isinstance(claimed, str) and claimed.startswith(FORMAT.rstrip("0123456789")):
+        raise UserError(
+            f"{path} has the format '{one_line(claimed, 40)}', this version of arnas reads "
+            f"'{FORMAT}': use the version that wrote it, or {AGAIN}."
+        )
+    raise UserError(f"{path} is no record of an evaluation, for its format is not '{FORMAT}'.")
+
+
+def _contradiction(record: _Record, found: Assessment) -> str | None:
+    """Return which numbers of a record do not fit each other, in words, or None."""
+    if len(found.attacks) < len(record.attacks) or "clean" in found.attacks:
+        return "two of its attacks have one name"
+    if record.threat.text != str(found.threat):
+        return "its threat reads otherwise in words"
+    if len(found.curve) < len(record.curve):
+        return "an epsilon stands twice in its curve"
+    if record.outcomes.keys() != {"clean", *found.attacks}:
+        return "its outcomes are not those of its attacks"
+    lengths = {len(found.labels), *(len(text) for text in record.outcomes.values())}
+    if lengths != {record.n} or "2" in record.outcomes["clean"]:
+        return f"its outcomes are not those of {record.n} images"
+    return _miscounted(found) or _inexact(record, found)
+
+
+def _miscounted(found: Assessment) -> str | None:
+    """Return which count is not that of the outcomes, in words, or None."""
+    standing = found.outcomes["clean"] == STOOD
+    counts = [("clean", found.clean_accuracy, int(standing.sum()))]
+    for name, result in found.attacks.items():
+        standing = standing & (found.outcomes[name] == STOOD)
+        counts.append((name, result.standing, int(standing.sum())))
+        fell = int((found.outcomes[name] == FELL).sum())
+        if result.broken > min(result.attacked, fell) or result.attacked > found.n:
+            return f"{one_line(name, 40)} broke more images than it attacked or than fell"
+    counts.append(("robust", found.robust_accuracy, int(standing.sum())))
+    for name, accuracy, count in counts:
+        if accuracy.correct != count or accuracy.n != found.n:
+            return f"the accuracy of {one_line(name, 40)} is not that of its outcomes"
+    return None
+
+
+def _inexact(record: _Record, found: Assessment) -> str | None:
+    """Return which derived values of a record are not those of its counts, or None."""
+    classes = [
+        (label, clean.correct, clean.n, robust.correct, robust.n)
+        for label, (clean, robust) in found.per_class().items()
+    ]
+    if classes != [
+        (c.label, c.clean.correct, c.clean.n, c.robust.correct, c.robust.n)
+        for c in record.per_class
+    ]:
+        return "the accuracies of its classes are not those of its outcomes"
+    if record.worst_class != worst_class(found):
+        return "its worst class is another one"
+    if record.reliable != found.reliable:
+        return "whether it is reliable is not what its checks say"
+    accuracies = [record.clean, record.robust, *(attack.standing for attack in record.attacks)]
+    accuracies += [point.accuracy for point in record.curve]
+    accuracies += [accuracy for c in record.per_class for accuracy in (c.clean, c.robust)]
+    for accuracy in accuracies:
+        if accuracy.correct > accuracy.n or not all(
+            math.isclose(own, right, rel_tol=SAME, abs_tol=100 * SAME)
+            for own, right in zip(
+                _accuracy(accuracy), wilson(accuracy.correct, accuracy.n), strict=True
+            )
+        ):
+            return f"{accuracy.correct} of {accuracy.n} images are not {accuracy.percent:g} %"
+    return None
+
+
+def _accuracy(form: _Accuracy) -> Accuracy:
+    """Return a validated accuracy."""
+    return Accuracy(form.correct, form.n, form.percent, form.low, form.high)
+
+
+def _result(form: _Attack) -> AttackResult:
+    """Return the validated result of an attack."""
+    return AttackResult(**{**dict(form), "standing": _accuracy(form.standing)})
+
+
+def _digits(flags: Tensor) -> str:
+    """Return outcomes as a digit for each image."""
+    return bytes(flags.to(torch.uint8) + ZERO).decode()
+
+
+def _flags(digits: str) -> Tensor:
+    """Return outcomes of shape (n,), uint8."""
+    return torch.frombuffer(bytearray(digits.encode()), dtype=torch.uint8) - ZERO
+
+
+def plain_json(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as a JSON file gives them back: tuples as lists, text without half letters.
+
+    Raises
+    ------
+    UserError
+        When one of them is no JSON value, such as NaN.
+    """
+    try:
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the evaluation cannot be written as JSON ({one_line(error)}): its provenance may "
+            "hold text, finite numbers, lists and mappings only."
+        ) from None
+    plain: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+    return plain

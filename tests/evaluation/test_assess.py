@@ -1,0 +1,138 @@
+"""`arnas.evaluate`: what it refuses, what it reports, and broken models through the whole of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from broken_models import THREAT, trial_of
+from torch import Tensor, nn
+
+import arnas
+from arnas.attacks.suites import build_suite
+from arnas.evaluation.assessment import FELL, STOOD
+from arnas.runtime.errors import UserError
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.flatten(1), x.flatten(1)
+
+
+def linear(classes: int = 4) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+
+
+X, Y = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"x": (255 * X).byte()}, "divide by 255"),
+        ({"x": 255 * X}, "divide by 255"),
+        ({"x": 4 * X - 2}, "normalisation into the model"),
+        ({"x": X * torch.nan}, r"in \[0, 1\]"),
+        ({"x": X[0]}, "one label for each"),
+        ({"x": X[:0], "y": Y[:0]}, "n from 1 up"),
+        ({"y": Y[:3]}, "one label for each"),
+        ({"y": Y.float()}, "int64"),
+        ({"y": Y - 1}, "label -1"),
+        ({"y": Y + 1}, "4 classes and the labels run up to 4"),
+        ({"model": nn.Linear(5, 5)}, "does not take an image"),
+        ({"model": Twice()}, "returns tuple"),
+        ({"model": nn.Identity()}, r"\(1, classes\)"),
+        ({"threat": "linf:8"}, "8/255"),
+        ({"threat": "8/255"}, "linf:8/255"),
+        ({"suite": "autoattack"}, "standard, fast, rand"),
+        ({"indices": torch.arange(3)}, "indices"),
+        ({"sources": {"other": linear(2)}}, "the source other has 2 classes"),
+        ({"curve": ["wide"]}, "wide"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(changed: dict[str, object], words: str) -> None:
+    given = {"model": linear(), "x": X, "y": Y, "threat": "linf:0.1", "suite": "fgsm"} | changed
+    with pytest.raises(UserError, match=words) as caught:
+        arnas.evaluate(**given)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_the_report() -> None:
+    trial = trial_of("robust_cnn")
+    found = arnas.evaluate(
+        trial.model, trial.x[:32], trial.y[:32], THREAT, suite="fgsm,apgd_ce", curve=[0.0, "0.1"]
+    )
+    assert found.clean == found.clean_accuracy.percent > found.robust > 0
+    standing = found.outcomes["clean"] == STOOD
+    for name, attack in found.attacks.items():
+        standing &= found.outcomes[name] == STOOD
+        assert attack.accuracy == pytest.approx(100 * float(standing.float().mean()))
+        assert attack.broken == int((found.outcomes[name] == FELL).sum())
+    assert torch.equal(found.robust_flags, standing)
+    assert len(found.checks) == 30
+    assert found.reliable
+    assert list(found.curve) == ["0.0", "0.1"]
+    assert found.curve["0.0"].percent == found.clean
+    assert found.curve["0.1"].correct <= found.robust_accuracy.correct
+    content = json.loads(found.to_json())
+    assert content["provenance"]["suite_leaves_out"] == "apgd_t, fab_t, square"
+    with torch.no_grad():
+        wrong = trial.model.eval()(found.x_adv).argmax(1) != found.labels
+    assert torch.equal(wrong, ~found.robust_flags)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "checks"),
+    [
+        ("logits_1000", {"logits", "gradient", "margin_against_entropy"}),
+        ("quantiser", {"gradient", "finite_differences"}),
+        ("straight_through", {"finite_differences"}),
+        ("dropout", {"determinism", "epsilon_zero"}),
+        ("softmax", {"logits"}),
+        ("detached_branch", {"finite_differences"}),
+        ("nan_head", {"logits"}),
+        ("constant", {"logits", "gradient"}),
+        ("batch_statistics", {"batch_size_invariance", "frozen_while_crafting"}),
+        ("normalisation_outside", {"input_range"}),
+    ],
+)
+def test_a_broken_model_is_unreliable(name: str, checks: set[str]) -> None:
+    """Whatever robust accuracy comes out: each model raises its own flags."""
+    trial = trial_of(name)
+    found = arnas.evaluate(trial.model, trial.x[:128], trial.y[:128], trial.threat, suite="apgd_ce")
+    failed = {check.id for check in found.checks if check.status == "FAIL"}
+    assert checks <= failed
+    assert not found.reliable
+
+
+@pytest.mark.parametrize(("name", "classes"), [("two_classes", 2), ("three_classes", 3)])
+def test_few_classes_are_attacked_and_said_so(name: str, classes: int) -> None:
+    trial = trial_of(name)
+    x, y = trial.x[:24], trial.y[:24]
+    found = arnas.evaluate(trial.model, x, y, trial.threat, suite="apgd_dlr,apgd_t,fab_t")
+    assert "apgd_t" in found.provenance["replaced"]
+    assert ("apgd_dlr" in found.provenance["replaced"]) == (classes == 2)
+    status = {check.id: check.status for check in found.checks}
+    assert status["logits"] == "WARN"
+    assert found.reliable
+
+
+def test_one_class_cannot_be_attacked() -> None:
+    found = arnas.evaluate(linear(1), X, torch.zeros(6, dtype=torch.int64), "linf:0.1")
+    assert found.robust == 100
+    assert not found.attacks
+    assert not found.reliable
+
+
+def test_a_random_model_is_averaged_over_passes() -> None:
+    trial = trial_of("dropout")
+    x, y = trial.x[:4], trial.y[:4]
+    found = arnas.evaluate(trial.model, x, y, trial.threat, suite="rand", expectation=5)
+    assert found.provenance["expectation"] == 5
+    assert build_suite("rand", "linf", 10).expectation == 20
+    status = {check.id: check.status for check in found.checks}
+    assert status["determinism"] == "WARN"

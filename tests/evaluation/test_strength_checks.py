@@ -1,0 +1,471 @@
+"""Strength checks: on honest and deceiving models, and at both sides of each limit by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from attacked_trials import attacked_trial, by_pgd, finish, nothing, verdict
+from broken_models import HONEST, THREAT, Wrapped, quantise, trained, trial_of
+from checked_models import Bright
+from torch import Tensor, nn
+
+from arnas.attacks.ball import length
+from arnas.attacks.gradient import fgsm
+from arnas.attacks.threat import Threat
+from arnas.evaluation import probe_attacks, strength_checks
+from arnas.evaluation.assessment import FELL, STOOD
+from arnas.evaluation.checks import Check
+from arnas.evaluation.probe_attacks import (
+    Probe,
+    Walk,
+    probe_of,
+)
+from arnas.evaluation.strength_checks import CORNERS, STEPS, entropy_walk, full_range
+from arnas.evaluation.trial import Trial
+
+STRENGTH = (
+    "more_effort",
+    "larger_epsilon",
+    "margin_against_entropy",
+    "blackbox",
+    "random_corners",
+    "silent_success",
+    "loss_still_rising",
+)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take few directions and corners where it does not matter what they find."""
+    monkeypatch.setattr(probe_attacks, "DIRECTIONS", 2)
+    monkeypatch.setattr(strength_checks, "CORNERS", 3)
+
+
+def trial_of_model(model: nn.Module, **changes: Any) -> Trial:
+    """Return the small suite's outcomes on a model of the digits."""
+    trial = trial_of("cnn", count=64, **changes)
+    trial.model = model.eval()
+    return finish(trial)
+
+
+# Numbers by hand: 100 images, one value a step
+
+
+def by_hand(
+    *,
+    entropy: Tensor | None = None,
+    margins: Tensor | None = None,
+    values: Tensor | None = None,
+    n: int = 100,
+    **changes: Any,
+) -> Trial:
+    """Return a trial whose walks have been taken: flags (steps + 1, n) and values of the loss."""
+    calm = torch.zeros(2 * STEPS + 1, n, dtype=torch.bool)
+    settled = torch.linspace(0, 2, 2 * STEPS + 1).clamp_max(1)[:, None].expand(-1, n)
+    x, y = torch.full((n, 1, 2, 2), 0.5), torch.zeros(n, dtype=torch.int64)
+    trial = Trial(nn.Identity(), x, y, THREAT, "by hand", 0, 64, **changes)
+    trial.notes["measured.probe"] = Probe(x, y, y == 0, torch.arange(n), y)
+    flags = {"entropy": entropy, "margin": margins}
+    for name, wrong in flags.items():
+        found = Walk(settled if values is None else values, calm if wrong is None else wrong, x)
+        trial.notes[f"measured.{name}"] = found
+    return trial
+
+
+def falling(count: int, n: int = 100, at: int = 0) -> Tensor:
+    """Return the flags of a walk that breaks the first images from a step on."""
+    wrong = torch.zeros(2 * STEPS + 1, n, dtype=torch.bool)
+    wrong[at:, :count] = True
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("entropy", "margins", "status"),
+    [
+        (50, 50, "PASS"),
+        (50, 51, "PASS"),
+        (50, 52, "WARN"),
+        (50, 60, "WARN"),
+        (50, 61, "FAIL"),
+        (50, 40, "PASS"),
+        (50, 39, "WARN"),
+        (0, 2, "WARN"),
+        (0, 3, "FAIL"),
+        (3, 6, "WARN"),
+        (2, 5, "FAIL"),
+    ],
+)
+def test_limits_of_margin_against_entropy(entropy: int, margins: int, status: str) -> None:
+    trial = by_hand(entropy=falling(entropy), margins=falling(margins))
+    check = verdict("margin_against_entropy", trial)
+    assert check.status == status
+    assert f"{entropy} fall to PGD-40 on the cross-entropy, {margins} to" in check.figure
+    assert check.advice.startswith("masking") == (margins > entropy)
+
+
+@pytest.mark.parametrize(("lost", "status"), [(0, "PASS"), (5, "PASS"), (6, "WARN")])
+def test_limits_of_silent_success(lost: int, status: str) -> None:
+    """Counted is what twenty steps had and lost, not what came later."""
+    wrong = falling(10)
+    wrong[7, 20 : 20 + lost] = True
+    wrong[STEPS + 1 :, 90:] = True
+    check = verdict("silent_success", by_hand(entropy=wrong))
+    assert check.status == status
+    assert check.figure.startswith(f"{lost} of 100 images")
+
+
+@pytest.mark.parametrize(("rising", "status"), [(0, "PASS"), (20, "PASS"), (21, "WARN")])
+def test_limits_of_loss_still_rising(rising: int, status: str) -> None:
+    """A quarter of the 80 images that stand; what has fallen may rise as it likes."""
+    values = torch.linspace(0, 1, 2 * STEPS + 1)[:, None].clamp_max(0.7).repeat(1, 100)
+    values[:, :20] = torch.arange(2 * STEPS + 1.0)[:, None]
+    values[-1, 20 : 20 + rising] = 0.74
+    values[-1, 60:80] = 0.73  # 4 % of the rise only
+    values[5, 80:], values[6:, 80:] = 1, 0.1  # falls again after a good step
+    values[30, 80:], values[40, 80:] = 0, 0.5  # and does not come back to where it was
+    check = verdict("loss_still_rising", by_hand(entropy=falling(20), values=values))
+    assert check.status == status
+    assert check.figure.startswith(f"the loss of {rising} of 80 images")
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_flat_or_no_number_does_not_rise(value: float) -> None:
+    check = verdict("loss_still_rising", by_hand(values=torch.full((2 * STEPS + 1, 100), value)))
+    assert check.status == "PASS"
+
+
+def effort(
+    monkeypatch: pytest.MonkeyPatch, single: Tensor, entropy: Tensor, second: Tensor
+) -> Check:
+    def only(trial: Trial, probe: Probe, first: Tensor | None = None) -> Tensor:
+        return single if first is None else second | first
+
+    monkeypatch.setattr(strength_checks, "_fgsm", only)
+    monkeypatch.setattr(strength_checks, "_second_start", only)
+    return verdict("more_effort", by_hand(entropy=entropy, n=len(single)))
+
+
+@pytest.mark.parametrize(
+    ("single", "twenty", "forty", "second", "status"),
+    [
+        (30, 40, 40, 40, "PASS"),
+        (40, 40, 40, 40, "PASS"),
+        (41, 40, 40, 40, "WARN"),
+        (42, 40, 40, 40, "FAIL"),
+        (30, 40, 41, 40, "PASS"),
+        (30, 40, 42, 40, "WARN"),
+        (30, 40, 40, 41, "PASS"),
+        (30, 40, 40, 42, "WARN"),
+    ],
+)
+def test_limits_of_more_effort(
+    single: int,
+    twenty: int,
+    forty: int,
+    second: int,
+    status: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = falling(twenty) | falling(forty, at=STEPS + 1)
+    flags = (torch.arange(100) < single, wrong, torch.arange(100) < second)
+    check = effort(monkeypatch, *flags)
+    assert check.status == status
+    assert (
+        f"{single} fall to FGSM, {twenty} to PGD-20 ({max(single - twenty, 0)} to" in check.figure
+    )
+    assert f"twice the steps break {forty - twenty} more" in check.figure
+    assert f"a second start {second - twenty} more" in check.figure
+
+
+def test_more_effort_counts_image_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FGSM breaks ten images that PGD does not, and PGD ten others: nothing is wrong in sum."""
+    single = (torch.arange(100) >= 30) & (torch.arange(100) < 50)
+    check = effort(monkeypatch, single, falling(40), torch.zeros(100, dtype=torch.bool))
+    assert check.status == "PASS"
+    assert "20 fall to FGSM, 40 to PGD-20 (10 to FGSM only)" in check.figure
+    assert "50 of all these had" not in check.figure, "there was no suite"
+
+
+@pytest.mark.parametrize(
+    ("square", "status"), [(0, "PASS"), (1, "WARN"), (2, "WARN"), (3, "WARN"), (5, "WARN")]
+)
+def test_square_alone_is_no_proof(
+    square: int, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AutoAttack's flag false-alarms on honest networks; here a second sign is asked for."""
+    check = square_only(monkeypatch, square, 360)
+    assert check.status == status
+    assert check.figure.startswith(f"{square} of 360 images fall only to square;")
+
+
+def square_only(monkeypatch: pytest.MonkeyPatch, square: int, n: int, **signs: Any) -> Check:
+    none = torch.zeros(0, dtype=torch.bool)
+    monkeypatch.setattr(strength_checks, "numeric_ascent", lambda trial, x, y: none)
+    trial = by_hand(n=n, **signs)
+    stood = torch.full((n,), STOOD, dtype=torch.uint8)
+    fell = torch.where(torch.arange(n) < square, FELL, STOOD).to(torch.uint8)
+    trial.outcomes = {"clean": stood, "apgd_ce": stood, "square": fell}
+    return verdict("blackbox", trial)
+
+
+@pytest.mark.parametrize(
+    ("square", "n", "status"),
+    [(2, 100, "WARN"), (3, 100, "FAIL"), (3, 600, "WARN"), (4, 600, "FAIL")],
+)
+@pytest.mark.parametrize("sign", ["margin", "rising", "stuck"])
+def test_square_and_a_second_sign_fail(
+    square: int, n: int, sign: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = torch.arange(2 * STEPS + 1.0)[:, None].expand(-1, n)
+    signs: dict[str, dict[str, Any]] = {
+        "margin": {"margins": falling(n // 4, n)},
+        "rising": {"values": steps},
+        "stuck": {"values": -steps},
+    }
+    check = square_only(monkeypatch, square, n, **signs[sign])
+    assert check.status == status
+    words = {"margin": "disagree", "rising": "still rises", "stuck": "helps on 100 % of images"}
+    assert words[sign] in check.figure
+
+
+@pytest.mark.parametrize(
+    ("names", "counted"),
+    [
+        (("clean", "square"), []),
+        (("clean", "square", "apgd_ce"), []),
+        (("clean", "transfer from a", "apgd_ce", "transfer from b"), ["transfer from b"]),
+        (("clean", "apgd_ce", "square", "transfer from a"), ["square", "transfer from a"]),
+    ],
+)
+def test_black_box_attacks_count_after_those_that_see_gradients(
+    names: tuple[str, ...], counted: list[str]
+) -> None:
+    trial = by_hand()
+    trial.outcomes = {name: torch.full((100,), STOOD, dtype=torch.uint8) for name in names}
+    for place, name in enumerate(names[1:]):
+        trial.outcomes[name][: place + 1] = FELL
+    found = strength_checks.black_box_breaks(trial)
+    assert found == {name: names.index(name) for name in counted}
+
+
+# Trained models
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn",
+        "mlp",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("robust_cnn", "cnn_bn", "residual")
+        ),
+    ],
+)
+def test_honest_networks_do_not_fail(name: str) -> None:
+    """Nor do they warn, but where the loss is so rough that a second start finds more."""
+    trial = attacked_trial(name, count=64)
+    found = {check: verdict(check, trial).status for check in STRENGTH}
+    warned = {check for check, status in found.items() if status != "PASS"}
+    assert warned <= {"more_effort"}
+    assert found["more_effort"] in ("PASS", "WARN")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize(
+    ("norm", "epsilon"), [("linf", 0.02), ("linf", 0.3), ("l2", 0.5), ("l2", 1.5), ("l1", 2.0)]
+)
+def test_honest_networks_do_not_fail_elsewhere(name: str, norm: str, epsilon: float) -> None:
+    trial = attacked_trial(name, count=64, norm=norm, epsilon=epsilon)
+    assert "FAIL" not in {verdict(check, trial).status for check in STRENGTH}
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon"),
+    [("cnn", 0.1), pytest.param("robust_cnn", 0.05, marks=pytest.mark.long)],
+)
+def test_loud_logits_are_masking(name: str, epsilon: float) -> None:
+    """Even those of a network that resists so well that few images can be broken at all."""
+    loud = Wrapped(trained(name), after=lambda logits: 1000 * logits)
+    trial = trial_of_model(loud, threat=Threat("linf", epsilon))
+    check = verdict("margin_against_entropy", trial)
+    assert check.status == "FAIL"
+    assert " images 0 fall to PGD-40 on the cross-entropy" in check.figure
+    assert verdict("margin_against_entropy", trial_of_model(trained(name))).status == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("name", "failing"),
+    [
+        ("cnn", {"larger_epsilon", "blackbox", "random_corners"}),
+        pytest.param(
+            "robust_cnn",
+            {"larger_epsilon", "blackbox", "random_corners"},
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_rounded_inputs_are_masking(name: str, failing: set[str]) -> None:
+    trial = trial_of_model(Wrapped(trained(name), before=quantise))
+    assert {check for check in STRENGTH if verdict(check, trial).status == "FAIL"} == failing
+    assert strength_checks.stuck(trial) == 1
+    curve = verdict("larger_epsilon", trial).figure
+    assert "62 at 0.4," in curve or "63 at 0.4," in curve
+    assert int(curve.split(" at 1,")[0].split()[-1]) < 32, "random starts break the most of them"
+    assert "no step along the gradient helps on 100 %" in verdict("blackbox", trial).figure
+
+
+def test_what_the_suite_should_have_found_is_counted() -> None:
+    lazy = attacked_trial("mlp", count=64, attacks={"nothing": nothing})
+    check = verdict("more_effort", lazy)
+    broken = int(entropy_walk(lazy).broken().sum())
+    missed = int(check.figure.split("; ")[-1].split()[0])
+    assert missed >= broken > 10
+    diligent = verdict("more_effort", attacked_trial("mlp", count=64))
+    assert int(diligent.figure.split("; ")[-1].split()[0]) <= 1
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_full_range_breaks_what_has_gradients(norm: str) -> None:
+    trial = attacked_trial("mlp", norm=norm, epsilon={"linf": 0.05, "l2": 0.3, "l1": 1}[norm])
+    check = verdict("larger_epsilon", trial)
+    assert check.status == "PASS"
+    assert f"0 at {full_range(trial).epsilon:.4g}, which allows every image" in check.figure
+    counts = [int(part.split(" at ")[0].split()[-1]) for part in check.figure.split(", ")[:-1]]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+@pytest.mark.parametrize(("norm", "pixels"), [("linf", 12), ("l2", 12), ("l1", 12)])
+def test_the_full_range_reaches_every_corner_of_the_box(norm: str, pixels: int) -> None:
+    x = torch.zeros(1, 3, 2, 2)
+    trial = Trial(nn.Identity(), x, torch.zeros(1).long(), Threat(norm, 0.5), "by hand", 0, 1)
+    assert float(length(torch.ones_like(x), norm)) <= full_range(trial).epsilon * (1 + 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("labels", "known", "most"),
+    [
+        ([0] * 30 + [1] * 20, 30, 30),  # names class 0 whatever it sees
+        ([0] * 30 + [1] * 20, 40, 4),
+        ([0] * 3 + [1] * 97, 50, 5),
+        ([*range(10)] * 10, 100, 10),
+        ([0, 1, 2, 3], 4, 2),
+    ],
+)
+def test_what_may_stand_where_every_image_is_allowed(
+    labels: list[int], known: int, most: int
+) -> None:
+    y = torch.tensor(labels)
+    x = torch.zeros(known, 1, 1, 1)
+    probe = Probe(x, y[:known], y[:known] >= 0, torch.arange(known), y)
+    assert strength_checks._may_stand(probe) == most
+
+
+def halves(slope: float) -> Trial:
+    """Return a trial of a model that tells the brighter half of random images from the other."""
+    x = torch.rand(64, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    x = (x * torch.where(torch.arange(64) % 2 == 0, 0.6, 1.4)[:, None, None, None]).clamp(0, 1)
+    y = (x.flatten(1).mean(1) > 0.5).long()
+    return finish(Trial(Bright(slope), x, y, Threat("linf", 0.02), "by hand", 0, 32))
+
+
+@pytest.mark.parametrize(("slope", "status"), [(1, "PASS"), (0, "FAIL"), (-1, "FAIL")])
+def test_gradients_that_mislead_fail_where_every_image_is_allowed(slope: int, status: str) -> None:
+    trial = halves(slope)
+    assert verdict("larger_epsilon", trial).status == status
+
+
+@pytest.mark.parametrize("slope", [0, -1])
+def test_numeric_gradients_see_through_a_misleading_one(slope: int) -> None:
+    """On images so near the boundary that some fall."""
+    trial = halves(slope)
+    trial.threat = Threat("linf", 0.3)
+    finish(trial, {"fgsm": lambda given, x, y: fgsm(given.model, x, y, given.threat)})
+    check = verdict("blackbox", trial)
+    assert check.status == "FAIL"
+    assert "of images" in check.figure
+    honest = halves(1)
+    honest.threat = trial.threat
+    assert verdict("blackbox", finish(honest)).status == "PASS"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_constant_model_is_allowed_its_class() -> None:
+    trial = attacked_trial("constant", count=64)
+    check = verdict("larger_epsilon", trial)
+    assert check.status == "WARN"
+    assert "FAIL" not in {verdict(name, trial).status for name in STRENGTH}
+
+
+def test_what_falls_to_half_the_budget_only_is_worth_a_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The walks with the whole budget are said to break nothing; the curve breaks a good deal."""
+    trial = attacked_trial("mlp", epsilon=0.2)
+    n = len(probe_of(trial).y)
+    for name in ("entropy", "margin"):
+        trial.notes[f"measured.{name}"] = Walk(
+            torch.zeros(41, n), torch.zeros(41, n, dtype=torch.bool), torch.zeros(n)
+        )
+    check = verdict("larger_epsilon", trial)
+    assert check.status == "WARN"
+    assert "; 0 fall to half" not in check.figure
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_random_corners_lie_on_the_surface_and_in_the_box(
+    norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = attacked_trial("mlp", norm=norm, epsilon=0.3, attacks={"nothing": nothing})
+    probe, seen = probe_of(trial), []
+
+    def logits(x: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.nn.functional.one_hot(probe.y, 10).float()
+
+    monkeypatch.setattr(trial, "logits", logits)
+    check = verdict("random_corners", trial)
+    assert check.status == "PASS"
+    assert len(seen) == CORNERS
+    sizes = torch.stack([length(point - probe.x, norm) for point in seen])
+    assert sizes.max() <= 0.3 + 1e-6
+    assert all(float(point.min()) >= 0 and float(point.max()) <= 1 for point in seen)
+    assert len({point.sum().item() for point in seen}) == CORNERS
+
+
+def test_random_corners_are_only_tried_on_what_stood() -> None:
+    """Nothing was attacked, so that all images count as standing; afterwards fewer do."""
+    lazy = attacked_trial("cnn", epsilon=0.3, attacks={"nothing": nothing})
+    check = verdict("random_corners", lazy)
+    assert check.status == "FAIL"
+    assert check.figure.split(" of ")[1].startswith(str(len(probe_of(lazy).y)))
+    assert verdict("random_corners", attacked_trial("cnn", epsilon=0.3)).status == "PASS"
+
+
+class Shell(nn.Module):
+    """Is wrong on a thin shell only, through which the gradient leads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = (x - 0.5).flatten(1).mean(1)
+        shell = ((far - 0.05).abs() < 0.01).float()
+        return torch.stack([torch.zeros_like(far), far - 1 + 10 * shell], 1)
+
+
+def test_the_last_iterate_has_gone_through_the_shell() -> None:
+    x = torch.full((20, 1, 4, 4), 0.5)
+    trial = Trial(Shell(), x, torch.zeros(20).long(), Threat("linf", 0.1), "by hand", 0, 8)
+    check = verdict("silent_success", finish(trial, {"pgd": by_pgd()}))
+    assert check.status == "WARN"
+    assert check.figure.startswith("20 of 20 images")
+
+
+def test_a_random_model_is_spared_what_it_would_set_off() -> None:
+    trial = attacked_trial("dropout", expectation=2, count=64)
+    found = {check: verdict(check, trial) for check in STRENGTH}
+    skipped = {name for name, check in found.items() if check.status == "SKIP"}
+    assert skipped == {"blackbox", "random_corners", "silent_success", "loss_still_rising"}
+    assert all("random numbers" in found[name].figure for name in skipped)

@@ -1,0 +1,257 @@
+"""A suite's run: who is attacked by what, what it costs, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from arnas.attacks.oracle import Found, Oracle
+from arnas.attacks.suites import Component, Draws, Suite, build_suite, targets_of
+from arnas.attacks.threat import Threat
+from arnas.evaluation.assessment import FELL, SPARED, STOOD
+from arnas.evaluation.suite_run import Course, SuiteRun
+from arnas.runtime.files import TensorFile
+from arnas.runtime.progress import silent
+from arnas.runtime.resume import FORGETFUL, Snapshot
+
+THREAT = Threat("linf", 0.1)
+
+
+def network() -> nn.Sequential:
+    """Return a fixed non-linear network in float64, its classes spread over the images below."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(216, 5)
+        ).double()
+
+
+def images(count: int = 24) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand(count, 1, 6, 6, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        y = network()(x).argmax(1)
+    y[::6] = (y[::6] + 1) % 5  # some are wrong from the start
+    return x, y
+
+
+def run_of(suite: Suite, **changed: Any) -> SuiteRun:
+    x, y = images()
+    run = SuiteRun(
+        network(),
+        x,
+        y,
+        torch.arange(len(y)),
+        THREAT,
+        suite,
+        seed=0,
+        batch_size=8,
+        expectation=1,
+        device=torch.device("cpu"),
+        keeper=FORGETFUL,
+        report=silent,
+    )
+    return replace(run, **changed)
+
+
+def outcomes(course: Course) -> dict[str, list[int]]:
+    return {k: v.tolist() for k, v in course.tensors.items() if k != "x_adv"}
+
+
+class Recorder:
+    """A component that breaks what it is told to, and remembers whom it was tried at."""
+
+    def __init__(self, breaks: Callable[[int, int], bool] = lambda image, label: False) -> None:
+        self.breaks = breaks
+        self.tried: list[tuple[int, int]] = []
+        x, _ = images()
+        self.known = x
+
+    def __call__(
+        self, oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: Draws
+    ) -> Found:
+        who = [int((self.known == one).flatten(1).all(1).nonzero()) for one in x]
+        aims = labels[:, 1].tolist() if labels.ndim == 2 else [-1] * len(x)
+        self.tried += list(zip(who, aims, strict=True))
+        broken = torch.tensor([self.breaks(*pair) for pair in zip(who, aims, strict=True)])
+        x_adv = x.clone()
+        # An example that the network misclassifies: an image of another class.
+        with torch.no_grad():
+            said = oracle.model(self.known).argmax(1)
+        truth = labels[:, 0] if labels.ndim == 2 else labels
+        for row in broken.nonzero().flatten().tolist():
+            x_adv[row] = self.known[(said != truth[row]).nonzero()[0]]
+        return Found(broken, x_adv)
+
+
+def component(run: Recorder, tries: int = 1, targeted: bool = False) -> Component:
+    return Component(run, "fixed", "none", tries, targeted)
+
+
+def test_an_image_that_has_fallen_is_spared_the_rest() -> None:
+    first, second = Recorder(lambda image, _: image in {1, 2}), Recorder()
+    suite = Suite({"first": component(first), "second": component(second)})
+    course = run_of(suite).finish()
+    wrong = {0, 6, 12, 18}
+    assert {image for image, _ in first.tried} == set(range(24)) - wrong
+    assert {image for image, _ in second.tried} == set(range(24)) - wrong - {1, 2}
+    assert [course.tensors["first"][i].item() for i in (0, 1, 3)] == [SPARED, FELL, STOOD]
+    assert course.tensors["second"][1] == SPARED
+
+
+def test_targets_are_tried_until_one_breaks_and_each_once() -> None:
+    recorder = Recorder()
+    run_of(Suite({"t": component(recorder, 4, targeted=True)})).finish()
+    x, y = images()
+    with torch.no_grad():
+        order = network()(x).argsort(1, descending=True)
+    for image in (1, 5, 23):
+        aims = [aim for who, aim in recorder.tried if who == image]
+        assert aims == [c for c in order[image].tolist() if c != y[image]]
+    assert len(recorder.tried) == 20 * 4
+
+
+def test_several_targets_share_a_batch_when_few_images_stand() -> None:
+    """Three images and four targets fill a batch of eight with two targets each at once."""
+    recorder = Recorder(lambda image, aim: False)
+    x, y = images()
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> Found:
+        calls.append(len(arguments[1]))
+        return recorder(*arguments)
+
+    suite = Suite({"t": Component(counted, "fixed", "none", 4, targeted=True)})
+    run_of(suite, x=x[1:4], y=y[1:4], indices=torch.arange(1, 4)).finish()
+    assert calls == [6, 6]
+
+
+def test_what_an_attack_only_believes_does_not_count() -> None:
+    def liar(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
+        return Found(torch.ones(len(x), dtype=torch.bool), x)
+
+    course = run_of(Suite({"liar": Component(liar, "fixed", "none")})).finish()
+    assert FELL not in course.tensors["liar"].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_neither_batches_nor_order_change_an_outcome(norm: str, batch_size: int) -> None:
+    """With budgets at which some images fall to each attack and some stand."""
+    threat = Threat(norm, {"linf": 0.06, "l2": 0.25, "l1": 1.0}[norm])
+    suite = build_suite("pgd20,apgd_ce,fab_t", norm, 5)
+    x, y = (values[:9] for values in images())
+    indices = torch.arange(len(y))
+    plain = run_of(suite, threat=threat, x=x, y=y, indices=indices).finish()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
+    shuffled = run_of(
+        suite, threat=threat, x=x[order], y=y[order], indices=order, batch_size=batch_size
+    ).finish()
+    back = order.argsort()
+    fallen = 0
+    for name in ("clean", *suite.components):
+        assert torch.equal(shuffled.tensors[name][back], plain.tensors[name])
+        fallen += int((plain.tensors[name] == FELL).sum())
+    assert 2 < fallen < len(y)
+
+
+class Dying:
+    """A keeper that keeps everything it is offered, and dies at one offer."""
+
+    stopping = False
+
+    def __init__(self, dies_at: int) -> None:
+        self.left = dies_at
+        self.kept: Snapshot | None = None
+
+    def load(self) -> TensorFile | None:
+        if self.kept is None:
+            return None
+        tensors = {name: value.clone() for name, value in self.kept.tensors.items()}
+        return TensorFile(tensors, dict(self.kept.values))
+
+    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+        tensors, values = snapshot()
+        copies = {name: value.clone() for name, value in tensors.items()}
+        copied = {
+            key: list(value) if isinstance(value, list) else {k: list(v) for k, v in value.items()}
+            for key, value in values.items()
+        }
+        self.kept = Snapshot(copies, copied)
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("dies_at", range(1, 8))
+def test_a_run_that_dies_goes_on_to_the_same_end(dies_at: int) -> None:
+    """Outcomes, examples and even the counted passes are those of an undisturbed run."""
+    suite = build_suite("apgd_ce,apgd_t,fab_t", "linf", 5)
+    whole = run_of(suite).finish()
+    keeper = Dying(dies_at)
+    with pytest.raises(KeyboardInterrupt):
+        run_of(suite, keeper=keeper).finish()
+    course = run_of(suite, keeper=keeper).finish()
+    assert outcomes(course) == outcomes(whole)
+    assert torch.equal(course.tensors["x_adv"], whole.tensors["x_adv"])
+    assert course.passes == whole.passes
+
+
+def test_a_signal_stops_between_two_passes() -> None:
+    """And what is kept then is the end of the last batches, so nothing is counted twice."""
+    suite = build_suite("pgd20,apgd_ce", "linf", 5)
+    whole = run_of(suite).finish()
+    keeper = Dying(-1)
+    passes = 0
+
+    class Asked(Dying):
+        @property
+        def stopping(self) -> bool:  # type: ignore[override]
+            nonlocal passes
+            passes += 1
+            return passes == 60
+
+    keeper = Asked(-1)
+    model = network()
+
+    def offer(snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+        Dying.offer(keeper, snapshot, now)
+        if passes == 60:
+            raise KeyboardInterrupt
+
+    keeper.offer = offer  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run_of(suite, model=model, keeper=keeper).finish()
+    passes = 1000
+    course = run_of(suite, keeper=keeper).finish()
+    assert outcomes(course) == outcomes(whole)
+    assert course.passes == whole.passes
+
+
+def test_passes_are_those_of_the_model() -> None:
+    seen = [0, 0]
+
+    def count(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        seen[0] += len(inputs[0])
+        seen[1] += len(inputs[0]) * inputs[0].requires_grad
+
+    model = network()
+    model.register_forward_pre_hook(count)
+    course = run_of(build_suite("apgd_ce,square", "linf", 5), model=model).finish()
+    assert [sum(values) for values in zip(*course.passes.values(), strict=True)] == seen
+    assert course.passes["square"][1] == 0
+
+
+def test_the_most_likely_other_classes_come_first() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 0.0, 5.0, 1.0]])
+    found = targets_of(logits, torch.tensor([0, 2]), 3)
+    assert found[0].tolist() == [2, 1, 3]
+    assert found[1, 0] == 3
+    assert sorted(found[1].tolist()) == [0, 1, 3]
+    # Also where the true class is not the largest.
+    assert targets_of(logits, torch.tensor([1, 0]), 1).tolist() == [[0], [2]]
