@@ -20,6 +20,7 @@ from mkdocs.structure.files import File, Files
 from percent_notebook import page as notebook_page
 
 from arnas.attacks.registry import ATTACKS
+from arnas.attacks.suites import build_suite
 from arnas.cli import app
 from arnas.config.schema import schema
 from arnas.data.sources import SOURCES
@@ -162,6 +163,13 @@ MADE: dict[str, Callable[[], str]] = {
     "attacks": lambda: table(
         ["attack", "what it is", "source"],
         [[f"`{name}`", entry.settings, entry.citation] for name, entry in ATTACKS.items()],
+    ),
+    "suite": lambda: table(
+        ["attack", "what it is", "source"],
+        [
+            [f"`{name}`", part.settings, part.citation]
+            for name, part in build_suite("standard", "linf", classes=10).components.items()
+        ],
     ),
     "sources": lambda: table(
         ["source", "synthetic", "citation"],

@@ -134,7 +134,8 @@ def test_the_gate_counts_failures(
 def test_the_new_objective_attacks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     seen = run_page("how-to/add-an-attack.md", project, monkeypatch)
-    before, after = (seen["logit_ratio"](seen["net"](seen[k]), seen["y"]) for k in ("x", "x_adv"))
+    gap, net, y = (seen[name] for name in ("probability_gap", "net", "y"))
+    before, after = (gap(net(seen[images]), y) for images in ("x", "x_adv"))
     assert (after > before).float().mean() > 0.7
     assert after.mean() > before.mean()
 
