@@ -16,6 +16,8 @@ from arnas.runtime.seeds import per_image_uniform
 
 STEPS = 100
 """Of each of the two walks, up the cross-entropy and up the margin."""
+L1_RESTARTS = 5
+"""Further walks from random points in L1, where one from a sparse point moves few pixels only."""
 
 
 def warm_curve(
@@ -59,16 +61,16 @@ def warm_curve(
     """
     oracle = Oracle(model, batch_size)
     standing, delta, rows = standing.clone(), torch.zeros_like(x), []
-    fresh = True
+    warm = False
     for threat in threats:
-        for objective in (cross_entropy, margin):
+        for number in range(2 + (L1_RESTARTS if threat.norm == "l1" else 0)):
             places = standing.nonzero().flatten()
             if not threat.epsilon or not len(places):
                 break
             image, label, start = x[places], y[places], delta[places]
-            if fresh:
-                unit = per_image_uniform(("curve", seed), indices[places], x.shape[1:])
-                start, fresh = random_perturbation(unit.to(x), threat), False
+            if not warm or number >= 2:
+                unit = per_image_uniform(("curve", seed, number), indices[places], x.shape[1:])
+                start, warm = random_perturbation(unit.to(x), threat), True
             x_adv = apgd(
                 model,
                 image,
@@ -76,7 +78,7 @@ def warm_curve(
                 threat,
                 steps=STEPS,
                 start=start,
-                objective=objective,
+                objective=(cross_entropy, margin)[number % 2],
                 batch_size=batch_size,
             )
             delta[places] = x_adv - image
