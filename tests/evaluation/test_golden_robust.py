@@ -205,7 +205,7 @@ def test_batches_order_and_labels_change_nothing(norm: str, without_checks: None
 def test_batches_order_and_labels_change_nothing_under_any_attack(
     norm: str, suite: str, without_checks: None, short_square: None
 ) -> None:
-    compare_views(norm, suite, 24)
+    compare_views(norm, suite, 16)
 
 
 @pytest.mark.parametrize("suite", ["standard", "fast", "rand", "fgsm,pgd20,cw_inf,fab"])
