@@ -225,6 +225,7 @@ def build_suite(name: str, norm: str, classes: int) -> Suite:
     UserError
         For an unknown name, or an attack named twice.
     """
+    name = name.strip()
     wanted = SUITES.get(name) or tuple(part.strip() for part in name.split(","))
     if classes < 2:
         return Suite({}, "every attack: the model has one class")

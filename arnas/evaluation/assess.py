@@ -28,6 +28,7 @@ from arnas.runtime.files import sha256_bytes
 from arnas.runtime.manifest import environment
 from arnas.runtime.progress import Report, silent
 from arnas.runtime.resume import FORGETFUL, Keeper
+from arnas.runtime.seeds import seeded
 
 BATCH_SIZE = 128
 
@@ -102,7 +103,10 @@ def evaluate(
     device, dtype = _home(model)
     x, y = x.detach().cpu(), y.detach().cpu()
     _check_images(x, y)
-    x = x.to(dtype)
+    x = x.to(dtype).clamp(0, 1)  # of what rounding has left outside
+    for name, value in (("batch_size", batch_size), ("expectation", expectation)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}: it must be a whole number from 1 up.")
     indices = torch.arange(len(y)) if indices is None else indices.detach().cpu()
     if indices.shape != y.shape:
         raise UserError(
@@ -137,7 +141,8 @@ def evaluate(
     run = SuiteRun(
         model, x, y, indices, threat, chosen, seed, batch_size, passes, device, keeper, report
     )
-    with full_float32():
+    # What a random model draws follows from the seed, too.
+    with full_float32(), seeded("evaluate", seed):
         checks = _verdicts(trial, MODEL_CHECKS)
         course = run.finish()
         trial.outcomes = {name: course.tensors[name] for name in ("clean", *chosen.components)}
