@@ -28,7 +28,6 @@ ROOMS = (
     "cli",
 )
 """From top to bottom: a room may use itself and the rooms above it."""
-LINES_ALLOWED = 400
 FORBIDDEN = (r"\bpickle\.", r"\btorch\.(load|save)\(", r"(?<!\.)\beval\(", r"(?<!\.)\bprint\(")
 READS_TORCH_FILES = PACKAGE / "models/torch_files.py"
 """The one file that may read what ``torch.save`` wrote, once, and plain tensors only."""
@@ -78,9 +77,8 @@ def test_every_room_is_known() -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_files_stay_small_and_safe(path: Path) -> None:
+def test_files_are_safe(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= LINES_ALLOWED
     if path == READS_TORCH_FILES:
         assert text.count("torch.load(") == 1
         text, safe = re.subn(

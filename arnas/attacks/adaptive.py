@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.gradient import check_start
+from arnas.attacks.gradient import check_start, pairs
 from arnas.attacks.modes import BatchNorm, attacked
 from arnas.attacks.objectives import (
     Objective,
@@ -113,9 +113,11 @@ def apgd(
         When x, y and targets do not fit each other, x leaves [0, 1], or an argument is impossible.
     """
     check_start(x, y, steps, start)
-    _check_walks(y, restarts, targets, batch_size)
+    _check_walks(restarts, batch_size)
     x = x.detach()
-    labels, objective = _aim(y, targets, objective)
+    labels = y
+    if targets is not None:
+        labels, objective = pairs(y, targets), AIMED.get(objective, objective)
     generator = make_generator("apgd") if generator is None else generator
     legs = _legs(threat, steps)
     found = x.clone()
@@ -135,28 +137,12 @@ def apgd(
     return found
 
 
-def _check_walks(y: Tensor, restarts: int, targets: Tensor | None, batch_size: int) -> None:
+def _check_walks(restarts: int, batch_size: int) -> None:
     """Refuse what no walk can mean."""
     if restarts < 1:
         raise UserError(f"restarts is {restarts}: allowed are 1 and more.")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: allowed are 1 and more.")
-    if targets is None:
-        return
-    if targets.shape != y.shape:
-        raise UserError(
-            f"targets has shape {tuple(targets.shape)}: needed is one class for each of the "
-            f"{len(y)} images."
-        )
-    if (targets == y).any():
-        raise UserError("targets names some images' own class: needed is another class for each.")
-
-
-def _aim(y: Tensor, targets: Tensor | None, objective: Objective) -> tuple[Tensor, Objective]:
-    """Return the labels that an objective takes, and the objective."""
-    if targets is None:
-        return y, objective
-    return torch.stack([y, targets.to(y)], 1), AIMED.get(objective, objective)
 
 
 def _draw(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:

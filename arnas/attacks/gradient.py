@@ -9,7 +9,13 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.ball import ascent_direction, draw_perturbation, project, shaped
+from arnas.attacks.ball import (
+    ascent_direction,
+    draw_perturbation,
+    project,
+    random_perturbation,
+    shaped,
+)
 from arnas.attacks.modes import BatchNorm, attacked
 from arnas.attacks.objectives import (
     Objective,
@@ -161,7 +167,7 @@ def pgd(
     check_start(x, y, steps, start)
     _check_choices(keep, stop_when_broken, step_size, momentum)
     _check_restarts(restarts, random_start, keep)
-    labels = y if targets is None else _pairs(y, targets)
+    labels = y if targets is None else pairs(y, targets)
     if objective is None:
         objective = cross_entropy if targets is None else targeted_cross_entropy
     x = x.detach()
@@ -235,6 +241,21 @@ def cw(
     )
 
 
+def transferable(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor, *, steps: int
+) -> Tensor:
+    """Return examples made on `model` for showing to other models.
+
+    PGD on the cross-entropy with steps of epsilon / 4 from one uniform start; the last iterate of
+    every image: an attack that stops at the first misclassification leaves examples that hardly
+    transfer. `unit` holds numbers uniform in [0, 1] of x's shape.
+    """
+    start = random_perturbation(unit, threat)
+    return pgd(
+        model, x, y, threat, steps=steps, step_size=threat.epsilon / 4, start=start, keep="last"
+    )
+
+
 def _check_choices(
     keep: str, stop_when_broken: bool, step_size: float | None, momentum: float
 ) -> None:
@@ -261,7 +282,7 @@ def _check_restarts(restarts: int, random_start: bool, keep: str) -> None:
         )
 
 
-def _pairs(y: Tensor, targets: Tensor) -> Tensor:
+def pairs(y: Tensor, targets: Tensor) -> Tensor:
     """Return the labels of targeted objectives, int64 of shape (N, 2): true class, target."""
     if targets.shape != y.shape:
         raise UserError(
@@ -270,7 +291,7 @@ def _pairs(y: Tensor, targets: Tensor) -> Tensor:
         )
     if (targets == y).any():
         raise UserError("targets names some images' own class: needed is another class for each.")
-    return torch.stack([y, targets], dim=1)
+    return torch.stack([y, targets.to(y)], dim=1)
 
 
 def _assemble(x: Tensor, delta: Tensor, clip: bool) -> Tensor:

@@ -6,12 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from arnas.runtime.errors import UserError
 
 BatchNorm = Literal["eval", "batch"]
+
+
+def home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the floating type of a model; CPU and float32 without parameters."""
+    for value in (*model.parameters(), *model.buffers()):
+        if value.is_floating_point():
+            return value.device, value.dtype
+    return torch.device("cpu"), torch.float32
 
 
 @contextmanager

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.adaptive import climb
-from arnas.attacks.ball import random_perturbation
 from arnas.attacks.boundary import approach
-from arnas.attacks.gradient import pgd
+from arnas.attacks.gradient import transferable
 from arnas.attacks.objectives import (
     Objective,
     cross_entropy,
@@ -130,10 +129,7 @@ def _fixed(entry: AttackEntry) -> Component:
 
 
 def transfer_from(source: nn.Module) -> Component:
-    """Return an attack that shows a model the examples made on another one.
-
-    PGD on the source's cross-entropy to its last iterate, since one that stops at the first
-    misclassification hardly transfers; the label is the true one.
+    """Return an attack that shows a model the examples made on another one, see `transferable`.
 
     Parameters
     ----------
@@ -142,10 +138,7 @@ def transfer_from(source: nn.Module) -> Component:
     """
 
     def make(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
-        start, size = random_perturbation(unit, threat), threat.epsilon / 4
-        return pgd(
-            source, x, y, threat, steps=TRANSFER_STEPS, step_size=size, start=start, keep="last"
-        )
+        return transferable(source, x, y, threat, unit, steps=TRANSFER_STEPS)
 
     settings = f"PGD on another model: {TRANSFER_STEPS} steps of epsilon/4, one start, last iterate"
     return Component(_by_batches(make), settings, _TRANSFER, cost=2 * TRANSFER_STEPS)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.gradient import ROUNDING
-from arnas.attacks.modes import attacked
+from arnas.attacks.modes import attacked, home
 from arnas.attacks.suites import Suite, build_suite, transfer_from
 from arnas.attacks.threat import Threat, parse_amount, parse_threat
 from arnas.data.named import images_sha256
-from arnas.evaluation.assessment import FELL, SPARED, STOOD, Assessment, AttackResult
+from arnas.evaluation.assessment import FELL, SPARED, STOOD, Assessment, AttackResult, withstood
 from arnas.evaluation.attack_checks import ATTACK_CHECKS
 from arnas.evaluation.checks import Check
 from arnas.evaluation.intervals import Accuracy, wilson
@@ -100,7 +100,7 @@ def evaluate(
         When images, labels, model, threat or suite cannot be meant.
     """
     threat = parse_threat(threat) if isinstance(threat, str) else threat
-    device, dtype = _home(model)
+    device, dtype = home(model)
     x, y = x.detach().cpu(), y.detach().cpu()
     _check_images(x, y)
     x = x.to(dtype).clamp(0, 1)  # of what rounding has left outside
@@ -149,7 +149,7 @@ def evaluate(
         trial.x_adv = course.tensors["x_adv"].to(device)
         trial.attacks = _results(chosen, course)
         checks += _verdicts(trial, ATTACK_CHECKS)
-        standing = _standing(course, chosen)
+        standing = withstood(trial.outcomes)
         points = _curve(trial, standing, dict(zip(map(str, curve), threats, strict=True)))
     return Assessment(
         threat,
@@ -169,14 +169,6 @@ def evaluate(
 def _share(standing: Tensor) -> Accuracy:
     """Return the share of flags that are set."""
     return wilson(int(standing.sum()), len(standing))
-
-
-def _standing(course: Course, suite: Suite) -> Tensor:
-    """Return which images withstood everything."""
-    standing = course.tensors["clean"] == STOOD
-    for name in suite.components:
-        standing = standing & (course.tensors[name] == STOOD)
-    return standing
 
 
 def _curve(trial: Trial, standing: Tensor, threats: Mapping[str, Threat]) -> dict[str, Accuracy]:
@@ -199,14 +191,6 @@ def _curve(trial: Trial, standing: Tensor, threats: Mapping[str, Threat]) -> dic
     for (written, threat), row in zip(rising.items(), rows, strict=True):
         found[written] = _share(row & standing if threat.epsilon >= trial.threat.epsilon else row)
     return found
-
-
-def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return the device and the floating type of a model; CPU and float32 without parameters."""
-    for value in (*model.parameters(), *model.buffers()):
-        if value.is_floating_point():
-            return value.device, value.dtype
-    return torch.device("cpu"), torch.float32
 
 
 def _check_images(x: Tensor, y: Tensor) -> None:

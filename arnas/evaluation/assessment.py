@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks import Check
+from arnas.evaluation.checks import Check, failed_checks
 from arnas.evaluation.intervals import Accuracy, wilson
 
 FELL, STOOD, SPARED = 0, 1, 2
 """Outcomes of an image under an attack; spared are those that had fallen before it."""
+
+
+def withstood(outcomes: Mapping[str, Tensor]) -> Tensor:
+    """Return which images were correct and withstood every attack, bool of shape (n,)."""
+    return torch.stack([outcome == STOOD for outcome in outcomes.values()]).all(0)
 
 
 @dataclass(frozen=True)
@@ -85,15 +91,17 @@ class Assessment:
     @property
     def robust_flags(self) -> Tensor:
         """Return which images withstood everything, bool of shape (n,)."""
-        flags = self.outcomes["clean"] == STOOD
-        for name in self.attacks:
-            flags = flags & (self.outcomes[name] == STOOD)
-        return flags
+        return withstood(self.outcomes)
+
+    @property
+    def failed(self) -> list[str]:
+        """Return the names of the checks that failed."""
+        return failed_checks(self.checks)
 
     @property
     def reliable(self) -> bool:
         """Return whether no check failed."""
-        return all(check.status != "FAIL" for check in self.checks)
+        return not self.failed
 
     def per_class(self) -> dict[int, tuple[Accuracy, Accuracy]]:
         """Return each class's clean and robust accuracy, for the classes that have images."""

@@ -8,22 +8,22 @@ says that the robust accuracy is wrong or not credible, WARN that something is w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arnas.attacks.ball import length
 from arnas.attacks.gradient import fgsm, pgd
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import GREY_LEVELS, Threat
 from arnas.evaluation.assessment import FELL, SPARED, STOOD
-from arnas.evaluation.checks import FEW, SLACK, TOLERANCE, Check, Status
+from arnas.evaluation.checks import FEW, SLACK, TOLERANCE, Check, Status, failed_checks
 from arnas.evaluation.control_check import controls
+from arnas.evaluation.guard import own_randomness, untouched
 from arnas.evaluation.probe_attacks import NotApplicableError, withstood
 from arnas.evaluation.strength_checks import (
     blackbox,
@@ -36,7 +36,6 @@ from arnas.evaluation.strength_checks import (
 )
 from arnas.evaluation.trial import Trial, Verdict
 from arnas.runtime.errors import one_line
-from arnas.runtime.seeds import seeded
 
 TIE = 1e-4
 """Difference of the two largest logits, over the size of the logits, that rounding can turn."""
@@ -311,7 +310,7 @@ def ranking(trial: Trial) -> Check:
     """Check 30: a row with a failed check is written, but kept out of rankings."""
     if "checks" not in trial.notes:
         raise NotApplicableError("no other check was made")
-    failed = [check.id for check in trial.notes["checks"] if check.status == "FAIL"]
+    failed = failed_checks(trial.notes["checks"])
     return Check(
         "ranking",
         "WARN" if failed else "PASS",
@@ -320,27 +319,10 @@ def ranking(trial: Trial) -> Check:
     )
 
 
-def rankable(checks: Iterable[Check]) -> bool:
-    """Return whether a row with these checks may stand in a ranking: none of them failed."""
-    return all(check.status != "FAIL" for check in checks)
-
-
-@contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers that a model changes in spite of its evaluation mode."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, before in kept:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
-
-
 def _judged(name: str, judge: Verdict, trial: Trial) -> Check:
     """Return a verdict, whatever happens: SKIP where none applies, FAIL where the model raises."""
     try:
-        with seeded("check", name, trial.seed), _buffers_kept(trial.model):
+        with own_randomness(name, trial.seed), untouched(trial.model):
             return judge(trial)
     except NotApplicableError as reason:
         return Check(name, "SKIP", str(reason), "")

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.ball import random_perturbation
-from arnas.attacks.gradient import pgd
+from arnas.attacks.gradient import transferable
 from arnas.attacks.modes import attacked
 from arnas.attacks.standard import square
 from arnas.attacks.threat import Threat
@@ -54,9 +53,7 @@ def transfer_examples(
 ) -> Tensor:
     """Return adversarial examples made on `model` for showing to other models.
 
-    PGD on the cross-entropy with steps of epsilon / 4 from one uniform start; the last iterate of
-    every image, also of those that the model misclassifies: an attack that stops at the first
-    misclassification leaves examples that hardly transfer.
+    Those of `arnas.attacks.gradient.transferable`, also of images that the model misclassifies.
 
     Parameters
     ----------
@@ -84,16 +81,7 @@ def transfer_examples(
 
     def make(index: Tensor, clean: Tensor, label: Tensor) -> Tensor:
         unit = per_image_uniform(("blackbox", seed), index, x.shape[1:]).to(clean)
-        return pgd(
-            model,
-            clean,
-            label,
-            threat,
-            steps=steps,
-            step_size=threat.epsilon / 4,
-            start=random_perturbation(unit, threat),
-            keep="last",
-        )
+        return transferable(model, clean, label, threat, unit, steps=steps)
 
     return _by_batches("transfer", x, y, batch_size, ledger, make)
 

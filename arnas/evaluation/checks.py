@@ -7,7 +7,7 @@ obfuscated gradients of Athalye et al. (arXiv 1802.00420) and the checklist of C
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -38,6 +38,11 @@ class Check(NamedTuple):
     """What was measured, in words."""
     advice: str
     """What to do if it is not PASS."""
+
+
+def failed_checks(checks: Iterable[Check]) -> list[str]:
+    """Return the names of the checks that failed; with one a row may not stand in a ranking."""
+    return [check.id for check in checks if check.status == "FAIL"]
 
 
 def not_run(name: str, figure: str, advice: str) -> Check:

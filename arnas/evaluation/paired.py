@@ -247,7 +247,7 @@ def _notes(names: tuple[str, str], first: Assessment, second: Assessment) -> tup
             "weaker one flatters its model."
         )
     for name, assessment in zip(names, (first, second), strict=True):
-        failed = [check.id for check in assessment.checks if check.status == "FAIL"]
+        failed = assessment.failed
         if failed:
             found.append(f"Checks that failed for {name}: {', '.join(failed)}.")
     return tuple(found)

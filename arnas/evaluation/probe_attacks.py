@@ -16,7 +16,7 @@ from arnas.attacks.modes import attacked
 from arnas.attacks.objectives import Objective, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import STOOD
+from arnas.evaluation import assessment
 from arnas.evaluation.trial import Trial
 from arnas.runtime.seeds import make_generator
 
@@ -73,8 +73,7 @@ def withstood(trial: Trial) -> Tensor:
     """Return which images withstood the suite, bool of shape (n,) on the CPU."""
     if "clean" not in trial.outcomes:
         raise NotApplicableError("no attack has been run yet")
-    outcomes = [value.cpu() == STOOD for value in trial.outcomes.values()]
-    return torch.stack(outcomes).all(0)
+    return assessment.withstood(trial.outcomes).cpu()
 
 
 def probe_of(trial: Trial) -> Probe:

@@ -22,7 +22,7 @@ from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.squares import per_image_numbers
 from arnas.attacks.suites import Component, Draws, Suite, targets_of
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import FELL, SPARED, STOOD
+from arnas.evaluation.assessment import FELL, SPARED, STOOD, withstood
 from arnas.runtime.progress import Report
 from arnas.runtime.resume import Keeper, Snapshot
 from arnas.runtime.seeds import per_image_normal, per_image_uniform
@@ -43,6 +43,11 @@ class Course:
     finished: list[str] = field(default_factory=list)
     passes: dict[str, list[int]] = field(default_factory=dict)
     """Attack to the images that went through the model for it, and to its gradients."""
+
+    def standing(self, *present: str) -> Tensor:
+        """Return which images withstood the finished attacks, and those at work that are named."""
+        names = dict.fromkeys(["clean", *self.finished, *present])
+        return withstood({name: self.tensors[name] for name in names})
 
     def snapshot(self) -> Snapshot:
         """Return what is kept."""
@@ -117,9 +122,7 @@ class SuiteRun:
         """Try one attack at every image that stands, as often as it says."""
         tensors = course.tensors
         if name not in tensors:
-            standing = tensors["clean"] == STOOD
-            for before in course.finished:
-                standing &= tensors[before] == STOOD
+            standing = course.standing()
             tensors[name] = torch.where(standing, STOOD, SPARED).to(torch.uint8)
             tensors["tries"] = torch.zeros(len(self.y), dtype=torch.int64)
             course.passes[name] = [0, 0]
@@ -184,9 +187,7 @@ class SuiteRun:
 
     def _tell(self, course: Course, name: str) -> None:
         """Report the robust accuracy so far and how much of the work is done."""
-        standing = course.tensors["clean"] == STOOD
-        for attack in [*course.finished, name]:
-            standing &= course.tensors[attack] == STOOD
+        standing = course.standing(name)
         share = 100 * float(standing.float().mean())
         ahead = sum(part.cost * part.tries for part in self.suite.components.values())
         done = 0.0

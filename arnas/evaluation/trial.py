@@ -59,18 +59,18 @@ class Trial:
         """Return the images' places in their dataset, int64 of shape (n,), on the CPU."""
         return torch.arange(len(self.y)) if self.indices is None else self.indices.cpu()
 
-    def probe(self, most: int = PROBE) -> tuple[Tensor, Tensor]:
+    def probe(self) -> tuple[Tensor, Tensor]:
         """Return the first images, and their labels, for an attack of a check."""
-        return self.x[:most], self.y[:most]
+        return self.x[:PROBE], self.y[:PROBE]
 
     def oracle(self) -> Oracle:
         """Return the model as attacks ask it; only inside `arnas.attacks.modes.attacked`."""
         return Oracle(self.model, self.batch_size, self.expectation)
 
-    def logits(self, x: Tensor, batch_size: int | None = None) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
         """Return the logits in evaluation mode, with the model as it was afterwards."""
         with attacked(self.model):
-            return Oracle(self.model, batch_size or self.batch_size).logits(x)
+            return Oracle(self.model, self.batch_size).logits(x)
 
     def uniform(self, purpose: str, count: int) -> Tensor:
         """Return numbers uniform in [0, 1] for the first images, of their shape and device."""

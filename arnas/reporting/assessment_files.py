@@ -17,7 +17,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from arnas.attacks.ball import length
-from arnas.attacks.modes import attacked
+from arnas.attacks.modes import attacked, home
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.evaluation.assessment import Assessment
 from arnas.evaluation.checks import Check
@@ -68,7 +68,7 @@ def gate(
     """
     if fail_under is not None:
         check_percentage(fail_under)
-    failed = failed_checks(assessment)
+    failed = assessment.failed
     if failed and not allow_flagged:
         return (
             f"The robust accuracy of {assessment.robust:.2f} % is unreliable, for these checks "
@@ -81,11 +81,6 @@ def gate(
             f"which is below {fail_under:g} %."
         )
     return None
-
-
-def failed_checks(assessment: Assessment) -> list[str]:
-    """Return the names of the checks that failed."""
-    return [check.id for check in assessment.checks if check.status == "FAIL"]
 
 
 def check_percentage(value: float) -> None:
@@ -209,7 +204,7 @@ def as_table(assessment: Assessment, title: str = "") -> Table:
     title
         Names the model and the data.
     """
-    failed = failed_checks(assessment)
+    failed = assessment.failed
     warned = sum(check.status == "WARN" for check in assessment.checks)
     caption = f"{len(assessment.checks)} checks: {len(failed)} failed, {warned} warned"
     if failed:
@@ -264,12 +259,11 @@ def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
 
 def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Return logits on the CPU; images go to the model's device and type batch by batch."""
-    values = (*model.parameters(), *model.buffers())
-    home = next((value for value in values if value.is_floating_point()), images)
+    device, dtype = home(model)
     with attacked(model):
         oracle = Oracle(model, batch_size)
         parts = torch.split(images, batch_size)
-        return torch.cat([oracle.logits(part.to(home)).cpu() for part in parts])
+        return torch.cat([oracle.logits(part.to(device, dtype)).cpu() for part in parts])
 
 
 def recount_rounded(

@@ -18,7 +18,6 @@ from pydantic import BaseModel, Field
 from arnas.evaluation.assessment import Assessment
 from arnas.evaluation.intervals import Accuracy
 from arnas.evaluation.record import plain_json, worst_class
-from arnas.reporting.assessment_files import failed_checks
 from arnas.reporting.assessment_page import class_name, flat
 from arnas.runtime.files import write_bytes
 
@@ -128,7 +127,7 @@ def card_head(assessment: Assessment, meta: CardMeta) -> dict[str, Any]:
 def card_text(assessment: Assessment, meta: CardMeta) -> str:
     """Return the card below its head, as Markdown."""
     parts = [f"# {plain(_name(assessment, meta))}"]
-    failed = failed_checks(assessment)
+    failed = assessment.failed
     if failed:
         names = ", ".join(plain(name) for name in failed)
         parts.append(

@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field
 from arnas.attacks.suites import SUITES
 from arnas.attacks.threat import GREY_LEVELS, Threat
 from arnas.evaluation.assessment import Assessment
-from arnas.reporting.assessment_files import failed_checks
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import write_json
 
@@ -153,7 +152,7 @@ def board_entry(
     dict
         With RobustBench's keys.
     """
-    failed = failed_checks(assessment)
+    failed = assessment.failed
     footnote = [meta.footnote] if meta.footnote else []
     if missing:
         footnote.append(f"Not the board's protocol: {'; '.join(missing)}.")

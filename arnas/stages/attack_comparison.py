@@ -73,7 +73,7 @@ def _table(found: dict[str, Assessment], allow_flagged: bool) -> Table:
 
     rank = 0
     for name, one in sorted(found.items(), key=order):
-        failed = [check.id for check in one.checks if check.status == "FAIL"]
+        failed = one.failed
         ranked = not failed or allow_flagged
         rank += ranked
         cells = (

@@ -19,6 +19,16 @@ from arnas.evaluation.checks import Check
 from arnas.evaluation.intervals import wilson
 from arnas.evaluation.trial import Trial
 
+STRENGTH = (
+    "more_effort",
+    "larger_epsilon",
+    "margin_against_entropy",
+    "blackbox",
+    "random_corners",
+    "silent_success",
+    "loss_still_rising",
+)
+"""Checks that attack again."""
 Attack = Callable[[Trial, Tensor, Tensor], Tensor]
 """Trial, images and labels to adversarial examples."""
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
 from arnas.evaluation.assessment import FELL, SPARED, STOOD, AttackResult
-from arnas.evaluation.attack_checks import ATTACK_CHECKS, rankable
-from arnas.evaluation.checks import Check
+from arnas.evaluation.attack_checks import ATTACK_CHECKS
+from arnas.evaluation.checks import Check, failed_checks
 from arnas.evaluation.intervals import wilson
 from arnas.evaluation.trial import Trial
 
@@ -506,8 +506,8 @@ def test_a_failed_check_keeps_a_row_out_of_rankings(
     found = checks(*statuses)
     check = verdict("ranking", judged(notes={"checks": found}))
     assert (check.status, check.figure) == (status, words)
-    assert rankable(found) == ("FAIL" not in statuses)
-    assert rankable([*found, check]) == rankable(found)
+    assert (not failed_checks(found)) == ("FAIL" not in statuses)
+    assert failed_checks([*found, check]) == failed_checks(found)
 
 
 def test_without_other_checks_there_is_no_verdict_on_ranking() -> None:

@@ -8,32 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from attacked_trials import attacked_trial, finish, verdict
+from attacked_trials import STRENGTH, attacked_trial, finish, verdict
 from broken_models import BROKEN
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation import probe_attacks, strength_checks
 from arnas.evaluation.assessment import STOOD
 from arnas.evaluation.attack_checks import ATTACK_CHECKS
 from arnas.evaluation.trial import Trial
-
-STRENGTH = (
-    "more_effort",
-    "larger_epsilon",
-    "margin_against_entropy",
-    "blackbox",
-    "random_corners",
-    "silent_success",
-    "loss_still_rising",
-)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take few directions and corners where it does not matter what they find."""
-    monkeypatch.setattr(probe_attacks, "DIRECTIONS", 2)
-    monkeypatch.setattr(strength_checks, "CORNERS", 3)
 
 
 def state(trial: Trial) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from attacked_trials import attacked_trial, by_pgd, finish, nothing, verdict
+from attacked_trials import STRENGTH, attacked_trial, by_pgd, finish, nothing, verdict
 from broken_models import HONEST, THREAT, Wrapped, quantise, trained, trial_of
 from checked_models import Bright
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from arnas.attacks.ball import length
 from arnas.attacks.gradient import fgsm
 from arnas.attacks.threat import Threat
-from arnas.evaluation import probe_attacks, strength_checks
+from arnas.evaluation import strength_checks
 from arnas.evaluation.assessment import FELL, STOOD
 from arnas.evaluation.checks import Check
 from arnas.evaluation.probe_attacks import (
@@ -24,23 +24,6 @@ from arnas.evaluation.probe_attacks import (
 )
 from arnas.evaluation.strength_checks import CORNERS, STEPS, entropy_walk, full_range
 from arnas.evaluation.trial import Trial
-
-STRENGTH = (
-    "more_effort",
-    "larger_epsilon",
-    "margin_against_entropy",
-    "blackbox",
-    "random_corners",
-    "silent_success",
-    "loss_still_rising",
-)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take few directions and corners where it does not matter what they find."""
-    monkeypatch.setattr(probe_attacks, "DIRECTIONS", 2)
-    monkeypatch.setattr(strength_checks, "CORNERS", 3)
 
 
 def trial_of_model(model: nn.Module, **changes: Any) -> Trial:
