@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arnas.evaluation.assess import evaluate
+    from arnas.evaluation.evaluate import evaluate
     from arnas.models.complexity import count_macs, count_parameters
     from arnas.models.registry import build_model, load_weights
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "evaluate": "arnas.evaluation.assess",
+    "evaluate": "arnas.evaluation.evaluate",
     "build_model": "arnas.models.registry",
     "load_weights": "arnas.models.registry",
     "count_macs": "arnas.models.complexity",

@@ -26,12 +26,12 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from arnas.attacks.gradient import pgd
-from arnas.attacks.modes import attacked
+from arnas.attacks.pgd import pgd
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.suites import build_suite
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import STOOD
-from arnas.evaluation.suite_run import SuiteRun
+from arnas.evaluation.result import STOOD
+from arnas.evaluation.runner import SuiteRun
 from arnas.runtime.progress import silent
 from arnas.runtime.resume import FORGETFUL
 

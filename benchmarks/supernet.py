@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/search")]
 
 from plain_supernet import PlainSupernet, copy_into  # noqa: E402
 
-from arnas.attacks.modes import attacked  # noqa: E402
+from arnas.attacks.eval_mode import attacked  # noqa: E402
 from arnas.search.supernet import Supernet  # noqa: E402
 from arnas.spaces.options import SpaceOptions  # noqa: E402
 

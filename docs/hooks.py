@@ -23,13 +23,13 @@ from arnas.attacks.registry import ATTACKS
 from arnas.attacks.suites import build_suite
 from arnas.cli import app
 from arnas.config.schema import schema
-from arnas.data.sources import SOURCES
+from arnas.data.sources.registry import SOURCES
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import MODELS, build_model
-from arnas.reporting.cells import draw_cells
-from arnas.reporting.tables import overview, read_table, to_markdown
+from arnas.reporting.run.cells import draw_cells
+from arnas.reporting.run.tables import overview, read_table, to_markdown
 from arnas.spaces.published import GENOTYPES
-from arnas.stages.plan import stage_versions
+from arnas.pipeline.plan import stage_versions
 from arnas.training.losses import LOSSES
 
 HERE = Path(__file__).parent

@@ -25,7 +25,7 @@ torch.set_num_threads(1)  # small networks gain nothing from more
 
 # %%
 from arnas.data.options import DigitsOptions
-from arnas.data.sources import load_dataset
+from arnas.data.sources.registry import load_dataset
 
 options = DigitsOptions(source="sklearn_digits", test_images=360, selection_images=144)
 splits = load_dataset("digits", options)
@@ -123,7 +123,7 @@ with torch.no_grad():
 # rough estimate, so each accuracy comes with its Wilson 95 % interval.
 
 # %%
-from arnas.evaluation.intervals import wilson
+from arnas.evaluation.statistics import wilson
 from arnas.evaluation.whitebox import evaluate
 from arnas.runtime.progress import silent
 
@@ -180,8 +180,8 @@ show(looks_robust)
 # see the masked network must not do better than one that does.
 
 # %%
-from arnas.evaluation import checks
-from arnas.evaluation.blackbox import transfer_examples
+from arnas.evaluation.checks.run import run as checks
+from arnas.evaluation.transfer import transfer_examples
 from arnas.evaluation.whitebox import accuracy_curve, predict
 
 verdicts = {}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import FELL, STOOD, Assessment, AttackResult
-from arnas.evaluation.checks import Check, Status
-from arnas.evaluation.intervals import wilson
+from arnas.evaluation.result import FELL, STOOD, Assessment, AttackResult
+from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.statistics import wilson
 
 OUTCOMES = {
     "clean": "1111111110",

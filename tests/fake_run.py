@@ -10,8 +10,8 @@ from arnas.config.params import Params
 from arnas.runtime.files import sha256_file
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import read_manifest, write_manifest
-from arnas.stages.current import describe
-from arnas.stages.instances import Instance, instances
+from arnas.pipeline.freshness import describe
+from arnas.pipeline.jobs import Instance, instances
 
 
 def described(instance: Instance, params: Params) -> dict[str, object]:

@@ -35,10 +35,10 @@ TORCH_FREE = (
     "arnas",
     "arnas.config.load",
     "arnas.config.schema",
-    "arnas.stages.plan",
-    "arnas.stages.overview_table",
-    "arnas.stages.explain",
-    "arnas.stages.adopt",
+    "arnas.pipeline.plan",
+    "arnas.pipeline.status_table",
+    "arnas.pipeline.explain",
+    "arnas.pipeline.dvc",
     "arnas.cli",
 )
 

@@ -10,22 +10,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arnas.attacks.adaptive import apgd
-    from arnas.attacks.boundary import fab
-    from arnas.attacks.gradient import cw, fgsm, pgd
-    from arnas.attacks.squares import square
-    from arnas.attacks.standard import autoattack
+    from arnas.attacks.apgd import apgd
+    from arnas.attacks.fab import fab
+    from arnas.attacks.pgd import cw, fgsm, pgd
+    from arnas.attacks.square import square
+    from arnas.attacks.reference import autoattack
     from arnas.attacks.threat import Threat
 
 _HOMES = {
     "Threat": "arnas.attacks.threat",
-    "apgd": "arnas.attacks.adaptive",
-    "cw": "arnas.attacks.gradient",
-    "fab": "arnas.attacks.boundary",
-    "fgsm": "arnas.attacks.gradient",
-    "pgd": "arnas.attacks.gradient",
-    "autoattack": "arnas.attacks.standard",
-    "square": "arnas.attacks.squares",
+    "apgd": "arnas.attacks.apgd",
+    "cw": "arnas.attacks.pgd",
+    "fab": "arnas.attacks.fab",
+    "fgsm": "arnas.attacks.pgd",
+    "pgd": "arnas.attacks.pgd",
+    "autoattack": "arnas.attacks.reference",
+    "square": "arnas.attacks.square",
 }
 
 __all__ = ["Threat", "apgd", "autoattack", "cw", "fab", "fgsm", "pgd", "square"]

@@ -36,7 +36,7 @@ class Oracle:
 
     Attacks keep all their images in step and ask about those that still stand, so that the batches
     of the model stay full while images leave. The model must be frozen and in evaluation mode
-    (`arnas.attacks.modes.attacked`).
+    (`arnas.attacks.eval_mode.attacked`).
 
     Parameters
     ----------

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.adaptive import climb
-from arnas.attacks.ball import random_perturbation
-from arnas.attacks.gradient import fgsm, pgd
-from arnas.attacks.modes import attacked
+from arnas.attacks.apgd import climb
+from arnas.attacks.projection import random_perturbation
+from arnas.attacks.pgd import fgsm, pgd
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.oracle import Oracle
-from arnas.attacks.standard import autoattack
+from arnas.attacks.reference import autoattack
 from arnas.attacks.threat import Threat
 
 _MADRY = "Madry et al., ICLR 2018, arXiv 1706.06083"

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.adaptive import climb
-from arnas.attacks.boundary import approach
-from arnas.attacks.gradient import transferable
+from arnas.attacks.apgd import climb
+from arnas.attacks.fab import approach
+from arnas.attacks.pgd import transferable
 from arnas.attacks.objectives import (
     Objective,
     cross_entropy,
@@ -22,7 +22,7 @@ from arnas.attacks.objectives import (
 )
 from arnas.attacks.oracle import Found, Oracle, misclassified
 from arnas.attacks.registry import ATTACKS, AttackEntry
-from arnas.attacks.squares import Numbers, search
+from arnas.attacks.square import Numbers, search
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 

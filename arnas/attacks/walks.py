@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arnas.attacks.ball import length, project, shaped
+from arnas.attacks.projection import length, project, shaped
 from arnas.attacks.objectives import TINY
 from arnas.attacks.oracle import Slope
 from arnas.attacks.threat import Threat
@@ -87,7 +87,7 @@ def random_point(x: Tensor, noise: Tensor, threat: Threat) -> Tensor:
 def inside(x: Tensor, point: Tensor, threat: Threat) -> Tensor:
     """Return points brought into the ball around `x` and into the box.
 
-    As `arnas.attacks.ball.project`, but of points: those that it need not move stay as they are,
+    As `arnas.attacks.projection.project`, but of points: those that it need not move stay as they are,
     where the sum of an image and its perturbation would be rounded at every step.
     """
     if threat.norm == "linf":

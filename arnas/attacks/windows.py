@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arnas.attacks.ball import ORDERS
+from arnas.attacks.projection import ORDERS
 
 FIRST_SHARE = 0.8
 """Share of the image that the first windows cover."""

@@ -90,8 +90,8 @@ def attack(
 
     ARNAS_DEVICE, ARNAS_GPUS and ARNAS_THREADS say where it runs.
     """
-    from arnas.stages.attack import Order
-    from arnas.stages.attack_outputs import Outputs, attack_and_write
+    from arnas.pipeline.attack import Order
+    from arnas.pipeline.attack_outputs import Outputs, attack_and_write
 
     order = Order(
         model=model,
@@ -135,7 +135,7 @@ def compare(
     ] = False,
 ) -> None:
     """Compare evaluations: a table, and for two on the same images the exact test of McNemar."""
-    from arnas.stages.attack_comparison import compare_files
+    from arnas.pipeline.attack_comparison import compare_files
 
     table, lines = compare_files(records, allow_flagged=allow_flagged, allow_suites=allow_suites)
     console_of(200).print(table)

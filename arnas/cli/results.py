@@ -23,8 +23,8 @@ def status(
     import json
 
     from arnas.config.load import load_params
-    from arnas.stages.overview import overview
-    from arnas.stages.overview_table import as_text, follow
+    from arnas.pipeline.status import overview
+    from arnas.pipeline.status_table import as_text, follow
 
     settings = load_params(params)
     console = console_of(200)
@@ -47,7 +47,7 @@ def explain(
 ) -> None:
     """Say what would run to make TARGET, and which setting or file is the reason."""
     from arnas.config.load import load_params
-    from arnas.stages.explain import explain as find_reruns
+    from arnas.pipeline.explain import explain as find_reruns
 
     name = " ".join(target)
     found = find_reruns(name, load_params(params))
@@ -64,7 +64,7 @@ def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and list.")] = False,
 ) -> None:
     """Check the run's results and tell DVC of those that it does not know."""
-    from arnas.stages.adopt import adopt as tell_dvc
+    from arnas.pipeline.dvc import adopt as tell_dvc
 
     found = tell_dvc(dry_run)
     for title in found.adopted:
@@ -89,7 +89,7 @@ def clean(
     from arnas.config.load import load_params
     from arnas.runtime.abandoned import remove_slot, state_slots
     from arnas.runtime.history import state_root
-    from arnas.stages.overview import slot_text
+    from arnas.pipeline.status import slot_text
 
     settings = None
     with suppress(UserError):  # what is left is listed without them, too
@@ -116,7 +116,7 @@ def results(
     from rich.table import Table
 
     from arnas.config.load import load_params
-    from arnas.reporting.tables import overview, read_table
+    from arnas.reporting.run.tables import overview, read_table
 
     name = load_params(params).name
     folder = Path("results/tables") / name
@@ -150,7 +150,7 @@ def reproduces(
 ) -> None:
     """Compare the tables of a rerun with committed ones; exit code 1 when they drift."""
     from arnas.config.load import load_params
-    from arnas.reporting.reproduction import compare_folders
+    from arnas.reporting.run.reproduction import compare_folders
 
     problems, verdict = compare_folders(
         reference, found, load_params(params).reproduction.orderings

@@ -22,7 +22,7 @@ def models(
 
     from arnas.models.complexity import count_macs, count_parameters
     from arnas.models.registry import MODELS, build_model
-    from arnas.reporting.cells import draw_cells
+    from arnas.reporting.run.cells import draw_cells
     from arnas.spaces.published import GENOTYPES
 
     if name is not None and name not in MODELS:
@@ -67,9 +67,9 @@ def cost(
     settings = load_params(params if preset is None else preset_path(preset))
 
     from arnas.runtime.device import configure_determinism, configure_threads, held_devices
-    from arnas.stages.cost import estimate
-    from arnas.stages.cost_table import as_json as in_json
-    from arnas.stages.cost_table import as_table
+    from arnas.cost.estimate import estimate
+    from arnas.cost.table import as_json as in_json
+    from arnas.cost.table import as_table
 
     def tell(text: str) -> None:
         typer.echo(f"measuring {text}", err=True)

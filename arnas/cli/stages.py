@@ -18,7 +18,7 @@ Seed = Annotated[str, typer.Option(help="The replicate, a whole number from 0 up
 def data(dataset: Dataset) -> None:
     """Prepare a dataset: images, labels and the four parts."""
     from arnas.stages.data import run
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
 
     run_command("data", {"dataset": dataset}, run)
 
@@ -26,7 +26,7 @@ def data(dataset: Dataset) -> None:
 @app.command(name="search_adversarial")
 def search_adversarial(search: Search, seed: Seed) -> None:
     """Search, stage 1: weights and architecture on the adversarial loss."""
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
     from arnas.stages.search import run_adversarial
 
     run_command("search_adversarial", {"search": search, "seed": seed}, run_adversarial)
@@ -35,7 +35,7 @@ def search_adversarial(search: Search, seed: Seed) -> None:
 @app.command(name="search_multiobjective")
 def search_multiobjective(search: Search, seed: Seed) -> None:
     """Search, stage 2: architecture along both the natural and the adversarial loss."""
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
     from arnas.stages.search import run_multiobjective
 
     run_command("search_multiobjective", {"search": search, "seed": seed}, run_multiobjective)
@@ -45,7 +45,7 @@ def search_multiobjective(search: Search, seed: Seed) -> None:
 def derive(search: Search, seed: Seed) -> None:
     """Derive the genotype of a search, and draw its cells."""
     from arnas.stages.derive import run
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
 
     run_command("derive", {"search": search, "seed": seed}, run)
 
@@ -54,7 +54,7 @@ def derive(search: Search, seed: Seed) -> None:
 def retrain(dataset: Dataset, network: Network, seed: Seed) -> None:
     """Train a network from scratch, adversarially unless its loss is natural."""
     from arnas.stages.retrain import run
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
 
     run_command("retrain", {"dataset": dataset, "network": network, "seed": seed}, run)
 
@@ -62,7 +62,7 @@ def retrain(dataset: Dataset, network: Network, seed: Seed) -> None:
 @app.command()
 def whitebox(dataset: Dataset, network: Network, seed: Seed) -> None:
     """Attack a trained network with full knowledge of it."""
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
     from arnas.stages.whitebox import run
 
     run_command("whitebox", {"dataset": dataset, "network": network, "seed": seed}, run)
@@ -72,7 +72,7 @@ def whitebox(dataset: Dataset, network: Network, seed: Seed) -> None:
 def blackbox_examples(dataset: Dataset, network: Network, seed: Seed) -> None:
     """Make adversarial examples on one network for the others, and attack it with Square."""
     from arnas.stages.blackbox import make_examples
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
 
     axes = {"dataset": dataset, "network": network, "seed": seed}
     run_command("blackbox_examples", axes, make_examples)
@@ -82,7 +82,7 @@ def blackbox_examples(dataset: Dataset, network: Network, seed: Seed) -> None:
 def blackbox(dataset: Dataset) -> None:
     """Show every network the examples that were made on the others."""
     from arnas.stages.blackbox import score
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
 
     run_command("blackbox", {"dataset": dataset}, score)
 
@@ -91,7 +91,7 @@ def blackbox(dataset: Dataset) -> None:
 def analysis() -> None:
     """Write the tables of sizes, operations, trajectories and examples."""
     from arnas.stages.analysis import run
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
 
     run_command("analysis", {}, run)
 
@@ -100,7 +100,7 @@ def analysis() -> None:
 def report() -> None:
     """Write the report of the run, one HTML file, and its figures."""
     from arnas.stages.report import run
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
 
     run_command("report", {}, run)
 
@@ -108,7 +108,7 @@ def report() -> None:
 @app.command()
 def tables() -> None:
     """Write the result tables of the run."""
-    from arnas.stages.run import run_command
+    from arnas.pipeline.runner import run_command
     from arnas.stages.tables import run
 
     run_command("tables", {}, run)

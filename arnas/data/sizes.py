@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from arnas.data.options import OFFICIAL, DatasetOptions, OfficialOptions
-from arnas.data.sources import load_dataset
+from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import LabelledImages, share_of
 
 

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from arnas.data.raw import check_room
+from arnas.data.sources.raw import check_room
 from arnas.runtime.errors import UserError, one_line
 
 HEAD = 4096

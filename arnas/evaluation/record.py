@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from arnas.attacks.threat import Threat, parse_amount
-from arnas.evaluation.assessment import FELL, STOOD, Assessment, AttackResult
-from arnas.evaluation.checks import Check, Status
-from arnas.evaluation.intervals import Accuracy, wilson
+from arnas.evaluation.result import FELL, STOOD, Assessment, AttackResult
+from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import SEAL, check_form, read_json, write_sealed
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.folding import folded
-from arnas.attacks.modes import attacked
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
 from arnas.data.placement import on_device

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.models.fitting import weights_sha256
+from arnas.models.weights import weights_sha256
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from arnas.data.splits import DatasetInfo
-from arnas.models.baselines import BASELINES, ModelEntry
+from arnas.models.families.entries import BASELINES, ModelEntry
 from arnas.models.options import cells_refused
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import (

@@ -35,7 +35,7 @@ def fingerprint(
     seed
         The replicate's seed; None for a stage without one.
     version
-        The stage's integer in ``arnas/stages/versions.yaml``.
+        The stage's integer in ``arnas/pipeline/versions.yaml``.
     """
     return digest({"params": params, "inputs": inputs, "seed": seed, "version": version})
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.modes import module_modes
+from arnas.attacks.eval_mode import module_modes
 from arnas.data.batches import Batch
 from arnas.search.options import Order
 from arnas.search.supernet import Supernet

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from arnas.attacks.gradient import pgd
+from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch, augment, epoch_batches
 from arnas.data.placement import gather

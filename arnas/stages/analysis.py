@@ -9,18 +9,18 @@ from arnas.data.splits import read_info
 from arnas.evaluation.outcomes import load_examples
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import model_from_description, read_origin
-from arnas.reporting.architecture import (
+from arnas.reporting.run.architecture import (
     alpha_rows,
     dataset_row,
     example_rows,
     gamma_rows,
     operation_rows,
 )
-from arnas.reporting.tables import Row, write_tables
+from arnas.reporting.run.tables import Row, write_tables
 from arnas.search.state import load_course
 from arnas.spaces.network import DerivedNetwork
-from arnas.stages.instances import named, producers
-from arnas.stages.run import Job
+from arnas.pipeline.jobs import named, producers
+from arnas.pipeline.runner import Job
 
 
 def run(job: Job) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from arnas.data.placement import fits
 from arnas.data.splits import Splits, load_splits
 from arnas.runtime.device import use_full_float32
-from arnas.stages.run import Job
+from arnas.pipeline.runner import Job
 
 STEP = 1024
 """Images of a large set that are made float together."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.folding import folded
-from arnas.attacks.standard import package_name
-from arnas.evaluation import checks
-from arnas.evaluation.blackbox import opinion, square_examples, transfer_examples
+from arnas.attacks.reference import package_name
+from arnas.evaluation.checks.run import run as checks
+from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.whitebox import predict
@@ -19,8 +19,8 @@ from arnas.evaluation.witness import Witness
 from arnas.models.registry import load_trained
 from arnas.runtime.files import save_tensors
 from arnas.stages.attacked import images_to_attack
-from arnas.stages.instances import named, producers
-from arnas.stages.run import Job
+from arnas.pipeline.jobs import named, producers
+from arnas.pipeline.runner import Job
 
 
 def make_examples(job: Job) -> None:

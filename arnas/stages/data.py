@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from arnas.data.sources import load_dataset
+from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import save_splits
-from arnas.stages.run import Job
+from arnas.pipeline.runner import Job
 
 
 def run(job: Job) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from arnas.reporting.cells import draw_cells
+from arnas.reporting.run.cells import draw_cells
 from arnas.runtime.errors import UserError
 from arnas.search.derive import collapsed, count_skips, derive_genotype
 from arnas.search.state import load_trajectory
 from arnas.spaces.genotype import save_genotype
-from arnas.stages.run import Job
+from arnas.pipeline.runner import Job
 
 
 def run(job: Job) -> None:

@@ -13,17 +13,17 @@ from matplotlib.figure import Figure
 from arnas.data.splits import PARTS, Splits, load_splits
 from arnas.evaluation.outcomes import load_examples
 from arnas.reporting import figures, search_figures
-from arnas.reporting.cells import cells_figure
-from arnas.reporting.page import ReportContent, render
-from arnas.reporting.style import styled, svg_bytes
-from arnas.reporting.tables import read_table
-from arnas.reporting.words import join
+from arnas.reporting.run.cells import cells_figure
+from arnas.reporting.run.page import ReportContent, render
+from arnas.reporting.run.style import styled, svg_bytes
+from arnas.reporting.run.tables import read_table
+from arnas.reporting.run.words import join
 from arnas.runtime.files import write_bytes
 from arnas.runtime.manifest import environment, manifest_or_empty
 from arnas.spaces.genotype import load_genotype
-from arnas.stages.instances import instances, named, producers
-from arnas.stages.plan import FIGURES
-from arnas.stages.run import Job
+from arnas.pipeline.jobs import instances, named, producers
+from arnas.pipeline.plan import FIGURES
+from arnas.pipeline.runner import Job
 
 Tables = Mapping[str, pd.DataFrame]
 

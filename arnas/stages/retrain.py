@@ -8,8 +8,8 @@ from arnas.models.registry import save_weights
 from arnas.runtime.history import growing_history
 from arnas.runtime.seeds import seeded
 from arnas.spaces.genotype import load_genotype
-from arnas.stages.network import plan_network
-from arnas.stages.run import Job
+from arnas.pipeline.network import plan_network
+from arnas.pipeline.runner import Job
 from arnas.training.loop import TrainingData, TrainingTask, train
 
 

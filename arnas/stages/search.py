@@ -9,7 +9,7 @@ from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.options import AdversarialStageOptions, MultiobjectiveStageOptions
 from arnas.search.state import load_state, new_state, save_state
 from arnas.search.step import StagePlan
-from arnas.stages.run import Job
+from arnas.pipeline.runner import Job
 
 
 def run_adversarial(job: Job) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from arnas.attacks.registry import ATTACKS
-from arnas.attacks.standard import package_name
+from arnas.attacks.reference import package_name
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.splits import Splits, leaked
-from arnas.evaluation import checks
-from arnas.evaluation.checks import Check
-from arnas.evaluation.intervals import wilson
+from arnas.evaluation.checks.run import run as checks
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.statistics import wilson
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.options import AttackName
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
@@ -23,8 +23,8 @@ from arnas.models.registry import load_trained
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
 from arnas.stages.attacked import images_to_attack
-from arnas.stages.instances import named
-from arnas.stages.run import Job
+from arnas.pipeline.jobs import named
+from arnas.pipeline.runner import Job
 from arnas.training.losses import LOSSES
 
 CURVE_ATTACK: AttackName = "pgd20"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.gradient import pgd
-from arnas.attacks.modes import attacked
+from arnas.attacks.pgd import pgd
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch, batches_per_epoch, epoch_batches
 from arnas.data.placement import on_device

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.gradient import pgd
-from arnas.attacks.modes import attacked
+from arnas.attacks.pgd import pgd
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.objectives import Objective, cross_entropy
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.boundary import approach
-from arnas.attacks.modes import attacked
+from arnas.attacks.fab import approach
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.oracle import Found, Oracle
 from arnas.attacks.threat import Threat
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.modes import attacked
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.oracle import Found, Oracle
-from arnas.attacks.squares import numbers_needed, per_image_numbers, search
+from arnas.attacks.square import numbers_needed, per_image_numbers, search
 from arnas.attacks.threat import Threat
 
 NORMS = ("linf", "l2", "l1")

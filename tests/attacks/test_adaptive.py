@@ -13,8 +13,8 @@ from attack_cases import state_of
 from torch import Tensor, nn
 
 from arnas.attacks import Threat, apgd
-from arnas.attacks.adaptive import climb
-from arnas.attacks.modes import attacked
+from arnas.attacks.apgd import climb
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.objectives import dlr, margin
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.walks import checkpoints, inside, random_point

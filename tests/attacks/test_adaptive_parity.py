@@ -13,7 +13,7 @@ import torch
 from attack_cases import rugged_net
 from torch import Tensor, nn
 
-from arnas.attacks.adaptive import apgd, climb
+from arnas.attacks.apgd import apgd, climb
 from arnas.attacks.objectives import Objective, cross_entropy, dlr, targeted_dlr
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.threat import Threat

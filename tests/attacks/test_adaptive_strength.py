@@ -11,7 +11,7 @@ from attack_cases import rugged_net
 from torch import Tensor, nn
 
 from arnas.attacks import Threat, apgd, pgd
-from arnas.attacks.adaptive import climb
+from arnas.attacks.apgd import climb
 from arnas.attacks.objectives import (
     cross_entropy,
     dlr,

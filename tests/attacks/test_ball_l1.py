@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from arnas.attacks.ball import project, project_l1
+from arnas.attacks.projection import project, project_l1
 from arnas.attacks.threat import Threat
 
 SIZES = st.integers(1, 40)

@@ -15,8 +15,8 @@ from boundary_cases import (
 )
 from torch import Tensor, nn
 
-from arnas.attacks.boundary import approach, fab
-from arnas.attacks.modes import attacked
+from arnas.attacks.fab import approach, fab
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.oracle import Found, Oracle
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError

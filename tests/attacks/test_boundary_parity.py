@@ -9,8 +9,8 @@ from attack_cases import images, rugged_net
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from arnas.attacks.boundary import approach
-from arnas.attacks.modes import attacked
+from arnas.attacks.fab import approach
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.threat import Threat
 

@@ -19,8 +19,8 @@ from pyautoattack.fab_pt import FABAttack_PT
 from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
-from arnas.attacks.boundary import fab
-from arnas.attacks.modes import attacked
+from arnas.attacks.fab import fab
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.threat import Threat
 
 DUALS = {"linf": 1.0, "l2": 2.0, "l1": math.inf}

@@ -24,9 +24,9 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.ball import project, random_perturbation
-from arnas.attacks.gradient import fgsm, pgd
-from arnas.attacks.modes import attacked
+from arnas.attacks.projection import project, random_perturbation
+from arnas.attacks.pgd import fgsm, pgd
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 

@@ -20,7 +20,7 @@ from attack_cases import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.gradient import fgsm, pgd
+from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.threat import Threat
 
 # What is kept

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import arnas
-from arnas.attacks.gradient import fgsm, pgd
+from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.threat import Threat
-from arnas.evaluation import assess
+from arnas.evaluation import evaluate as assess
 from arnas.runtime.seeds import seeded
 
 SAME = {"float32": 1e-6, "float64": 1e-9}

@@ -9,7 +9,7 @@ import torch
 from attack_cases import images, is_broken, labels, rugged_net, small_net
 from torch import Tensor, nn
 
-from arnas.attacks.gradient import cw, pgd
+from arnas.attacks.pgd import cw, pgd
 from arnas.attacks.objectives import (
     cross_entropy,
     margin,

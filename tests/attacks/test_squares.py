@@ -10,10 +10,10 @@ from attack_cases import TOLERANCE, small_net, state_of
 from square_cases import EPSILON, flat_net, for_every_norm, hunted, images, mixed_case, numbers_for
 from torch import Tensor, nn
 
-from arnas.attacks.ball import length
-from arnas.attacks.modes import attacked
+from arnas.attacks.projection import length
+from arnas.attacks.eval_mode import attacked
 from arnas.attacks.oracle import Oracle
-from arnas.attacks.squares import BLOCK, numbers_needed, per_image_numbers, search, square
+from arnas.attacks.square import BLOCK, numbers_needed, per_image_numbers, search, square
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 

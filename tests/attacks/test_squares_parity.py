@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import Oracle
-from arnas.attacks.squares import numbers_needed, search
+from arnas.attacks.square import numbers_needed, search
 from arnas.attacks.threat import Threat
 from arnas.attacks.windows import (
     bump,

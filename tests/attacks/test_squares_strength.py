@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.attacks.objectives import margin
-from arnas.attacks.squares import square
+from arnas.attacks.square import square
 from arnas.attacks.threat import Threat
 
 

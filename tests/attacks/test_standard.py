@@ -10,7 +10,7 @@ from attack_cases import distance, is_broken, small_net, state_of
 from torch import Tensor, nn
 
 from arnas.attacks import autoattack
-from arnas.attacks.standard import square
+from arnas.attacks.reference import square
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 

@@ -14,7 +14,7 @@ from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.runtime.errors import UserError
 from arnas.runtime.resume import Snapshot, kept
-from arnas.stages.instances import find_instance, instances
+from arnas.pipeline.jobs import find_instance, instances
 
 ROOT = Path(__file__).parents[2]
 CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}

@@ -20,7 +20,7 @@ PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
 OUR_YAML = [
     ROOT / "params.yaml",
     ROOT / "dvc.yaml",
-    ROOT / "arnas/stages/versions.yaml",
+    ROOT / "arnas/pipeline/versions.yaml",
     *PRESETS,
 ]
 

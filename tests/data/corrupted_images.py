@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from arnas.data.shapes import draw_shapes
+from arnas.data.sources.shapes import draw_shapes
 
 
 @cache

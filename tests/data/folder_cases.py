@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from arnas.data.options import ImageFolderOptions
-from arnas.data.sources import load_dataset
+from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import Splits
 
 CLASSES = ("ant", "bee", "cat")

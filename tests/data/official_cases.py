@@ -20,7 +20,7 @@ import scipy.io
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
 from arnas.data.options import Cifar10Options, Cifar100Options, DatasetOptions, SvhnOptions
-from arnas.data.sources import SOURCES, Source, load_dataset
+from arnas.data.sources.registry import SOURCES, Source, load_dataset
 from arnas.data.splits import Splits
 from arnas.runtime.errors import UserError
 

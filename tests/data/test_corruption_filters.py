@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from arnas.data.corruption_constants import SCRIPTS
-from arnas.data.corruption_filters import (
+from arnas.corruptions.constants import SCRIPTS
+from arnas.corruptions.filters import (
     disk_kernel,
     filtered,
     gaussian,

@@ -13,9 +13,9 @@ from corrupted_images import flat, photographs, pixels, shapes
 from PIL import Image
 from scipy.stats import norm, poisson
 
-from arnas.data import corruption_formulas as formulas
-from arnas.data.corruption_constants import CIFAR, SEVERITIES
-from arnas.data.corruptions import corrupt
+from arnas.corruptions import formulas as formulas
+from arnas.corruptions.constants import CIFAR, SEVERITIES
+from arnas.corruptions.corrupt import corrupt
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)

@@ -7,8 +7,8 @@ import torch
 from corrupted_images import photographs, shapes
 from torch import Tensor
 
-from arnas.data.corruption_constants import CIFAR, IMAGENET, SCRIPTS, SEVERITIES, TINY_IMAGENET
-from arnas.data.corruptions import CORRUPTIONS, _generator, constants_from, corrupt
+from arnas.corruptions.constants import CIFAR, IMAGENET, SCRIPTS, SEVERITIES, TINY_IMAGENET
+from arnas.corruptions.corrupt import CORRUPTIONS, _generator, constants_from, corrupt
 from arnas.runtime.errors import UserError
 
 EVERY = list(CORRUPTIONS)

@@ -9,7 +9,7 @@ import pytest
 from folder_cases import noise
 from PIL import Image
 
-from arnas.data.decode import decode
+from arnas.data.sources.decode import decode
 from arnas.runtime.errors import UserError
 
 

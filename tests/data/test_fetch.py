@@ -13,9 +13,9 @@ import pytest
 import torch
 from official_cases import Cifar, Server, address, md5, send, send_file, serving, use
 
-from arnas.data import fetch
+from arnas.data.sources.registry import fetch
 from arnas.data.options import dataset_root
-from arnas.data.sources import load_dataset
+from arnas.data.sources.registry import load_dataset
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_torchvision_checks_once_more(cifar: Cifar, monkeypatch: pytest.MonkeyPa
         (cifar.folder / "data_batch_2").write_bytes(pickle.dumps(Trap(sprung)))
         return root
 
-    monkeypatch.setattr("arnas.data.official.prepare", prepare)
+    monkeypatch.setattr("arnas.data.sources.torchvision_sets.prepare", prepare)
     assert "data.mine was changed by something else while it was read" in cifar.refusal()
     assert not sprung.exists()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from official_cases import Cifar, send_file, serving, use
 
-from arnas.data import fetch
+from arnas.data.sources.registry import fetch
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from official_cases import Cifar, Svhn, use
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from arnas.data.named import CUT, NamedImages, images_sha256, load_images
-from arnas.data.sources import load_dataset
+from arnas.data.load import CUT, NamedImages, images_sha256, load_images
+from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import save_splits
 from arnas.runtime.errors import UserError
 
@@ -167,7 +167,7 @@ def test_a_public_dataset_that_is_not_there_is_not_fetched(
     def fetched(*_: Any, **__: Any) -> None:
         raise AssertionError("fetched")
 
-    monkeypatch.setattr("arnas.data.fetch.download_url", fetched)
+    monkeypatch.setattr("arnas.data.sources.fetch.download_url", fetched)
     monkeypatch.setenv("ARNAS_DATA", str(tmp_path / "here"))
     message = refusal(name)
     assert str(tmp_path / "here") in message and "md5" in message

@@ -12,7 +12,7 @@ import torch
 from image_cases import PARTS, good_arrays, npz_options, random_images, write_npz
 from pydantic import ValidationError
 
-from arnas.data.sources import load_dataset
+from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import Splits
 from arnas.runtime.errors import UserError
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arnas.data.named import load_images
-from arnas.data.npz_images import NpzImages, read_npz_images
+from arnas.data.load import load_images
+from arnas.data.sources.npz_images import NpzImages, read_npz_images
 from arnas.runtime.errors import UserError
 
 FUZZ = settings(

@@ -9,7 +9,7 @@ import torch
 from official_cases import Cifar, Svhn, address, refusal, send_file, serving, use
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
-from arnas.data.sources import SOURCES
+from arnas.data.sources.registry import SOURCES
 from arnas.data.splits import PARTS, Splits
 
 

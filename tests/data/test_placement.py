@@ -9,7 +9,7 @@ from arnas.data.batches import Batch, epoch_batches
 from arnas.data.options import AugmentOptions
 from arnas.data.placement import SHARE, fits, gather, on_device, placed
 from arnas.data.splits import PARTS, DatasetInfo, LabelledImages, Splits
-from arnas.evaluation.blackbox import opinion, transfer_examples
+from arnas.evaluation.transfer import opinion, transfer_examples
 from arnas.evaluation.whitebox import evaluate
 from arnas.runtime.progress import silent
 from arnas.stages import attacked

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 from arnas.data.options import DatasetOptions, DigitsOptions, SplitOptions
-from arnas.data.sources import SOURCES, load_dataset
+from arnas.data.sources.registry import SOURCES, load_dataset
 from arnas.data.splits import (
     DatasetInfo,
     Splits,

@@ -12,8 +12,8 @@ from docs_pages import ROOT
 
 from arnas.attacks import Threat
 from arnas.data.splits import LabelledImages
-from arnas.evaluation.intervals import wilson
-from arnas.reporting.reproduction import tolerance
+from arnas.evaluation.statistics import wilson
+from arnas.reporting.run.reproduction import tolerance
 from arnas.runtime.progress import silent
 from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.min_norm import min_norm

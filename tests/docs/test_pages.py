@@ -22,15 +22,15 @@ from arnas.cli import app
 from arnas.config.load import check_params, read_yaml
 from arnas.config.schema import fields_at, schema
 from arnas.data.options import DigitsOptions, NpzOptions
-from arnas.data.sources import load_dataset
+from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import save_splits
 from arnas.models.registry import describe_model, save_weights
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import silent
 from arnas.runtime.seeds import seeded
-from arnas.stages.instances import instances
-from arnas.stages.plan import STAGES, stage_by_name
+from arnas.pipeline.jobs import instances
+from arnas.pipeline.plan import STAGES, stage_by_name
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.options import RetrainOptions, SelectionOptions
 
@@ -269,7 +269,7 @@ def test_every_output_has_its_folder_documented() -> None:
 
 
 def test_every_check_is_explained() -> None:
-    tree = ast.parse((ROOT / "arnas/evaluation/checks.py").read_text())
+    tree = ast.parse((ROOT / "arnas/evaluation/checks/run.py").read_text())
     ids = {
         node.args[0].value
         for node in ast.walk(tree)

@@ -9,15 +9,15 @@ import torch
 from broken_models import trial_of
 from torch import Tensor
 
-from arnas.attacks.gradient import pgd
+from arnas.attacks.pgd import pgd
 from arnas.attacks.objectives import cross_entropy, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import FELL, SPARED, STOOD, AttackResult
-from arnas.evaluation.attack_checks import ATTACK_CHECKS
-from arnas.evaluation.checks import Check
-from arnas.evaluation.intervals import wilson
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.result import FELL, SPARED, STOOD, AttackResult
+from arnas.evaluation.checks.examples import ATTACK_CHECKS
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.statistics import wilson
+from arnas.evaluation.checks.context import Trial
 
 STRENGTH = (
     "more_effort",

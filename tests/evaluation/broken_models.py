@@ -16,9 +16,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.gradient import pgd
+from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.checks.context import Trial
 from arnas.runtime.seeds import make_generator, seeded
 
 THREAT = Threat("linf", 0.1)

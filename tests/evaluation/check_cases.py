@@ -14,9 +14,9 @@ from broken_models import (
 )
 from torch import Tensor, nn
 
-from arnas.evaluation.checks import Check
-from arnas.evaluation.model_checks import MODEL_CHECKS
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.model import MODEL_CHECKS
+from arnas.evaluation.checks.context import Trial
 
 USUAL = {"clean_accuracy_recorded": "SKIP", "test_subset": "WARN"}
 """What every trial of these tests has: nothing is recorded, and there are 360 images only."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import arnas
 from arnas.attacks.suites import build_suite
-from arnas.evaluation.assessment import FELL, STOOD
+from arnas.evaluation.result import FELL, STOOD
 from arnas.runtime.errors import UserError
 
 

@@ -11,11 +11,11 @@ from attacked_trials import attacked_trial, verdict
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import FELL, SPARED, STOOD, AttackResult
-from arnas.evaluation.attack_checks import ATTACK_CHECKS
-from arnas.evaluation.checks import Check, failed_checks
-from arnas.evaluation.intervals import wilson
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.result import FELL, SPARED, STOOD, AttackResult
+from arnas.evaluation.checks.examples import ATTACK_CHECKS
+from arnas.evaluation.checks.run import Check, failed_checks
+from arnas.evaluation.statistics import wilson
+from arnas.evaluation.checks.context import Trial
 
 ORDER = (
     "ball_and_box",

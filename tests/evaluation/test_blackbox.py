@@ -11,10 +11,10 @@ from rugged import rugged_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.standard import square
+from arnas.attacks.reference import square
 from arnas.attacks.threat import Threat
-from arnas.evaluation import blackbox
-from arnas.evaluation.blackbox import opinion, square_examples, transfer_examples
+from arnas.evaluation import transfer as blackbox
+from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.whitebox import predict
 from arnas.runtime.seeds import per_image_uniform

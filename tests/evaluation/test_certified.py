@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 import arnas
 from arnas.attacks.threat import Threat
-from arnas.evaluation import assess
-from arnas.evaluation.assessment import FELL, STOOD, Assessment
+from arnas.evaluation import evaluate as assess
+from arnas.evaluation.result import FELL, STOOD, Assessment
 
 NORMS = ("linf", "l2", "l1")
 LESS = 0.99

@@ -13,9 +13,9 @@ from broken_models import BROKEN
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import STOOD
-from arnas.evaluation.attack_checks import ATTACK_CHECKS
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.result import STOOD
+from arnas.evaluation.checks.examples import ATTACK_CHECKS
+from arnas.evaluation.checks.context import Trial
 
 
 def state(trial: Trial) -> str:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
-from arnas.evaluation.blackbox import transfer_examples
-from arnas.evaluation.checks import (
+from arnas.evaluation.transfer import transfer_examples
+from arnas.evaluation.checks.run import (
     Check,
     blackbox_not_stronger,
     box_and_ball,
@@ -34,7 +34,7 @@ from arnas.evaluation.checks import (
     not_run,
     selection_honest,
 )
-from arnas.evaluation.intervals import Accuracy, wilson
+from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.evaluation.whitebox import Evaluation, accuracy_curve, evaluate, predict
 from arnas.evaluation.witness import Witness
 from arnas.runtime.progress import silent

@@ -13,9 +13,9 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation import control_check
-from arnas.evaluation.checks import Check
-from arnas.evaluation.control_check import (
+from arnas.evaluation.checks.run import linear_control as control_check
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.linear_control import (
     Control,
     attack_control,
     exact_robustness,

@@ -11,9 +11,9 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from arnas.data.corruptions import CORRUPTIONS, corrupt
-from arnas.data.shapes import draw_shapes
-from arnas.evaluation.corruptions import (
+from arnas.corruptions.corrupt import CORRUPTIONS, corrupt
+from arnas.data.sources.shapes import draw_shapes
+from arnas.corruptions.accuracy import (
     CorruptionTable,
     corruption_accuracy,
     mean_accuracy,

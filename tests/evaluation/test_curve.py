@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks import box_and_ball
+from arnas.evaluation.checks.run import box_and_ball
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.runtime.progress import silent
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import arnas
 from arnas.attacks import suites
 from arnas.attacks.threat import Threat
-from arnas.evaluation import assess
-from arnas.evaluation.assessment import FELL, SPARED, STOOD, Assessment
+from arnas.evaluation import evaluate as assess
+from arnas.evaluation.result import FELL, SPARED, STOOD, Assessment
 from arnas.evaluation.record import to_record
 
 NORMS = ("linf", "l2", "l1")

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.gradient_checks import saturation
-from arnas.evaluation.model_checks import MODEL_CHECKS
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.checks.gradients import saturation
+from arnas.evaluation.checks.model import MODEL_CHECKS
+from arnas.evaluation.checks.context import Trial
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

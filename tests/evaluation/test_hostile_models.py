@@ -23,10 +23,10 @@ from check_cases import Stated, of_model, verdicts
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.evaluation.checks import Check
-from arnas.evaluation.guard import guarded
-from arnas.evaluation.model_checks import MODEL_CHECKS
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.base import guarded
+from arnas.evaluation.checks.model import MODEL_CHECKS
+from arnas.evaluation.checks.context import Trial
 from arnas.runtime.errors import Preempted
 
 

@@ -21,10 +21,10 @@ from check_cases import of_model, on_digits
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks import Check
-from arnas.evaluation.intervals import wilson
-from arnas.evaluation.model_checks import MODEL_CHECKS
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.statistics import wilson
+from arnas.evaluation.checks.model import MODEL_CHECKS
+from arnas.evaluation.checks.context import Trial
 from arnas.spaces.network import Normalise
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arnas.evaluation.intervals import wilson
+from arnas.evaluation.statistics import wilson
 
 Z = 1.959963984540054
 """The 97.5 percent quantile of the normal distribution."""

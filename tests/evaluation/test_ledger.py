@@ -10,7 +10,7 @@ from checked_models import normalised_model, pictures
 from cut_runs import Cut, Stop
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.blackbox import transfer_examples
+from arnas.evaluation.transfer import transfer_examples
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.runtime.progress import silent

@@ -18,7 +18,7 @@ from broken_models import (
 from check_cases import Stated, odd_ones, of_model, on_digits, verdicts
 from torch import Tensor, nn
 
-from arnas.evaluation.model_checks import MODEL_CHECKS
+from arnas.evaluation.checks.model import MODEL_CHECKS
 
 IDS = (
     "eval_mode",

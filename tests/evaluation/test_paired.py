@@ -12,8 +12,8 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import norm as normal
 
-from arnas.evaluation.assessment import STOOD
-from arnas.evaluation.paired import (
+from arnas.evaluation.result import STOOD
+from arnas.evaluation.compare import (
     check_comparable,
     compare_outcomes,
     compare_records,

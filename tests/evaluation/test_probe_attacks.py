@@ -10,20 +10,20 @@ from attacked_trials import SMALL_SUITE, attacked_trial
 from broken_models import THREAT, images_of, trial_of
 from torch import Tensor, nn
 
-from arnas.attacks.gradient import pgd
+from arnas.attacks.pgd import pgd
 from arnas.attacks.objectives import cross_entropy, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import STOOD
-from arnas.evaluation.control_check import exact_robustness, nearest_mean
-from arnas.evaluation.probe_attacks import (
+from arnas.evaluation.result import STOOD
+from arnas.evaluation.checks.linear_control import exact_robustness, nearest_mean
+from arnas.evaluation.checks.probes import (
     numeric_ascent,
     perturbation,
     probe_of,
     walk,
 )
-from arnas.evaluation.strength_checks import STEPS, entropy_walk, margin_walk
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.checks.strength import STEPS, entropy_walk, margin_walk
+from arnas.evaluation.checks.context import Trial
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -13,8 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arnas.evaluation.assessment import Assessment
-from arnas.evaluation.intervals import wilson
+from arnas.evaluation.result import Assessment
+from arnas.evaluation.statistics import wilson
 from arnas.evaluation.record import (
     FORMAT,
     from_record,

@@ -11,19 +11,19 @@ from broken_models import HONEST, THREAT, Wrapped, quantise, trained, trial_of
 from checked_models import Bright
 from torch import Tensor, nn
 
-from arnas.attacks.ball import length
-from arnas.attacks.gradient import fgsm
+from arnas.attacks.projection import length
+from arnas.attacks.pgd import fgsm
 from arnas.attacks.threat import Threat
-from arnas.evaluation import strength_checks
-from arnas.evaluation.assessment import FELL, STOOD
-from arnas.evaluation.checks import Check
-from arnas.evaluation.probe_attacks import (
+from arnas.evaluation.checks.run import strength as strength_checks
+from arnas.evaluation.result import FELL, STOOD
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.probes import (
     Probe,
     Walk,
     probe_of,
 )
-from arnas.evaluation.strength_checks import CORNERS, STEPS, entropy_walk, full_range
-from arnas.evaluation.trial import Trial
+from arnas.evaluation.checks.strength import CORNERS, STEPS, entropy_walk, full_range
+from arnas.evaluation.checks.context import Trial
 
 
 def trial_of_model(model: nn.Module, **changes: Any) -> Trial:

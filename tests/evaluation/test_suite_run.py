@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from arnas.attacks.oracle import Found, Oracle
 from arnas.attacks.suites import Component, Draws, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import FELL, SPARED, STOOD
-from arnas.evaluation.suite_run import Course, SuiteRun
+from arnas.evaluation.result import FELL, SPARED, STOOD
+from arnas.evaluation.runner import Course, SuiteRun
 from arnas.runtime.files import TensorFile
 from arnas.runtime.progress import silent
 from arnas.runtime.resume import FORGETFUL, Snapshot

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks import box_and_ball
+from arnas.evaluation.checks.run import box_and_ball
 from arnas.evaluation.whitebox import Evaluation, evaluate, predict
 from arnas.runtime.progress import silent
 

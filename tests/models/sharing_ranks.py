@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.attacks.folding import folded
-from arnas.attacks.gradient import pgd
+from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
 from arnas.data.splits import LabelledImages
 from arnas.models.registry import build_model

@@ -15,7 +15,7 @@ from torch import nn
 
 from arnas.attacks.folding import folded
 from arnas.models.complexity import count_macs, count_parameters
-from arnas.models.preactivation import (
+from arnas.models.families.preact_resnet import (
     PREACT_STAGES,
     PreActivationBlock,
     PreActivationNetwork,
@@ -86,7 +86,7 @@ def test_mobilenet_is_that_of_its_table(channels: int) -> None:
 def test_a_block_of_mobilenet_is_that_of_torchvision(width: int, stride: int) -> None:
     """Wherever the CIFAR form has no shortcut of its own, but for ReLU instead of ReLU6."""
     mobile = pytest.importorskip("torchvision.models.mobilenetv2")
-    from arnas.models.mobile import InvertedResidual
+    from arnas.models.families.mobilenet import InvertedResidual
 
     torch.manual_seed(0)
     own = moved(InvertedResidual(6, width, 6, stride))

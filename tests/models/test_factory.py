@@ -10,8 +10,8 @@ import pytest
 import torch
 from foreign_cases import SIZES, refusal, stored
 
-from arnas.models.factory import is_factory
-from arnas.models.foreign import load_model
+from arnas.models.loading.factory import is_factory
+from arnas.models.loading.load import load_model
 
 
 @pytest.fixture

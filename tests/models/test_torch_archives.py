@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch_file_cases import equal, network, refusal, write
 
-from arnas.models import torch_files
-from arnas.models.torch_files import read_state_dict
+from arnas.models.loading import torch_files
+from arnas.models.loading.torch_files import read_state_dict
 
 
 def rewritten(path: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipFile], None]) -> Path:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.serialization import config
 from torch_file_cases import equal, network, refusal, write
 
-from arnas.models import torch_files
-from arnas.models.torch_files import read_state_dict
+from arnas.models.loading import torch_files
+from arnas.models.loading.torch_files import read_state_dict
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.models.torch_files import read_state_dict
+from arnas.models.loading.torch_files import read_state_dict
 from arnas.runtime.errors import UserError
 
 

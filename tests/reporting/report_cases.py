@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from arnas.attacks.threat import parse_amount
-from arnas.evaluation.intervals import wilson
+from arnas.evaluation.statistics import wilson
 
 EXPECTED = {
     ("digits", "arnas", "pgd"): {"clean": 99, "fgsm": 92, "pgd20": 90, "union": 88},

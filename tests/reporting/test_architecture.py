@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.reporting.architecture import (
+from arnas.reporting.run.architecture import (
     alpha_rows,
     dataset_row,
     example_rows,

@@ -15,10 +15,10 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from arnas.evaluation.assessment import Assessment
-from arnas.evaluation.checks import Check
+from arnas.evaluation.result import Assessment
+from arnas.evaluation.checks.run import Check
 from arnas.evaluation.record import from_record, to_record
-from arnas.reporting.assessment_files import (
+from arnas.reporting.model.files import (
     as_table,
     export_examples,
     gate,

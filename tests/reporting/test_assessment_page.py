@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from arnas.evaluation.assessment import Assessment
-from arnas.evaluation.intervals import wilson
+from arnas.evaluation.result import Assessment
+from arnas.evaluation.statistics import wilson
 from arnas.evaluation.record import from_record, to_record
-from arnas.reporting.assessment_page import (
+from arnas.reporting.model.page import (
     CLASSES,
     Pictures,
     curve_points,
@@ -29,7 +29,7 @@ from arnas.reporting.assessment_page import (
     render,
     write_page,
 )
-from arnas.reporting.style import PALETTE
+from arnas.reporting.run.style import PALETTE
 from arnas.runtime.errors import UserError
 
 VOID = {"meta", "img", "br", "link", "hr"}

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from arnas.reporting.cells import COLOURS, SHORT, draw_cells
+from arnas.reporting.run.cells import COLOURS, SHORT, draw_cells
 from arnas.spaces.genotype import PRIMITIVES, Edge, Genotype
 from arnas.spaces.published import ARNAS
 

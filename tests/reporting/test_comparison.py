@@ -17,9 +17,9 @@ from arnas.attacks.registry import ATTACKS
 from arnas.data import options
 from arnas.data.options import OFFICIAL
 from arnas.models.registry import describe_model
-from arnas.reporting.comparison import COLUMNS, Network, compare, network, walk
-from arnas.reporting.published import Published, load_published
-from arnas.reporting.tables import read_table, to_csv, to_markdown, write_tables
+from arnas.reporting.published.compare import COLUMNS, Network, compare, network, walk
+from arnas.reporting.published.sources import Published, load_published
+from arnas.reporting.run.tables import read_table, to_csv, to_markdown, write_tables
 from arnas.runtime.errors import UserError
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES

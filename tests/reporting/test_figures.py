@@ -9,9 +9,9 @@ import report_cases as cases
 import torch
 
 from arnas.reporting import figures, search_figures
-from arnas.reporting.architecture import alpha_rows, gamma_rows, operation_rows
-from arnas.reporting.cells import COLOURS, cells_figure
-from arnas.reporting.style import styled, svg_bytes
+from arnas.reporting.run.architecture import alpha_rows, gamma_rows, operation_rows
+from arnas.reporting.run.cells import COLOURS, cells_figure
+from arnas.reporting.run.style import styled, svg_bytes
 from arnas.spaces.genotype import EDGES, PRIMITIVES
 from arnas.spaces.layout import plan_cells
 from arnas.spaces.options import SpaceOptions

@@ -10,9 +10,9 @@ import assessment_cases as cases
 import pytest
 import yaml
 
-from arnas.evaluation.assessment import Assessment
-from arnas.evaluation.intervals import wilson
-from arnas.reporting.model_card import CardMeta, plain, write_model_card
+from arnas.evaluation.result import Assessment
+from arnas.evaluation.statistics import wilson
+from arnas.reporting.model.card import CardMeta, plain, write_model_card
 from arnas.runtime.errors import UserError
 
 META = CardMeta(

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import report_cases as cases
 
-from arnas.reporting.captions import CAPTIONS
-from arnas.reporting.page import (
+from arnas.reporting.run.captions import CAPTIONS
+from arnas.reporting.run.page import (
     ReportContent,
     accuracies,
     beside_published,
@@ -21,9 +21,9 @@ from arnas.reporting.page import (
     layouts,
     render,
 )
-from arnas.reporting.published import load_published
-from arnas.reporting.words import LABELS
-from arnas.stages.plan import FIGURES
+from arnas.reporting.published.sources import load_published
+from arnas.reporting.run.words import LABELS
+from arnas.pipeline.plan import FIGURES
 
 ROOT = Path(__file__).parents[2]
 VOID = {"meta", "img", "br", "link", "hr"}

@@ -16,9 +16,9 @@ from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import parse_amount
 from arnas.config.load import parse_yaml
 from arnas.models.registry import MODELS
-from arnas.reporting.published import PUBLISHED, Entry, Published, Source, load_published, size
+from arnas.reporting.published.sources import PUBLISHED, Entry, Published, Source, load_published, size
 from arnas.runtime.errors import UserError
-from arnas.stages.plan import stage_versions
+from arnas.pipeline.plan import stage_versions
 
 ROOT = Path(__file__).parents[2]
 TEXT = PUBLISHED.read_text()

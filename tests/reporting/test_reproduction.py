@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from arnas.reporting.options import Ordering, ReproductionOptions
-from arnas.reporting.reproduction import drift, tolerance, violated
+from arnas.reporting.run.reproduction import drift, tolerance, violated
 from arnas.runtime.errors import UserError
 
 

@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.assessment import Assessment
-from arnas.evaluation.checks import Check
-from arnas.reporting.robustbench import (
+from arnas.evaluation.result import Assessment
+from arnas.evaluation.checks.run import Check
+from arnas.reporting.model.robustbench import (
     BoardEntry,
     board_entry,
     epsilon_text,

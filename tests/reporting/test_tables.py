@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.registry import ATTACKS
-from arnas.evaluation.checks import Check
-from arnas.evaluation.intervals import wilson
-from arnas.reporting.tables import (
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.statistics import wilson
+from arnas.reporting.run.tables import (
     blackbox_rows,
     check_rows,
     curve_rows,

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import report_cases as cases
 
-from arnas.reporting.words import in_short, join, shown
+from arnas.reporting.run.words import in_short, join, shown
 
 
 def answer(whitebox: pd.DataFrame | None = None, checks: pd.DataFrame | None = None) -> list[str]:

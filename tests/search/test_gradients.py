@@ -20,7 +20,7 @@ from search_cases import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from arnas.attacks.modes import module_modes
+from arnas.attacks.eval_mode import module_modes
 from arnas.data.batches import Batch
 from arnas.search import gradients
 from arnas.search.gradients import (

@@ -12,7 +12,7 @@ from search_cases import CLASSES, random_batch, relative_error, tiny_supernet, w
 from torch import Tensor
 from torch.nn import functional as F
 
-from arnas.attacks.gradient import pgd
+from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch
 from arnas.search import step as package

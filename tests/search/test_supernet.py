@@ -12,7 +12,7 @@ from plain_supernet import Match, PlainSupernet, copy_into, matches
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.modes import attacked
+from arnas.attacks.eval_mode import attacked
 from arnas.search.supernet import Supernet
 from arnas.spaces.genotype import PRIMITIVES
 from arnas.spaces.options import SpaceOptions

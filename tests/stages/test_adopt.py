@@ -14,8 +14,8 @@ from arnas.config.load import check_params
 from arnas.config.params import Params
 from arnas.runtime.errors import UserError
 from arnas.runtime.resume import kept
-from arnas.stages.adopt import _targets, adopt, unfit
-from arnas.stages.instances import Instance, instances
+from arnas.pipeline.dvc import _targets, adopt, unfit
+from arnas.pipeline.jobs import Instance, instances
 
 TEXT = (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
 RETRAIN = "retrain digits/arnas/0"

@@ -19,10 +19,10 @@ from arnas.config.params import Params
 from arnas.data.sizes import dataset_size
 from arnas.runtime.errors import UserError
 from arnas.stages import cost, network_cost, stopwatch
-from arnas.stages.cost import estimate
-from arnas.stages.cost_table import Cost
-from arnas.stages.network_cost import Line, Part, Speed
-from arnas.stages.stopwatch import Timing, time_steps
+from arnas.cost.estimate import estimate
+from arnas.cost.table import Cost
+from arnas.cost.networks import Line, Part, Speed
+from arnas.cost.stopwatch import Timing, time_steps
 
 CPU = torch.device("cpu")
 PRESETS = ROOT / "workflow/presets"

@@ -36,8 +36,8 @@ from arnas.config.load import load_params
 from arnas.data.splits import load_splits, read_info
 from arnas.evaluation.outcomes import load_examples, load_outcomes, load_scores
 from arnas.models.registry import build_model, load_weights, read_origin
-from arnas.reporting.histories import search_history, training_history
-from arnas.reporting.tables import read_table
+from arnas.reporting.run.histories import search_history, training_history
+from arnas.reporting.run.tables import read_table
 from arnas.runtime.files import description_path, load_tensors, read_description
 from arnas.runtime.manifest import read_manifest
 from arnas.search.state import SearchState, load_course, load_state, load_trajectory, new_state

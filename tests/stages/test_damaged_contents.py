@@ -17,7 +17,7 @@ from damage import MARKER, Trap, sentence
 from torch import Tensor
 
 from arnas.data.options import NpzOptions
-from arnas.data.sources import load_dataset
+from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes, load_scores
 from arnas.models.registry import load_weights

@@ -15,7 +15,7 @@ from typing import Any
 
 import arnas.config.params
 from arnas.runtime.options import Options
-from arnas.stages.plan import stage_versions
+from arnas.pipeline.plan import stage_versions
 
 LEDGER = Path(__file__).with_name("defaults.json")
 assert arnas.config.params.Params, "imported for the option models it assembles"

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from arnas.config.load import load_params
 from arnas.data.splits import Splits, load_splits, save_splits
-from arnas.evaluation import blackbox as evaluation
+from arnas.evaluation import transfer as evaluation
 from arnas.evaluation.whitebox import predict
 from arnas.models.registry import describe_model, model_from_description, save_weights
 from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.seeds import seeded
 from arnas.stages import blackbox, data, whitebox
-from arnas.stages.instances import Instance, find_instance
-from arnas.stages.run import run_command
+from arnas.pipeline.jobs import Instance, find_instance
+from arnas.pipeline.runner import run_command
 
 ROOT = Path(__file__).parents[2]
 CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}

@@ -20,8 +20,8 @@ from tiny_run import COMMANDS
 
 from arnas.config.load import load_params
 from arnas.runtime.files import load_tensors, read_json, read_json_lines
-from arnas.stages.instances import find_instance
-from arnas.stages.plan import stage_versions
+from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.plan import stage_versions
 
 GOLDEN = Path(__file__).with_name("golden.json")
 RELATIVE = 2e-3

@@ -11,7 +11,7 @@ import yaml
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.stages.instances import (
+from arnas.pipeline.jobs import (
     Instance,
     cells,
     find_instance,
@@ -21,7 +21,7 @@ from arnas.stages.instances import (
     lookup,
     producers,
 )
-from arnas.stages.plan import STAGES, Stage, stage_by_command, stage_by_name
+from arnas.pipeline.plan import STAGES, Stage, stage_by_command, stage_by_name
 
 ROOT = Path(__file__).parents[2]
 DEFAULT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())

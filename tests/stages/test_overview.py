@@ -24,14 +24,14 @@ from rich.console import Console
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.reporting.tables import whitebox_rows
+from arnas.reporting.run.tables import whitebox_rows
 from arnas.runtime.files import load_tensors, save_tensors, write_json
 from arnas.runtime.resume import FolderKeeper, Snapshot, kept
-from arnas.stages import overview_table
-from arnas.stages.instances import Instance, instances
-from arnas.stages.key_figures import key_figure
-from arnas.stages.overview import Overview, Status, overview
-from arnas.stages.overview_table import as_text, follow
+from arnas.pipeline import status_table as overview_table
+from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.key_figures import key_figure
+from arnas.pipeline.status import Overview, Status, overview
+from arnas.pipeline.status_table import as_text, follow
 
 ROOT = Path(__file__).parents[2]
 RETRAIN = "retrain digits/arnas/0"

@@ -11,7 +11,7 @@ import torch
 
 from arnas.runtime.errors import Preempted, UserError, one_sentence
 from arnas.stages import data
-from arnas.stages.run import Job, run_command
+from arnas.pipeline.runner import Job, run_command
 
 ROOT = Path(__file__).parents[2]
 AXES = {"dataset": "digits"}

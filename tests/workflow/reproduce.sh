@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Rerun the committed tables in copies of the checkout: the digits default under Snakemake, the smoke
-# preset under DVC. Fails when a table drifts by the rule of arnas/reporting/reproduction.py.
+# preset under DVC. Fails when a table drifts by the rule of arnas/reporting/run/reproduction.py.
 set -euo pipefail
 root=$(git rev-parse --show-toplevel)
 cd "$root"

@@ -12,8 +12,8 @@ from engines import ROOT, Seen, copy_checkout, seen_by_dvc, seen_by_snakemake
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.stages.instances import Instance, instances
-from arnas.stages.plan import STAGES, stage_by_name
+from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.plan import STAGES, stage_by_name
 
 
 @pytest.fixture(scope="module")
@@ -105,4 +105,4 @@ def test_dvc_reads_the_settings_of_the_plan(checkout: Path, params: Params) -> N
     for seen, settings in seen_by_dvc(checkout).values():
         instance = by_command[seen.command]
         assert sorted(settings["params.yaml"]) == sorted(instance.params)
-        assert settings["arnas/stages/versions.yaml"] == [instance.stage.command]
+        assert settings["arnas/pipeline/versions.yaml"] == [instance.stage.command]

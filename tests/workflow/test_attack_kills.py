@@ -15,7 +15,7 @@ import torch
 from attackable import write_factory
 from killing import saves, states
 
-from arnas.evaluation.assessment import Assessment
+from arnas.evaluation.result import Assessment
 from arnas.evaluation.record import read_record
 
 pytestmark = pytest.mark.long

@@ -20,7 +20,7 @@ from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
-from arnas.stages.plan import STAGES
+from arnas.pipeline.plan import STAGES
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "workflow/profiles"

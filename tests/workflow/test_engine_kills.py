@@ -17,7 +17,7 @@ from engines import BIN, copy_checkout, run
 from killing import members, saves, settings_worth_killing, states
 
 from arnas.config.load import load_params
-from arnas.stages.instances import find_instance
+from arnas.pipeline.jobs import find_instance
 
 pytestmark = pytest.mark.long
 

@@ -14,8 +14,8 @@ import yaml
 from engines import copy_checkout, jobs_to_run, run, stages_with_changed_params
 
 from arnas.config.load import check_params
-from arnas.stages.instances import instances, lookup
-from arnas.stages.plan import FIGURES, stage_versions
+from arnas.pipeline.jobs import instances, lookup
+from arnas.pipeline.plan import FIGURES, stage_versions
 
 pytestmark = pytest.mark.long
 
@@ -130,12 +130,12 @@ def test_raising_a_version_reruns_the_stage_in_both(by_snakemake: Path, by_dvc: 
     settings = yaml.safe_load((by_snakemake / "params.yaml").read_text())
     now = stage_versions()["derive"]
     for folder in (by_snakemake, by_dvc):
-        versions = folder / "arnas/stages/versions.yaml"
+        versions = folder / "arnas/pipeline/versions.yaml"
         versions.write_text(versions.read_text().replace(f"derive: {now}", "derive: 99"))
     assert jobs_to_run(by_snakemake) == with_consumers(expected, settings)
     assert stages_with_changed_params(by_dvc) == expected
     for folder in (by_snakemake, by_dvc):
-        versions = folder / "arnas/stages/versions.yaml"
+        versions = folder / "arnas/pipeline/versions.yaml"
         versions.write_text(versions.read_text().replace("derive: 99", f"derive: {now}"))
 
 

@@ -21,7 +21,7 @@ from engines import copy_checkout, jobs_to_run, run
 
 from arnas.config.load import load_params
 from arnas.runtime.files import read_json
-from arnas.stages.instances import instances
+from arnas.pipeline.jobs import instances
 
 pytestmark = pytest.mark.long
 
@@ -260,7 +260,7 @@ def test_explain_agrees_with_snakemake(
     if situation == "setting":
         change(folder, "epoch: last", "epoch: 1")
     if situation == "version":
-        versions = folder / "arnas/stages/versions.yaml"
+        versions = folder / "arnas/pipeline/versions.yaml"
         versions.write_text(re.sub(r"^tables: \d+", "tables: 99", versions.read_text(), flags=re.M))
     if situation == "target deleted":
         (results / "report.html").unlink()

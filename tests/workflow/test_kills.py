@@ -15,7 +15,7 @@ import yaml
 from killing import saves, settings_worth_killing, states
 
 from arnas.config.load import load_params
-from arnas.stages.instances import Instance, find_instance
+from arnas.pipeline.jobs import Instance, find_instance
 
 pytestmark = pytest.mark.long
 

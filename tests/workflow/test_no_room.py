@@ -14,7 +14,7 @@ import yaml
 from killing import ROOT, settings_worth_killing, states
 
 from arnas.config.load import load_params
-from arnas.stages.instances import find_instance
+from arnas.pipeline.jobs import find_instance
 
 pytestmark = pytest.mark.long
 

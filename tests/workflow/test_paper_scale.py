@@ -14,7 +14,7 @@ from PIL import Image
 
 from arnas.config.load import load_params
 from arnas.runtime.files import load_tensors
-from arnas.stages.instances import instances
+from arnas.pipeline.jobs import instances
 
 pytestmark = pytest.mark.long
 

@@ -121,7 +121,7 @@ def test_the_number_of_ranks_changes_no_fingerprint(undisturbed: Path) -> None:
     """What two ranks have saved, one goes on from; and the result stays current."""
     code = (
         "from pathlib import Path; from arnas.config.load import load_params;"
-        "from arnas.stages.current import why_stale; from arnas.stages.instances import *;"
+        "from arnas.pipeline.freshness import why_stale; from arnas.pipeline.jobs import *;"
         "p = load_params(); i = find_instance('retrain', "
         "{'dataset': 'digits', 'network': 'arnas', 'seed': '0'}, p); print(why_stale(i, p))"
     )

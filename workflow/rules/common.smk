@@ -2,7 +2,7 @@
 
 REQUIRED INPUTS:
     config: params.yaml with the overrides of the command line
-    arnas/stages/versions.yaml: the version of each stage
+    arnas/pipeline/versions.yaml: the version of each stage
 
 OUTPUTS:
     .arnas/params/<digest>.json: the settings as resolved, named to the stages by ARNAS_PARAMS
@@ -12,9 +12,9 @@ OUTPUTS:
 import os
 
 from arnas.config.handoff import hand_off
-from arnas.stages.current import token_path, write_token
-from arnas.stages.plan import stage_by_command, stage_versions
-from arnas.stages.times import put_in_order
+from arnas.pipeline.freshness import token_path, write_token
+from arnas.pipeline.plan import stage_by_command, stage_versions
+from arnas.pipeline.snakemake import put_in_order
 
 os.environ["ARNAS_PARAMS"] = hand_off(config, workflow.config_settings.config)
 if workflow.is_main_process:

@@ -1,0 +1,1 @@
+"""Common corruptions, and the accuracy on them."""

@@ -1,0 +1,257 @@
+"""A folder of image files of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from arnas.data.sources.decode import decode, strict_images
+from arnas.data.options import ImageFolderOptions, user_folder
+from arnas.data.sources.raw import Part, RawImages, check_room, joined
+from arnas.runtime.errors import UserError, one_line
+from arnas.runtime.files import sha256_bytes
+
+SMALLEST_SIDE = 8
+PART_FOLDERS = {"train", "test", "val"}
+
+
+def read_image_folder(options: ImageFolderOptions, name: str) -> RawImages:
+    """Read a folder with a folder of images for each class, or with parts of that form.
+
+    The parts are ``train``, ``test`` and ``val``; without ``train`` all is one part. ``test`` is
+    the test set, else ``val``; beside ``test``, ``val`` is `selection`. Classes are numbered in
+    the order of their names. Within a part the images are stored in an order that the sha256 of
+    their relative names decides, so that the first so many of them are of all classes.
+
+    Parameters
+    ----------
+    options, name
+        Settings and name of the dataset.
+
+    Raises
+    ------
+    UserError
+        When the folder is missing or empty, its parts have other classes, or an image is unusable.
+    """
+    where, root = f"data.{name}", user_folder(options.path)
+    if not os.path.isdir(root):  # noqa: PTH112 -- finds no fault with names that are too long
+        kind = "that is a file" if os.path.isfile(root) else "there is no such folder"  # noqa: PTH113
+        raise UserError(
+            f"{where}.path is '{one_line(options.path)}', but {kind} (looked for {_shown(root)}): "
+            "correct the path."
+        )
+    folders = _parts(where, root)
+    seen: set[str] = set()
+    listed = {part: _listed(where, folder, seen) for part, folder in folders.items()}
+    classes = list(listed[next(iter(listed))])
+    for part, listing in listed.items():
+        if odd := sorted(set(classes) ^ set(listing)):
+            raise UserError(
+                f"{where}.path: {_shown(folders[part])} and {_shown(folders['train'])} have "
+                f"different classes ('{one_line(odd[0])}' is in one of them only): give both the "
+                "same folders."
+            )
+    if len(classes) < 2:
+        raise UserError(
+            f"{where}.path: {_shown(root)} has one class, '{one_line(classes[0])}': needed are "
+            "two folders or more."
+        )
+    samples = {
+        part: [(path, label) for label, paths in enumerate(listing.values()) for path in paths]
+        for part, listing in listed.items()
+    }
+    return _read(options, where, root, samples, len(classes))
+
+
+def _parts(where: str, root: Path) -> dict[str, Path]:
+    """Return the folder of each part that the user's folder has; all is ``train`` if it has one."""
+    beside = _folders(where, root)
+    if not ("train" in beside and _folders(where, root / "train")):
+        # A class may be called train, but a folder of folders with such a name is a part.
+        alike = [name for name in beside if name.casefold() in PART_FOLDERS]
+        if odd := [name for name in alike if alike == beside or _folders(where, root / name)]:
+            raise UserError(
+                f"{where}.path: {_shown(root)} has the folder '{one_line(odd[0])}', but no train "
+                "with a folder for each class (train, test and val are parts, however they are "
+                "written, and train is needed): name the folders train, test and val, in small "
+                "letters."
+            )
+        return {"train": root}
+    if odd := sorted(set(beside) - PART_FOLDERS):
+        raise UserError(
+            f"{where}.path: {_shown(root)} has the folder '{one_line(odd[0])}' beside train: "
+            "allowed are train, test and val, or a folder for each class without them."
+        )
+    names = {"train": "train"}
+    if "test" in beside:
+        names |= {"test": "test"} | ({"selection": "val"} if "val" in beside else {})
+    elif "val" in beside:
+        names |= {"test": "val"}
+    return {part: root / folder for part, folder in names.items()}
+
+
+def _listed(where: str, folder: Path, seen: set[str]) -> dict[str, list[Path]]:
+    """Return each class of a folder, in the order of their names, with the paths of its images.
+
+    These are the classes and images that torchvision's ``ImageFolder`` lists, less hidden ones,
+    and what it passes over in silence or lists twice is an error. `seen` holds the real paths of
+    the folders that the walk has visited, and grows.
+    """
+    listing: dict[str, list[Path]] = {}
+    for name in _folders(where, folder):
+        waiting, images = [folder / name], []
+        while waiting:
+            here = waiting.pop()
+            _visit(where, folder, here, seen)
+            inside = _entries(where, here)
+            waiting += [here / entry.name for entry in inside if entry.is_dir()]
+            images += [
+                here / entry.name
+                for entry in inside
+                if entry.is_file() and entry.name.lower().endswith(IMG_EXTENSIONS)
+            ]
+        listing[name] = images
+    empty = [name for name, images in listing.items() if not images]
+    if empty or not listing:
+        reason = (
+            f"no image is in {one_line(', '.join(empty))}, allowed are the endings "
+            f"{', '.join(ending[1:] for ending in IMG_EXTENSIONS)}"
+            if empty
+            else "it has no folder"
+        )
+        raise UserError(
+            f"{where}.path: {_shown(folder)} is not a folder with a folder of images for each "
+            f"class ({reason}): add images, or remove empty folders."
+        )
+    return listing
+
+
+def _visit(where: str, folder: Path, here: Path, seen: set[str]) -> None:
+    """Refuse to walk where the walk has been, or above where it has begun: it would not end."""
+    real = os.path.realpath(here)
+    above = Path(os.path.realpath(folder)).is_relative_to(real)
+    if above or real in seen:
+        why = "holds this folder itself" if above else "is read under another name too"
+        raise UserError(
+            f"{where}.path: {_shown(here)} leads to {one_line(real)}, which {why}: remove the link."
+        )
+    seen.add(real)
+
+
+def _folders(where: str, folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder that are not hidden."""
+    return sorted(entry.name for entry in _entries(where, folder) if entry.is_dir())
+
+
+def _entries(where: str, folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder and not hidden: folders and files that can be read."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if entry.name[0] != "."]
+        for entry in entries:
+            image = entry.name.lower().endswith(IMG_EXTENSIONS)
+            if entry.is_dir() or entry.is_file():
+                continue
+            if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+                kind = "a link to nothing"
+            elif image:  # a pipe would be read for ever
+                kind = "neither a file nor a folder"
+            else:
+                continue
+            raise UserError(f"{where}.path: {_shown(Path(entry.path))} is {kind}: remove it.")
+    except OSError as error:
+        raise _refused(where, folder, error) from None
+    return entries
+
+
+def _shown(path: Path) -> str:
+    """Return a path for a message."""
+    return one_line(path.absolute())
+
+
+def _refused(where: str, path: Path, error: OSError) -> UserError:
+    """Return what to say of what the system does not let us read."""
+    return UserError(
+        f"{where}.path: {one_line(error.filename or path.absolute())} cannot be read "
+        f"({error.strerror}): give the right to read it, or remove it."
+    )
+
+
+def _read(
+    options: ImageFolderOptions,
+    where: str,
+    root: Path,
+    samples: dict[str, list[tuple[Path, int]]],
+    classes: int,
+) -> RawImages:
+    """Read the listed images and compare their digest."""
+    digests: list[tuple[bytes, str]] = []
+    first: list[int] = []
+    parts: list[Part] = []
+
+    def square(width: int, height: int) -> None:
+        if not first and width == height >= SMALLEST_SIDE:
+            first.append(width)
+        if not first or (width, height) != (first[0], first[0]):
+            needed = f"{first[0]}x{first[0]}" if first else f"squares, {SMALLEST_SIDE} or larger"
+            raise ValueError(
+                f"it has {width}x{height} pixels, needed are {needed}, or {where}.image_size to "
+                "resize all to"
+            )
+
+    def read(path: Path) -> np.ndarray:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise _refused(where, path, error) from None
+        digests.append((_name(path, root), sha256_bytes(data)))
+        return decode(
+            data,
+            f"{where}.path: {_shown(path)}",
+            grey=options.grey,
+            check=square if options.image_size is None else None,
+            side=options.image_size,
+        )
+
+    with strict_images():
+        for part, found in samples.items():
+            mixed = sorted(found, key=lambda item: hashlib.sha256(_name(item[0], root)).digest())
+            pixels = read(mixed[0][0])
+            images = _room(where, len(mixed), pixels.shape)
+            images[0] = pixels
+            for place, (path, _) in zip(images[1:], mixed[1:], strict=True):
+                place[:] = read(path)
+            parts.append(Part(part, images, np.array([label for _, label in mixed])))
+    digest = _digest(digests)
+    if options.sha256 not in {None, digest}:
+        raise UserError(
+            f"{where}.sha256 is {options.sha256}, but the images in {_shown(root)} have "
+            f"{digest}: restore them, or write the new value if the change is meant."
+        )
+    return joined(parts, options, classes, where, digest)
+
+
+def _name(path: Path, root: Path) -> bytes:
+    """Return the relative name of an image, which is the same on every machine."""
+    return os.fsencode(path.relative_to(root).as_posix())
+
+
+def _room(where: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Return room for so many images, or say that there is not enough."""
+    try:
+        check_room(count * int(np.prod(shape)), "its images take")
+    except ValueError as error:
+        raise UserError(f"{where}.path is too large ({error}): lower {where}.image_size.") from None
+    return np.empty((count, *shape), np.uint8)
+
+
+def _digest(digests: list[tuple[bytes, str]]) -> str:
+    """Return one sha256 over the sorted relative names and the sha256 of each file."""
+    total = hashlib.sha256()
+    for relative, sha256 in sorted(digests):
+        total.update(relative + b"\0" + sha256.encode() + b"\n")
+    return total.hexdigest()

@@ -1,0 +1,242 @@
+"""Tiny-ImageNet-200 from its folder or straight from its zip, counted and decoded."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from arnas.data.sources.decode import decode, strict_images
+from arnas.data.sources.fetch import Remote, Wanted, prepare
+from arnas.data.options import TinyImageNetOptions, dataset_root
+from arnas.data.sources.raw import Part, RawImages, joined
+from arnas.runtime.errors import UserError, one_line
+
+LARGEST_FILE = 2**22
+"""Bytes of a file that is read at most: the images have a few thousand, the annotations half a
+million."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the dataset consists of."""
+
+    zip: Remote
+    home: str
+    folder: str = "tiny-imagenet-200"
+    """The only folder of the zip."""
+    classes: int = 200
+    train_images: int = 500
+    """Of each class."""
+    test_images: int = 10_000
+    """In the validation set, which serves as test set: the labels of its own were never given."""
+    side: int = 64
+
+
+TINY_IMAGENET = Form(
+    Remote(
+        "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        "tiny-imagenet-200.zip",
+        "90528d7ca1a48142e341f4ef8d21d0de",
+    ),
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+)
+
+
+class _Tree(NamedTuple):
+    """The dataset's files, by paths with slashes relative to its folder."""
+
+    where: str
+    """Path of the settings, and of the folder or the zip."""
+    names: Callable[[str], list[str]]
+    """The names in a folder, none if it is not there."""
+    size: Callable[[str], int]
+    read: Callable[[str], bytes]
+
+
+def read_tiny_imagenet(options: TinyImageNetOptions, name: str, form: Form) -> RawImages:
+    """Read Tiny-ImageNet; labels are the places of the sorted WordNet ids.
+
+    The training images of the classes are stored in turn, the test images in the order of their
+    annotations.
+
+    Parameters
+    ----------
+    options, name
+        Settings and name of the dataset.
+    form
+        What it consists of.
+
+    Raises
+    ------
+    UserError
+        When a file is missing, too many, damaged or of another form.
+    """
+    with ExitStack() as open_files, strict_images():
+        tree = _tree(options, name, form, open_files)
+        wnids = _classes(tree, form)
+        train = _train(tree, wnids, form)
+        test = _test(tree, wnids, form)
+        parts = [_decoded(tree, "train", train, form), _decoded(tree, "test", test, form)]
+    return joined(parts, options, form.classes, f"data.{name}")
+
+
+def _tree(options: TinyImageNetOptions, name: str, form: Form, open_files: ExitStack) -> _Tree:
+    """Return the files, of the folder if it is there, else of the zip, which may be fetched."""
+    folder = dataset_root(options.root) / form.folder
+    # os.path, which raises nothing where the folder above may not be read: prepare says so
+    if os.path.isdir(folder):  # noqa: PTH112
+        return _folder_tree(folder, f"data.{name}: {one_line(folder)}")
+    if os.path.exists(folder):  # noqa: PTH110
+        raise UserError(
+            f"data.{name} is read from {one_line(folder)}, which is a file: remove it, and put the "
+            f"folder or {form.zip.filename} there."
+        )
+    files = [Wanted(form.zip.filename, form.zip.md5, form.zip)]
+    path = prepare(name, options, files, form.home) / form.zip.filename
+    archive = open_files.enter_context(zipfile.ZipFile(path))
+    return _zip_tree(archive, form, f"data.{name}: {one_line(path)}")
+
+
+def _folder_tree(folder: Path, where: str) -> _Tree:
+    """Return the files of an unpacked folder."""
+
+    def names(path: str) -> list[str]:
+        inside = folder / path
+        try:
+            return sorted(item.name for item in inside.iterdir()) if inside.is_dir() else []
+        except PermissionError as error:
+            raise _denied(where, path, error) from None
+
+    return _Tree(
+        where,
+        names,
+        lambda path: (folder / path).stat().st_size,
+        lambda path: (folder / path).read_bytes(),
+    )
+
+
+def _zip_tree(archive: zipfile.ZipFile, form: Form, where: str) -> _Tree:
+    """Return the files of the zip: nothing is unpacked, and members elsewhere are left alone."""
+    inside: dict[str, list[str]] = {}
+    for path in archive.namelist():
+        # Folders have members of their own in some zips and not in others.
+        parts = path.rstrip("/").split("/")
+        for end in range(1, len(parts)):
+            inside.setdefault("/".join(parts[:end]), []).append(parts[end])
+
+    def names(path: str) -> list[str]:
+        found = inside.get("/".join([form.folder, *path.split("/")]), [])
+        return sorted(found if path.endswith("images") else set(found))
+
+    return _Tree(
+        where,
+        names,
+        lambda path: archive.getinfo(f"{form.folder}/{path}").file_size,
+        lambda path: archive.read(f"{form.folder}/{path}"),
+    )
+
+
+def _read(tree: _Tree, path: str) -> bytes:
+    """Return the content of a file, or say what is wrong with it."""
+    try:
+        if (size := tree.size(path)) > LARGEST_FILE:
+            raise ValueError(f"it has {size} bytes, allowed are {LARGEST_FILE}")
+        return tree.read(path)
+    except PermissionError as error:
+        raise _denied(tree.where, path, error) from None
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        missing = isinstance(error, FileNotFoundError | KeyError)
+        denied = isinstance(error, OSError) and error.strerror
+        reason = "it is missing" if missing else denied or one_line(error)
+        raise _damaged(tree, path, reason) from None
+
+
+def _denied(where: str, path: str, error: PermissionError) -> UserError:
+    """Return what to say of what the user may not read."""
+    return UserError(
+        f"{where}/{path} cannot be read ({error.strerror}): give the right to read it."
+    )
+
+
+def _damaged(tree: _Tree, path: str, reason: str) -> UserError:
+    """Return what to say of a part that is not as it must be."""
+    return UserError(
+        f"{tree.where}/{path} is not as in Tiny-ImageNet-200 ({reason}): delete the folder "
+        "tiny-imagenet-200 and put the zip in its place, or unpack the zip anew."
+    )
+
+
+def _lines(tree: _Tree, path: str) -> list[list[str]]:
+    """Return the words of a text file's lines."""
+    text = _read(tree, path).decode("utf-8", "replace")
+    return [line.split() for line in text.splitlines() if line.strip()]
+
+
+def _classes(tree: _Tree, form: Form) -> list[str]:
+    """Return the sorted WordNet ids."""
+    found = [" ".join(words) for words in _lines(tree, "wnids.txt")]
+    odd = next((wnid for wnid in found if not re.fullmatch("n[0-9]{8}", wnid)), None)
+    if odd is not None:
+        raise _damaged(tree, "wnids.txt", f"{one_line(odd, 40)!r} is no WordNet id")
+    if len(set(found)) != form.classes or len(found) != form.classes:
+        raise _damaged(
+            tree, "wnids.txt", f"it lists {len(set(found))} classes, needed are {form.classes}"
+        )
+    return sorted(found)
+
+
+def _images(tree: _Tree, path: str, count: int) -> list[str]:
+    """Return the paths of a folder's images, in the order of their numbers."""
+    names = [name for name in tree.names(path) if name.endswith(".JPEG")]
+    if len(names) != count:
+        raise _damaged(tree, path, f"it has {len(names)} images, needed are {count}")
+    return [f"{path}/{name}" for name in sorted(names, key=lambda name: (len(name), name))]
+
+
+def _train(tree: _Tree, wnids: list[str], form: Form) -> list[tuple[str, int]]:
+    """Return path and label of the training images, the classes in turn."""
+    extra = [name for name in tree.names("train") if name[0] != "." and name not in wnids]
+    if extra:
+        raise _damaged(tree, f"train/{extra[0]}", "wnids.txt does not list it")
+    of_class = [_images(tree, f"train/{wnid}/images", form.train_images) for wnid in wnids]
+    return [
+        (path, label) for group in zip(*of_class, strict=True) for label, path in enumerate(group)
+    ]
+
+
+def _test(tree: _Tree, wnids: list[str], form: Form) -> list[tuple[str, int]]:
+    """Return path and label of the validation images, in the order of their annotations."""
+    path = "val/val_annotations.txt"
+    label = {wnid: number for number, wnid in enumerate(wnids)}
+    labels: dict[str, int] = {}
+    for words in _lines(tree, path):
+        if len(words) < 2 or words[1] not in label or words[0] in labels:
+            raise _damaged(tree, path, f"its line '{one_line(' '.join(words), 60)}' is odd")
+        labels[words[0]] = label[words[1]]
+    images = {image.rpartition("/")[2] for image in _images(tree, "val/images", form.test_images)}
+    if images - labels.keys():
+        raise _damaged(tree, path, f"it says nothing of {min(images - labels.keys())}")
+    if labels.keys() - images:
+        raise _damaged(tree, f"val/images/{min(labels.keys() - images)}", "it is missing")
+    return [(f"val/images/{name}", number) for name, number in labels.items()]
+
+
+def _decoded(tree: _Tree, part: str, images: list[tuple[str, int]], form: Form) -> Part:
+    """Return the images of a part; grey ones get three equal channels."""
+
+    def check(width: int, height: int) -> None:
+        if width != form.side or height != form.side:
+            raise ValueError(f"it has {width}x{height} pixels, needed are {form.side}x{form.side}")
+
+    pixels = np.empty((len(images), 3, form.side, form.side), np.uint8)
+    for place, (path, _) in zip(pixels, images, strict=True):
+        place[:] = decode(_read(tree, path), f"{tree.where}/{path}", check=check)
+    return Part(part, pixels, np.array([label for _, label in images]))

@@ -1,0 +1,1 @@
+"""Checks for the known ways of overestimating robust accuracy."""

@@ -1,0 +1,189 @@
+"""Small attacks of the checks' own, on a few images of a trial.
+
+They are kept simple and apart from the attacks of a suite, which they are to cast doubt on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from arnas.attacks.projection import ascent_direction, length, project, random_perturbation, shaped
+from arnas.attacks.eval_mode import attacked
+from arnas.attacks.objectives import Objective, margin
+from arnas.attacks.oracle import misclassified
+from arnas.attacks.threat import Threat
+from arnas.evaluation import result as assessment
+from arnas.evaluation.checks.context import Trial
+from arnas.runtime.seeds import make_generator
+
+STEPS = 20
+"""Steps of an attack."""
+DIRECTIONS = 32
+"""Random directions of each step along a numerical gradient."""
+
+T = TypeVar("T")
+
+
+class NotApplicableError(Exception):
+    """Why a check has nothing to look at; its verdict is SKIP."""
+
+
+class Probe(NamedTuple):
+    """Images for the attacks of the checks: of the first ones, those classified correctly."""
+
+    x: Tensor
+    y: Tensor
+    stood: Tensor
+    """bool: whether the image withstood the suite; all of them if there is no result yet."""
+    places: Tensor
+    """int64: the images' places in the trial."""
+    labels: Tensor
+    """Of all first images, those classified wrongly too."""
+
+
+class Walk(NamedTuple):
+    """Steps along a gradient: what every iterate came to, the start first."""
+
+    values: Tensor
+    """Of the objective, of shape (steps + 1, N)."""
+    wrong: Tensor
+    """bool of shape (steps + 1, N): whether the iterate is misclassified."""
+    best: Tensor
+    """The images' first misclassified iterate, or else the one with the largest objective."""
+
+    def broken(self, steps: int | None = None) -> Tensor:
+        """Return which images some iterate breaks, bool of shape (N,)."""
+        return self.wrong[: None if steps is None else steps + 1].any(0)
+
+
+def remembered(trial: Trial, name: str, measure: Callable[[], T]) -> T:
+    """Return what an earlier check has measured under a name, or measure it."""
+    key = f"measured.{name}"
+    if key not in trial.notes:
+        trial.notes[key] = measure()
+    found: T = trial.notes[key]
+    return found
+
+
+def withstood(trial: Trial) -> Tensor:
+    """Return which images withstood the suite, bool of shape (n,) on the CPU."""
+    if "clean" not in trial.outcomes:
+        raise NotApplicableError("no attack has been run yet")
+    return assessment.withstood(trial.outcomes).cpu()
+
+
+def probe_of(trial: Trial) -> Probe:
+    """Return the images that the checks attack; not applicable if the model knows none."""
+
+    def measure() -> Probe:
+        x, y = (values.detach().clone() for values in trial.probe())
+        if not len(y):
+            raise NotApplicableError("there are no images")
+        places = (~misclassified(trial.logits(x), y)).nonzero().flatten()
+        stood = torch.ones(len(y), dtype=torch.bool)
+        if trial.outcomes:
+            stood = withstood(trial)[: len(y)]
+        return Probe(x[places], y[places], stood.to(places.device)[places], places, y)
+
+    probe = remembered(trial, "probe", measure)
+    if not len(probe.y):
+        raise NotApplicableError("no image of the probe is classified correctly")
+    return probe
+
+
+def perturbation(trial: Trial, purpose: str, threat: Threat | None = None) -> Tensor:
+    """Return a random point of the ball for each of the probe's images, not yet in the box."""
+    probe = probe_of(trial)
+    unit = trial.uniform(purpose, len(probe.labels))[probe.places]
+    return random_perturbation(unit, threat or trial.threat)
+
+
+def walk(
+    trial: Trial,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    *,
+    objective: Objective,
+    threat: Threat | None = None,
+    steps: int = STEPS,
+    size: float | None = None,
+) -> Walk:
+    """Climb an objective as `arnas.attacks.pgd.pgd` does, and keep what it passes.
+
+    Parameters
+    ----------
+    trial
+        The model on trial; its random passes are averaged over.
+    x, y
+        Images, at least one, and labels.
+    start
+        Perturbation to start from; projected first.
+    objective
+        What to climb.
+    threat
+        Norm and budget; by default those of the trial.
+    steps
+        Number of steps, from 0 up.
+    size
+        Length of a step in input units; by default ``2.5 * epsilon / steps``.
+    """
+    threat = threat or trial.threat
+    size = 2.5 * threat.epsilon / max(steps, 1) if size is None else size
+    oracle, delta = trial.oracle(), project(x, start.to(x), threat)
+    best, top = delta, torch.full((len(x),), -torch.inf).to(x)
+    values, wrong = [], []
+    with attacked(trial.model):
+        for _ in range(steps + 1):
+            slope = oracle.slope(x + delta, y, objective)
+            values.append(slope.value)
+            wrong.append(misclassified(slope.logits, y))
+            score = torch.where(wrong[-1], torch.inf, slope.value).to(top)
+            better = score > top
+            best = torch.where(shaped(better, delta), delta, best)
+            top = torch.where(better, score, top)
+            delta = _step(x, delta, slope.gradient, size, threat)
+    return Walk(torch.stack(values), torch.stack(wrong), (x + best).clamp(0, 1))
+
+
+def _step(x: Tensor, delta: Tensor, slope: Tensor, size: float, threat: Threat) -> Tensor:
+    """Return the perturbation one step up the slope, in the ball and the box."""
+    if threat.norm == "l1":
+        # The step moves few pixels; one that cannot go further would be in others' place.
+        stuck = ((delta >= 1 - x) & (slope > 0)) | ((delta <= -x) & (slope < 0))
+        slope = slope.masked_fill(stuck, 0)
+    return project(x, delta + size * ascent_direction(slope, threat.norm), threat)
+
+
+def numeric_ascent(trial: Trial, x: Tensor, y: Tensor) -> Tensor:
+    """Return which images fall to ascent of the margin along differences of forward passes.
+
+    Simultaneous perturbation (SPSA; Uesato et al., arXiv 1802.05666, section 4): the slope is the
+    mean over random directions of half a budget's length, so that it sees over the steps of rounded
+    inputs. All images share a step's directions.
+    """
+    threat, oracle = trial.threat, trial.oracle()
+    delta, broken = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with attacked(trial.model):
+        for step in range(STEPS):
+            left = (~broken).nonzero().flatten()
+            if not len(left):
+                break
+            generator = make_generator("check", "numeric", trial.seed, step)
+            image, label, point = x[left], y[left], x[left] + delta[left]
+            slope = torch.zeros_like(image)
+            for _ in range(DIRECTIONS):
+                sign = torch.rand((1, *x.shape[1:]), generator=generator).to(x).sub(0.5).sign()
+                reach = sign * threat.epsilon / (2 * length(sign, threat.norm))
+                sides = torch.cat([point + reach, point - reach]).clamp(0, 1)
+                heights = margin(oracle.logits(sides), torch.cat([label, label]))
+                rise = heights[: len(left)] - heights[len(left) :]
+                slope += shaped(rise, sign) * sign
+            size = 2.5 * threat.epsilon / STEPS
+            delta[left] = _step(image, delta[left], slope.nan_to_num(0), size, threat)
+            broken[left] = oracle.is_wrong(image + delta[left], label)
+    return broken

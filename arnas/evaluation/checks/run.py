@@ -1,0 +1,284 @@
+"""Checks for the known ways of measuring a robustness that is not there.
+
+Each returns its verdict with the figure it rests on and what to do. They follow the signs of
+obfuscated gradients of Athalye et al. (arXiv 1802.00420) and the checklist of Carlini et al.
+(arXiv 1902.06705).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from arnas.evaluation.statistics import Accuracy
+from arnas.evaluation.witness import Witness
+
+Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
+TOLERANCE = 1e-6
+"""Rounding that float32 adds to the ball and the box."""
+SLACK, FEW = 0.01, 2
+"""Share and number of images by which an attack may lag behind a weaker one before it fails: both
+end in local optima of their own."""
+MARGIN_WARN, MARGIN_FAIL = 0.03, 0.10
+"""Shares of the images by which an attack on the margin may be ahead before it warns and fails."""
+CONTROL_LOSS = 1 / 3
+"""Share of its clean accuracy that an undefended network must lose."""
+CONVERGED = 2.0
+"""Points by which five times the steps may lower an accuracy before fewer are called too few."""
+
+
+class Check(NamedTuple):
+    """One verdict."""
+
+    id: str
+    status: Status
+    figure: str
+    """What was measured, in words."""
+    advice: str
+    """What to do if it is not PASS."""
+
+
+def failed_checks(checks: Iterable[Check]) -> list[str]:
+    """Return the names of the checks that failed; with one a row may not stand in a ranking."""
+    return [check.id for check in checks if check.status == "FAIL"]
+
+
+def not_run(name: str, figure: str, advice: str) -> Check:
+    """Return the verdict of a check whose attacks were not asked for."""
+    return Check(name, "WARN", figure, advice)
+
+
+def eval_mode(witness: Witness) -> Check:
+    """Check that every pass is in evaluation mode and that the model comes out unchanged."""
+    figure = (
+        f"{witness.awake} of {witness.forwards} forward passes with a submodule in training mode, "
+        f"weights and buffers {'changed' if witness.changed else 'unchanged'}"
+    )
+    bad = witness.awake or witness.changed
+    return Check(
+        "eval_mode",
+        "FAIL" if bad else "PASS",
+        figure,
+        "call model.eval() for every submodule and keep it so while attacking",
+    )
+
+
+def box_and_ball(witness: Witness) -> Check:
+    """Check that every example lies in the ball and in [0, 1]."""
+    inside = (
+        witness.finite
+        and witness.excess <= TOLERANCE
+        and witness.low >= -TOLERANCE
+        and witness.high <= 1 + TOLERANCE
+    )
+    figure = (
+        f"{witness.examples} examples exceed epsilon by {max(witness.excess, 0):.6f} at most, "
+        f"pixels from {witness.low:.6g} to {witness.high:.6g}, "
+        f"{'all' if witness.finite else 'not all'} of them finite"
+        if witness.examples
+        else "no image was classified correctly, so none was attacked"
+    )
+    good: Status = "PASS" if witness.examples else "WARN"
+    return Check(
+        "box_and_ball",
+        good if inside or not witness.examples else "FAIL",
+        figure,
+        "project onto the ball, then clip to [0, 1], in input units",
+    )
+
+
+def epsilon_zero(clean: Tensor, attacked: Tensor) -> Check:
+    """Check that an attack without a budget changes nothing: uint8 flags of the same images."""
+    different = int((clean != attacked).sum())
+    return Check(
+        "epsilon_zero",
+        "FAIL" if different else "PASS",
+        f"{different} of {len(clean)} images judged differently under an attack of epsilon 0",
+        "the model draws random numbers, or clean and attacked images are prepared differently",
+    )
+
+
+def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
+    """Check that an attack that may make any image of an image breaks the model.
+
+    Parameters
+    ----------
+    standing
+        Images that withstood it.
+    epsilon
+        The budget, in words.
+    labels
+        int64 of shape (n,): the images' classes. A model that always names the most frequent one
+        cannot be broken on its images.
+    """
+    constant = int(labels.bincount().max())
+    status: Status = "PASS" if standing.correct == 0 else "WARN"
+    if standing.correct > constant:
+        status = "FAIL"
+    return Check(
+        "epsilon_one",
+        status,
+        f"{standing.percent:.1f} % of {standing.n} images withstand epsilon {epsilon}, which "
+        "allows every image",
+        "the gradients mislead the attack: look for saturated, rounded or random outputs",
+    )
+
+
+def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
+    """Check that many small steps break at least as many images as one large step."""
+    surplus = int(iterative.sum()) - int(single.sum())
+    lost = int(((iterative == 1) & (single == 0)).sum())
+    return Check(
+        "iterative_not_weaker",
+        _lag(surplus, len(single)),
+        f"{_percent(single)} withstand FGSM, {_percent(iterative)} PGD-20; {lost} images fell to "
+        "FGSM only",
+        "one step beats twenty: a sign of masked gradients; try a margin loss and a black-box "
+        "attack",
+    )
+
+
+def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
+    """Check that more steps break at least as many images, and few more."""
+    status = _lag(int(more.sum()) - int(fewer.sum()), len(fewer))
+    drop = 100 * (int(fewer.sum()) - int(more.sum())) / len(fewer)
+    if status == "PASS" and drop > CONVERGED:
+        status = "WARN"
+    return Check(
+        "more_steps_not_weaker",
+        status,
+        f"{_percent(fewer)} withstand PGD-20, {_percent(more)} PGD-100",
+        "quote the longer attack" if drop > CONVERGED else "more steps must not help the defence",
+    )
+
+
+def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
+    """Check that an attack on the margin does not break many more images than the cross-entropy.
+
+    Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
+    """
+    lead, n = int(entropy.sum()) - int(margin.sum()), len(entropy)
+    status: Status = "PASS" if lead <= max(MARGIN_WARN * n, FEW) else "WARN"
+    if lead > max(MARGIN_FAIL * n, FEW):
+        status = "FAIL"
+    return Check(
+        "margin_not_stronger",
+        status,
+        f"{_percent(entropy)} withstand PGD on the cross-entropy, {_percent(margin)} PGD on the "
+        "margin",
+        "the cross-entropy saturates: look at the size of the logits, and quote the union",
+    )
+
+
+def _lag(surplus: int, n: int) -> Status:
+    """Return the verdict on an attack that leaves `surplus` images more than a weaker one."""
+    if surplus <= 0:
+        return "PASS"
+    return "WARN" if surplus <= max(SLACK * n, FEW) else "FAIL"
+
+
+def selection_honest(
+    recorded: float, measured: float, images: int, leaked: tuple[int, int]
+) -> Check:
+    """Check that the checkpoint was chosen on the selection images, and that no test image leaked.
+
+    Parameters
+    ----------
+    recorded
+        Clean accuracy on the selection images that training noted for the checkpoint, in percent.
+    measured
+        The same, measured now.
+    images
+        Number of selection images; one may be judged differently by another device's rounding.
+    leaked
+        Test images that are also in another part, and those that have an equal copy there.
+    """
+    shared, copies = leaked
+    same = abs(recorded - measured) < 100 / images + 1e-3
+    return Check(
+        "selection_not_test",
+        "FAIL" if shared or not same else "WARN" if copies else "PASS",
+        f"clean accuracy on the selection images is {measured:.2f} %, noted when it was chosen "
+        f"{recorded:.2f} %; {shared} test images are in another part, {copies} have a copy there",
+        "remove the copies from the dataset"
+        if same and not shared
+        else "retrain: the checkpoint was not chosen on these selection images",
+    )
+
+
+def control_falls(control: Mapping[str, Accuracy]) -> Check:
+    """Check that an undefended network falls, or the attacks are too weak to say anything.
+
+    Parameters
+    ----------
+    control
+        The undefended network's accuracies, ``clean`` and ``union`` (under all attacks); empty if
+        there is none.
+    """
+    if not control:
+        return not_run(
+            "control_falls",
+            "no undefended network was attacked on this dataset",
+            "add a network with loss natural to run.networks, and the dataset to run.networks_on",
+        )
+    clean, robust = control["clean"], control["union"]
+    fell = robust.high < clean.low
+    enough = robust.percent <= (1 - CONTROL_LOSS) * clean.percent
+    return Check(
+        "control_falls",
+        "PASS" if fell and enough else "WARN" if fell else "FAIL",
+        f"the undefended network falls from {clean.percent:.1f} % clean to {robust.percent:.1f} % "
+        "under attack",
+        "raise epsilon: this one hardly tells defended networks from undefended ones"
+        if fell
+        else "the attacks do not work here: look at their steps and at the model's gradients",
+    )
+
+
+def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> Check:
+    """Check that no image falls only to attacks that do not see the model.
+
+    Parameters
+    ----------
+    whitebox
+        uint8 flags of the images that withstand every white-box attack.
+    blackbox
+        Attack or source to flags of the same images, or of the first of them.
+    """
+    if not blackbox:
+        return not_run(
+            "blackbox_not_stronger",
+            "no black-box attack was run",
+            "run the stage blackbox on this dataset",
+        )
+    # The worst verdict of all sources; of equals the one with the most images, then by name.
+    verdicts = [
+        (*_blackbox_verdict(whitebox[: len(flags)], flags), len(flags), name)
+        for name, flags in sorted(blackbox.items())
+    ]
+    rank = ("PASS", "WARN", "FAIL")
+    status, count, n, name = max(verdicts, key=lambda found: (rank.index(found[0]), found[1]))
+    return Check(
+        "blackbox_not_stronger",
+        status,
+        f"{count} of {n} images withstand all white-box attacks but fall to {name}, the "
+        f"strongest of {len(blackbox)} black-box attacks",
+        "white-box attacks should find what black-box ones find: quote the union, and look for "
+        "masked gradients",
+    )
+
+
+def _blackbox_verdict(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
+    """Return the verdict on one black-box attack and how many images fall to it only."""
+    count = int(((blackbox == 0) & (whitebox == 1)).sum())
+    surplus = int(whitebox.sum()) - int(blackbox.sum())
+    if surplus > max(SLACK * len(blackbox), FEW):
+        return "FAIL", count
+    return ("WARN" if count else "PASS"), count
+
+
+def _percent(flags: Tensor) -> str:
+    """Return a share in words."""
+    return f"{100 * float(flags.float().mean()):.1f} %"

@@ -1,0 +1,1 @@
+"""Hand-designed network families, one a file."""

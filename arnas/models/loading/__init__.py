@@ -1,0 +1,1 @@
+"""Loading other people's models: weight files and Python factories."""

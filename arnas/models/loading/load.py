@@ -1,0 +1,347 @@
+"""Any model to put on trial: of the zoo, of a weight file, or of the user's own code."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from arnas.data.untrusted import HEAD, read_foreign
+from arnas.models.loading.factory import FORM, is_factory, make_model
+from arnas.models.weights import check_values, fit_weights, weights_sha256
+from arnas.models.registry import MODELS, build_model, load_weights
+from arnas.models.loading.torch_files import ENDINGS, read_state_dict
+from arnas.runtime.errors import UserError, one_line
+from arnas.runtime.files import (
+    description_path,
+    load_tensors,
+    read_description,
+    read_json_lines,
+    sha256_bytes,
+)
+from arnas.runtime.seeds import seeded
+from arnas.spaces.network import Normalise
+
+CHOSEN = ("selected.safetensors", "model.safetensors")
+"""What is taken of a folder that holds several weight files."""
+LAST_LAYER = "classifier.weight"
+"""The tensor of every model of the zoo that has one row for each class."""
+HISTORY = "history.jsonl"
+"""What the stage `retrain` leaves beside its weights."""
+SELECTED = "the epoch that was best on the selection images"
+LAST = "the last epoch"
+SIDE = 32
+"""Side of the images in pixels that a model of the zoo is built for where nobody says."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that can be attacked, and what is known of it."""
+
+    model: nn.Module
+    """Pixels in [0, 1] to logits; in evaluation mode, on the CPU."""
+    name: str
+    sha256: str
+    """Of all weights, see `arnas.models.weights.weights_sha256`."""
+    source: str
+    """Where it comes from, in words."""
+    known: Mapping[str, Any]
+    """What its file says of it, JSON values with the keys of `arnas.evaluation.checks.context.Trial.known`,
+    besides ``trained``, the file's own account of its training."""
+    warnings: tuple[str, ...]
+    """Sentences without their full stop."""
+
+
+class _Weights(NamedTuple):
+    """The content of a weight file that does not say which network it is for."""
+
+    tensors: Mapping[str, Tensor]
+    source: str
+    notes: tuple[str, ...]
+
+
+class _Made(NamedTuple):
+    """A model before it has been looked at."""
+
+    model: nn.Module
+    name: str
+    source: str
+    known: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def load_model(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> LoadedModel:
+    """Load the model that a text names. Only a factory runs code of the user's.
+
+    Parameters
+    ----------
+    spec
+        One of: a name of `arnas.models.registry.MODELS`, with `weights`; a weight file that
+        `arnas.models.registry.save_weights` has written, or the folder of one;
+        ``package.module:factory``, a function without arguments that returns a module.
+    weights
+        For a name or a factory: a safetensors file, or a state dict of ``torch.save``.
+    num_classes, in_channels, image_size
+        Of the images that it is to be attacked on, the size in pixels, (height, width) where they
+        differ. None where it is not known; with the last two, the model is tried on two images.
+
+    Returns
+    -------
+    LoadedModel
+        With the same digest for the same weights, however they were stored.
+
+    Raises
+    ------
+    UserError
+        When the text names nothing, or a file is damaged, unsafe, of another network or of another
+        kind, or the model does not take such images.
+    """
+    path = None if weights is None else Path(weights)
+    made = _made(spec, path, num_classes, in_channels, image_size)
+    notes = [*made.notes, *check_values(made.model, made.source)]
+    made.model.cpu().eval()
+    if in_channels is not None and image_size is not None:
+        notes += _tried(made, num_classes, in_channels, image_size)
+    made.model.eval()  # whatever its own code has done
+    sha256 = weights_sha256(made.model)
+    known = {**made.known, **_constants(made.model), "model_sha256": sha256}
+    return LoadedModel(made.model, made.name, sha256, made.source, known, tuple(notes))
+
+
+def _made(
+    spec: str,
+    weights: Path | None,
+    num_classes: int | None,
+    in_channels: int | None,
+    image_size: int | tuple[int, int] | None,
+) -> _Made:
+    """Return the model that a text names, with its weights."""
+    if spec in MODELS:
+        if weights is None:
+            raise UserError(
+                f"the model is '{spec}', a network whose weights are drawn at random, and nothing "
+                "can be said of such a one: name trained weights with --weights FILE, or give the "
+                "weight file itself as the model."
+            )
+        side = image_size if isinstance(image_size, int) else min(image_size or [SIDE])
+        return _of_zoo(spec, _found(weights), num_classes, in_channels or 3, side)
+    if is_factory(spec):
+        # The file first: whoever made it is less known than the code.
+        content = None if weights is None else _read(_found(weights))
+        model = make_model(spec)
+        if content is None:
+            return _Made(model, spec, f"{spec}, with the weights that it sets itself", {})
+        notes = fit_weights(model, content.tensors, content.source)
+        source = f"{spec} with the weights of {content.source}"
+        return _Made(model, spec, source, {}, (*content.notes, *notes))
+    if weights is not None:
+        raise UserError(
+            f"the model is '{one_line(spec, 100)}' and the weights are {one_line(weights, 100)}: "
+            f"with weights, the model is a name ({', '.join(MODELS)}) or {FORM}."
+        )
+    return _of_file(_found(Path(spec)))
+
+
+def _found(path: Path) -> Path:
+    """Return the weight file at a path, which may be the folder that holds it."""
+    shown = one_line(path, 200)
+    # os.path, which finds no fault with names that are too long
+    if not os.path.lexists(path):
+        raise UserError(
+            f"there is no '{shown}': allowed are {', '.join(MODELS)}, a weight file, a folder with "
+            f"one, and {FORM}."
+        )
+    if not os.path.isdir(path):  # noqa: PTH112
+        return path
+    try:
+        names = sorted(item.name for item in path.iterdir() if item.suffix == ".safetensors")
+    except OSError as error:
+        raise UserError(f"{shown} cannot be read ({error.strerror}): name the file.") from None
+    chosen = [name for name in CHOSEN if name in names] or names
+    if len(chosen) == 1 or (chosen and chosen[0] in CHOSEN):
+        return path / chosen[0]
+    what = f"holds {', '.join(one_line(name, 60) for name in names[:4])}" if names else "holds none"
+    raise UserError(f"{shown} is a folder, which {what}: name one .safetensors file.")
+
+
+def _of_file(path: Path) -> _Made:
+    """Return the model of a file that says which network it is."""
+    described = _described(path)
+    if described is not None:
+        return _own(path)
+    shown, content = one_line(path), _read(path)
+    raise UserError(
+        f"{shown} holds {len(content.tensors)} tensors and does not say of which network: write "
+        f"--model NAME --weights {shown}, where NAME is one of {', '.join(MODELS)} or "
+        f"{FORM}."
+    )
+
+
+def _of_zoo(
+    name: str, path: Path, num_classes: int | None, in_channels: int, image_size: int
+) -> _Made:
+    """Return a model of the zoo with the weights of a file."""
+    described = _described(path)
+    if described is not None:
+        if described.get("model") != name:
+            own = described.get("model")
+            own = f"'{one_line(own, 60)}'" if isinstance(own, str) else "a genotype of its own"
+            raise UserError(
+                f"{one_line(path)} says that its network is {own}, not '{name}': give the file "
+                "itself as the model."
+            )
+        return _own(path)
+    content = _read(path)
+    rows = [value for key, value in content.tensors.items() if key.endswith(LAST_LAYER)]
+    classes = len(rows[0]) if len(rows) == 1 and rows[0].ndim == 2 else num_classes
+    if classes is None:
+        raise UserError(
+            f"{content.source} has no tensor '{LAST_LAYER}' that tells how many classes '{name}' "
+            "has: give weights that were written for it."
+        )
+    model = build_model(
+        name, num_classes=max(classes, 2), in_channels=in_channels, image_size=image_size
+    )
+    notes = fit_weights(model, content.tensors, content.source)
+    source = f"{name} of the zoo with the weights of {content.source}"
+    return _Made(model.eval(), name, source, {}, (*content.notes, *notes))
+
+
+def _described(path: Path) -> Mapping[str, Any] | None:
+    """Return what the JSON beside a safetensors file says of its model, None without such a one."""
+    beside = description_path(path)
+    if path.suffix != ".safetensors" or not os.path.lexists(beside):
+        return None
+    found = read_description(beside).get("model")
+    return found if isinstance(found, dict) else None
+
+
+def _own(path: Path) -> _Made:
+    """Return a model of a file of the project's own, with what the file says of it."""
+    model, provenance = load_weights(path)
+    network = provenance.get("network")
+    name = network if isinstance(network, str) and network else path.stem
+    known = {**_account(provenance), **_history(path.with_name(HISTORY), provenance)}
+    return _Made(model, name, f"{one_line(path)}, verified", known)
+
+
+def _account(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file says of its training, under the keys that the checks know."""
+    known: dict[str, Any] = {"trained": dict(provenance)} if provenance else {}
+    dataset = provenance.get("dataset")
+    for key, where in (("clean_accuracy", "clean_accuracy_on"), ("selection_clean", None)):
+        value = provenance.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            known["clean_accuracy"] = float(value)
+            images = (
+                f"the selection images of {dataset}" if where is None else provenance.get(where)
+            )
+            known["clean_accuracy_on"] = str(images or "images that are not named")
+            break
+    chosen = {"selected": SELECTED, "last": LAST}.get(str(provenance.get("checkpoint")))
+    return known if chosen is None else {**known, "selection": chosen}
+
+
+def _history(path: Path, provenance: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return the robust accuracies of the epochs of the training, if they lie beside its weights.
+
+    They are a help and no condition: what is damaged, or of another training, is left out.
+    """
+    if not os.path.isfile(path):  # noqa: PTH113
+        return {}
+    try:
+        rows = read_json_lines(path)
+        chosen = rows[provenance["epoch"] - 1]
+        fits = all(
+            chosen[key] == provenance[key]
+            for key in ("epoch", "selection_clean", "selection_robust")
+        )
+        course = [float(row["selection_robust"]) for row in rows]
+    except (UserError, LookupError, TypeError, ValueError):
+        return {}
+    return {"training_history": course} if fits and len(rows) == provenance.get("epochs") else {}
+
+
+def _constants(model: nn.Module) -> dict[str, list[float]]:
+    """Return the normalisation inside a model of the zoo."""
+    inside = getattr(model, "normalise", None)
+    if not isinstance(inside, Normalise):
+        return {}
+    return {key: getattr(inside, key).flatten().tolist() for key in ("mean", "std")}
+
+
+def _read(path: Path) -> _Weights:
+    """Return the tensors of a weight file of any kind."""
+    shown, name = one_line(path), path.name.lower()
+    if name.endswith(ENDINGS):
+        content = read_state_dict(path)
+        return _Weights(
+            content.tensors, shown, (*_unverified(shown, content.sha256), *content.warnings)
+        )
+    if name.endswith(".safetensors"):
+        return _read_safetensors(path, shown)
+    # Says what it is, if that is known and no weight file.
+    read_foreign(path, frozenset({"zip", "pickle", "safetensors"}), most=HEAD)
+    raise UserError(
+        f"{shown} is no weight file by its name: allowed are the endings .safetensors, "
+        f"{', '.join(ENDINGS)}."
+    )
+
+
+def _read_safetensors(path: Path, shown: str) -> _Weights:
+    """Return the tensors of a safetensors file that does not say which network they are of."""
+    data = read_foreign(path, frozenset({"safetensors"}))
+    recorded = os.path.lexists(description_path(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its lack of a sha256 is told below
+        tensors = load_tensors(path).tensors
+    return _Weights(tensors, shown, () if recorded else _unverified(shown, sha256_bytes(data)))
+
+
+def _unverified(shown: str, sha256: str) -> tuple[str, ...]:
+    """Return the warning about a file of which no digest is recorded."""
+    return (f"{shown} comes without a recorded sha256 to verify it by; it has {sha256}",)
+
+
+def _tried(
+    made: _Made, num_classes: int | None, in_channels: int, image_size: int | tuple[int, int]
+) -> list[str]:
+    """Let a model classify two grey images, and say what is odd about its answer."""
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    shape = (2, in_channels, *size)
+    try:
+        with seeded("load_model"), torch.no_grad():
+            found = made.model(torch.full(shape, 0.5))
+    except Exception as error:  # whatever a network of another shape raises
+        raise UserError(
+            f"{made.source} fails on images of shape {shape} ({one_line(error, 200)}): give images "
+            "of the shape that it takes, or another model."
+        ) from None
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise UserError(
+            f"{made.source} answers images of shape {shape} with {what}, needed are logits of "
+            "shape (2, classes): wrap it in a module that returns these."
+        )
+    logits = found.shape[1]
+    if num_classes is not None and logits < num_classes:
+        raise UserError(
+            f"{made.source} has {logits} classes, but the images have {num_classes}: give images "
+            "of the dataset that it was trained on."
+        )
+    if num_classes is not None and logits > num_classes:
+        return [f"{made.source} has {logits} classes, the images have {num_classes}"]
+    return []

@@ -1,0 +1,1 @@
+"""The pipeline: its plan, its jobs, and how the two engines run them."""

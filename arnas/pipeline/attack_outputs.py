@@ -1,0 +1,125 @@
+"""What `python -m arnas attack` leaves: a table, a JSON, a page, and what else was asked for."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from arnas.evaluation.result import Assessment
+from arnas.evaluation.record import write_record
+from arnas.reporting.model.files import (
+    as_table,
+    check_percentage,
+    export_examples,
+    gate,
+    predict,
+    recount_rounded,
+    write_junit,
+)
+from arnas.reporting.model.page import write_page
+from arnas.reporting.model.card import CardMeta, write_model_card
+from arnas.reporting.model.robustbench import write_robustbench
+from arnas.pipeline.attack import Order, Subject, assess, default_stem, load_subject
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to write, and when to refuse."""
+
+    stem: Path | None = None
+    """Where ``STEM.json`` and ``STEM.html`` go; by default named by what is evaluated."""
+    fail_under: float | None = None
+    """Least robust accuracy, in percent."""
+    junit: Path | None = None
+    examples: Path | None = None
+    robustbench: Path | None = None
+    card: Path | None = None
+    allow_flagged: bool = False
+
+
+class Done(NamedTuple):
+    """What the command line prints."""
+
+    table: Table
+    lines: list[str]
+    refusal: str | None
+    """Why the gate is shut, if it is."""
+
+
+def attack_and_write(order: Order, outputs: Outputs) -> Done | None:
+    """Evaluate an order and write what was asked for; None in a rank other than 0.
+
+    Raises
+    ------
+    UserError
+        For whatever cannot be meant, before anything is attacked where that can be known.
+    """
+    if outputs.fail_under is not None:
+        check_percentage(outputs.fail_under)
+    subject = load_subject(order)
+    with assess(subject) as found:
+        if found is None:
+            return None
+        lines = list(_remarks(found.assessment)) + list(
+            _written(subject, found.assessment, outputs)
+        )
+    refusal = None
+    if outputs.fail_under is not None:
+        refusal = gate(found.assessment, outputs.fail_under, allow_flagged=outputs.allow_flagged)
+    lines.append(f"Took {found.seconds:.0f} s.")
+    return Done(as_table(found.assessment, subject.title), lines, refusal)
+
+
+def _remarks(assessment: Assessment) -> Iterator[str]:
+    """Yield a line about every check that does not pass, and about what was left out."""
+    for check in assessment.checks:
+        if check.status in {"WARN", "FAIL"}:
+            yield f"{check.status} {check.id}: {check.figure}. What to do: {check.advice}."
+    left_out = assessment.provenance.get("suite_leaves_out")
+    if left_out:
+        yield f"Left out of the standard suite: {left_out}. Not for a table beside full ones."
+    if assessment.curve:
+        points = (f"{key}: {found.percent:.2f} %" for key, found in assessment.curve.items())
+        yield f"Accuracy against epsilon: {', '.join(points)}"
+
+
+def _written(subject: Subject, assessment: Assessment, outputs: Outputs) -> Iterator[str]:
+    """Write every file and yield a line about each."""
+    stem = outputs.stem or default_stem(subject)
+    if stem.suffix in {".json", ".html"}:
+        stem = stem.with_suffix("")
+    record, page = (stem.with_name(stem.name + ending) for ending in (".json", ".html"))
+    images, model = subject.images, subject.model.model
+    predicted = predict(model, assessment.x_adv, subject.order.batch_size)
+    write_record(record, assessment)
+    yield f"JSON: {record}"
+    write_page(page, assessment, subject.title, x=images.x, predicted=predicted)
+    yield f"Page: {page}"
+    if outputs.junit is not None:
+        write_junit(
+            outputs.junit, assessment, outputs.fail_under, allow_flagged=outputs.allow_flagged
+        )
+        yield f"JUnit: {outputs.junit}"
+    if outputs.examples is not None:
+        files = export_examples(outputs.examples, assessment, images.x, predicted)
+        rounded = recount_rounded(model, assessment, images.x, subject.order.batch_size)
+        yield (
+            f"Examples: {outputs.examples} ({len(files)} files); rounded to 8 bits as in the "
+            f"pictures the accuracy is {rounded.accuracy.percent:.2f} %, and {rounded.outside} "
+            "examples leave the ball"
+        )
+    if outputs.robustbench is not None:
+        for note in write_robustbench(outputs.robustbench, assessment, force=True):
+            yield f"RobustBench: {note}"
+        yield f"RobustBench entry: {outputs.robustbench}"
+    if outputs.card is not None:
+        command = f"python -m arnas {shlex.join(sys.argv[1:])}"
+        write_model_card(outputs.card, assessment, CardMeta(command=command))
+        yield f"Model card: {outputs.card}"

@@ -1,0 +1,165 @@
+"""Whether a stage instance on disk is what the settings ask for, and telling Snakemake so.
+
+Snakemake knows the settings of jobs that it ran itself. What DVC or a command typed by hand made is
+judged by its manifest here, and the verdict becomes a small file, the token, that is an input of
+the rule: old when the result is current, new when it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from arnas.config.load import check_params
+from arnas.config.params import Params
+from arnas.runtime.files import canonical_json, sha256_file, write_json
+from arnas.runtime.manifest import digest, fingerprint, manifest_or_empty
+from arnas.pipeline.jobs import Instance, find_instance, lookup
+from arnas.pipeline.plan import stage_versions
+
+TOKENS = Path(".arnas/tokens")
+LONG_AGO = 1_000_000_000
+"""Older than any result: seconds since 1970, in 2001."""
+ABSENT = object()
+
+ReadManifest = Callable[[Path], Mapping[str, Any]]
+"""How manifests are read: whoever judges many instances remembers them."""
+
+
+def expected(instance: Instance, params: Params) -> dict[str, Any]:
+    """Return what the manifest of a current result says of its settings and version."""
+    slices = settings(instance, params)
+    return {"params": digest(slices), "version": stage_versions()[instance.stage.command]}
+
+
+def settings(instance: Instance, params: Params, *, defaults: bool = False) -> dict[str, Any]:
+    """Return the settings that an instance reads, by their dotted paths; see `lookup`."""
+    return {path: lookup(params, path, defaults=defaults) for path in instance.params}
+
+
+def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Return the part of a manifest that says what a result is made from.
+
+    Parameters
+    ----------
+    inputs
+        Path to sha256.
+    """
+    slices, current = settings(instance, params), expected(instance, params)
+    seed = instance.axes.get("seed")
+    return {
+        "stage": instance.stage.command,
+        "axes": dict(instance.axes),
+        **current,
+        "settings": settings(instance, params, defaults=True),
+        "fingerprint": fingerprint(
+            slices, inputs, None if seed is None else int(seed), current["version"]
+        ),
+        "inputs": dict(inputs),
+    }
+
+
+def why_stale(
+    instance: Instance, params: Params, read: ReadManifest = manifest_or_empty
+) -> str | None:
+    """Return in words why the result on disk is not current; None if it is.
+
+    It is current if its manifest has the settings' digest and the stage's version, and if each
+    input that it recorded still has the same sha256 in the manifest beside that input.
+    """
+    manifest = read(instance.manifest)
+    if not {"params", "version", "inputs"} <= manifest.keys():
+        return "it has no manifest"
+    wanted = expected(instance, params)
+    if manifest["params"] != wanted["params"]:
+        return "; ".join(_changes(instance, params, manifest)) or "its settings differ"
+    if manifest["version"] != wanted["version"]:
+        return f"the stage's version was {manifest['version']}, is {wanted['version']}"
+    recorded: dict[str, str] = manifest["inputs"]
+    now = {str(path) for path in instance.inputs.values()}
+    if now != set(recorded):
+        more, fewer = _listed(now - set(recorded)), _listed(set(recorded) - now)
+        return (
+            "its inputs are others"
+            + (more and f", now also {more}")
+            + (fewer and f", no more {fewer}")
+        )
+    for path, sha256 in recorded.items():
+        if recorded_sha256(Path(path), read, sha256) != sha256:
+            return f"{path} has changed"
+    return None
+
+
+def recorded_sha256(path: Path, read: ReadManifest, default: str) -> str:
+    """Return the sha256 of a file: by the manifest beside it, else of the file itself.
+
+    A file that is missing, as in a checkout without its heavy results, counts as `default`.
+    """
+    outputs: dict[str, str] = read(path.with_name("manifest.json")).get("outputs", {})
+    if str(path) in outputs:
+        return outputs[str(path)]
+    return sha256_file(path) if path.is_file() else default
+
+
+def _listed(paths: set[str]) -> str:
+    """Return the first of some paths and the number of others; nothing if there are none."""
+    first = min(paths, default="")
+    return f"{first} and {len(paths) - 1} more" if len(paths) > 1 else first
+
+
+def _changes(instance: Instance, params: Params, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which settings differ from those of a manifest, if it has recorded them."""
+    if "settings" not in manifest:
+        return
+    before, now = manifest["settings"], settings(instance, params, defaults=True)
+    said = settings(instance, params)
+    for path in dict.fromkeys([*now, *before]):
+        old, new = before.get(path, ABSENT), now.get(path, ABSENT)
+        yield from _differences(path, old, new, said.get(path, ABSENT))
+
+
+def _differences(path: str, old: object, new: object, said: object) -> Iterator[str]:
+    """Yield the dotted paths at which two blocks of settings differ, with both values.
+
+    A setting that did not exist then and that nobody has `said` now is no difference.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = said if isinstance(said, dict) else {}
+        for key in dict.fromkeys([*new, *old]):
+            values = (block.get(key, ABSENT) for block in (old, new, inner))
+            yield from _differences(f"{path}.{key}", *values)
+    elif old != new and not (old is ABSENT and said is ABSENT):
+        yield f"{path} was {_word(old)}, is {_word(new)}"
+
+
+def _word(value: object) -> str:
+    """Return a value of the settings in words."""
+    return "not there" if value is ABSENT else canonical_json(value)
+
+
+def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """Write the token of an instance and return its path.
+
+    Both its time and its content differ when the result is stale, because Snakemake compares
+    contents where the time alone has changed.
+    """
+    params = check_params(config, "settings")
+    instance = find_instance(command, axes, params)
+    path = token_path(command, axes, params.name)
+    content = expected(instance, params)
+    stale = why_stale(instance, params)
+    if stale is not None:
+        # Unlike any earlier content: a job that ran from nothing has had a stale token before.
+        content["stale"] = f"{stale} ({time.time_ns()})"
+    write_json(path, content)
+    if stale is None:
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    return str(path)
+
+
+def token_path(command: str, axes: Mapping[str, str], name: str) -> Path:
+    """Return where the token of an instance lies."""
+    return TOKENS.joinpath(name, command, *axes.values()).with_suffix(".json")

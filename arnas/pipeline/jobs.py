@@ -1,0 +1,169 @@
+"""Instances of the plan: its stages with their axes filled in, for the settings of a run."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arnas.config.params import Params
+from arnas.data.options import NpzOptions
+from arnas.runtime.errors import UserError
+from arnas.pipeline.plan import STAGES, Stage, stage_by_name
+
+USER_FILE = "user_file"
+"""Key of the input that no stage makes."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A stage with its axes filled in."""
+
+    stage: Stage
+    axes: Mapping[str, str]
+    """Axis to value, in the order of the command line."""
+    params: tuple[str, ...]
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, Path]
+    manifest: Path
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Return the words that both engines run, from ``python`` on."""
+        options = itertools.chain.from_iterable((f"--{k}", v) for k, v in self.axes.items())
+        return ("python", "-m", "arnas", self.stage.command, *options)
+
+    @property
+    def title(self) -> str:
+        """Return a short name for messages."""
+        return " ".join([self.stage.command, *("/".join(self.axes.values()).split())])
+
+
+def instantiate(stage: Stage, axes: Mapping[str, str], params: Params) -> Instance:
+    """Fill in the axes of a stage."""
+    fields = {"name": params.name, "search_dataset": params.run.search_dataset, **axes}
+
+    def paths(templates: Mapping[str, str]) -> dict[str, Path]:
+        return {key: Path(template.format(**fields)) for key, template in templates.items()}
+
+    inputs = paths(stage.inputs) | gathered(stage, axes, params)
+    if stage.name == "data":
+        inputs = _user_files(params, axes["dataset"])
+    return Instance(
+        stage,
+        dict(axes),
+        tuple(template.format(**fields) for template in stage.params),
+        inputs,
+        paths(stage.outputs),
+        Path(stage.manifest.format(**fields)),
+    )
+
+
+def _user_files(params: Params, dataset: str) -> dict[str, Path]:
+    """Return the files of the user's own that a dataset is read from."""
+    options = params.data[dataset]
+    return {USER_FILE: Path(options.path)} if isinstance(options, NpzOptions) else {}
+
+
+def cells(stage: Stage, params: Params) -> Iterator[dict[str, str]]:
+    """Yield the axes of every instance that the run has."""
+    run = params.run
+    seeds = [str(seed) for seed in run.seeds]
+    zoo = [(d, n, s) for d in run.networks_on for n in run.networks for s in seeds]
+    searched = [(d, n, s) for d in run.searches_on for n in run.searches for s in seeds]
+    grid: Mapping[tuple[str, ...], list[Any]] = {
+        (): [()],
+        ("dataset",): [(dataset,) for dataset in run.datasets],
+        ("search", "seed"): [(search, seed) for search in run.searches for seed in seeds],
+        ("dataset", "network", "seed"): zoo + searched,
+    }
+    only = {"retrain_zoo": zoo, "retrain_searched": searched}
+    for values in only.get(stage.name, grid[stage.axes]):
+        yield dict(zip(stage.axes, values, strict=True))
+
+
+def instances(params: Params) -> list[Instance]:
+    """Return every stage instance of the run, producers before consumers."""
+    return [instantiate(stage, axes, params) for stage in STAGES for axes in cells(stage, params)]
+
+
+def gathered(stage: Stage, axes: Mapping[str, str], params: Params) -> dict[str, Path]:
+    """Return what an aggregate is made from, that of the run's cells only, by instance and key."""
+    return {
+        "/".join([producer.stage.command, *producer.axes.values(), key]): producer.outputs[key]
+        for command in stage.gathers
+        for producer in producers(stage, command, axes, params)
+        for key in stage.gathers[command]
+    }
+
+
+def producers(
+    stage: Stage, command: str, axes: Mapping[str, str], params: Params
+) -> list[Instance]:
+    """Return the instances of a command that an aggregate gathers from."""
+    return [
+        instantiate(other, found, params)
+        for other in STAGES
+        if other.command == command
+        for found in cells(other, params)
+        if all(found[axis] == axes[axis] for axis in stage.axes)
+    ]
+
+
+def named(axes: Mapping[str, str]) -> tuple[str, str, int]:
+    """Return the dataset, the network and the seed of an instance by its axes."""
+    return axes["dataset"], axes["network"], int(axes["seed"])
+
+
+def find_instance(command: str, axes: Mapping[str, str], params: Params) -> Instance:
+    """Return the instance that a command line names.
+
+    Cells outside `run` are allowed as long as their settings exist.
+
+    Raises
+    ------
+    UserError
+        When an axis names something that the settings do not have.
+    """
+    for axis, block in (("dataset", params.data), ("search", params.searches)):
+        if axis in axes and axes[axis] not in block:
+            raise _unknown(axis, axes[axis], block, "data" if axis == "dataset" else "searches")
+    if "dataset" in axes and command != "data":
+        for key in ("threat", "retrain"):
+            if axes["dataset"] not in getattr(params, key):
+                raise _unknown("dataset", axes["dataset"], getattr(params, key), key)
+    if "network" in axes and axes["network"] not in {**params.networks, **params.searches}:
+        known = {**params.networks, **params.searches}
+        raise _unknown("network", axes["network"], known, "networks and searches")
+    seed = axes.get("seed", "0")
+    if not re.fullmatch("0|[1-9][0-9]{0,17}", seed):
+        raise UserError(f"--seed is '{seed:.99}': allowed are whole numbers from 0 up, as in 7.")
+    name = command
+    if command == "retrain":
+        name = "retrain_searched" if axes["network"] in params.searches else "retrain_zoo"
+    return instantiate(stage_by_name(name), axes, params)
+
+
+def _unknown(axis: str, value: str, known: Mapping[str, Any], block: str) -> UserError:
+    """Return the error for an axis value without settings."""
+    return UserError(
+        f"--{axis} is '{value}', but the settings' {block} has {', '.join(known) or 'no entries'}: "
+        "name one of these, or add it there."
+    )
+
+
+def lookup(params: Params, path: str, *, defaults: bool = False) -> Any:
+    """Return the settings at a dotted path as JSON values; without `defaults` only the others.
+
+    So results stay current when a new setting appears whose default is the old behaviour, and a
+    default written out is no change.
+    """
+    value: Any = params
+    for key in path.split("."):
+        value = value[key] if isinstance(value, dict) else getattr(value, key)
+    if isinstance(value, dict):
+        return {key: lookup(params, f"{path}.{key}", defaults=defaults) for key in value}
+    return value.model_dump(mode="json", exclude_defaults=not defaults)

@@ -1,0 +1,78 @@
+"""One short figure for each result on disk, for an overview; no tensor library is imported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import read_json, read_json_lines
+from arnas.pipeline.jobs import Instance
+
+
+def key_figure(instance: Instance) -> str:
+    """Return what a result came to, in a few words; nothing where it cannot be read now."""
+    find = FIGURES.get(instance.stage.command)
+    try:
+        return find(instance) if find else ""
+    except (UserError, OSError, SafetensorError, ValueError, LookupError, TypeError):
+        return ""  # another process writes it, or it is damaged, which is not said here
+
+
+def _data(instance: Instance) -> str:
+    counts = _description(instance, "splits")["counts"]
+    return f"{sum(counts.values())} images"
+
+
+def _search(instance: Instance) -> str:
+    row = read_json_lines(instance.outputs["history"])[-1]
+    return f"adversarial loss {row['train_loss']:.3f}"
+
+
+def _derive(instance: Instance) -> str:
+    cells: Mapping[str, Any] = read_json(instance.outputs["genotype"])["cells"]
+    skips = {kind: json.dumps(cell).count('"skip_connect"') for kind, cell in cells.items()}
+    return "skips: " + ", ".join(f"{kind} {count}" for kind, count in skips.items())
+
+
+def _retrain(instance: Instance) -> str:
+    found = _description(instance, "selected")["provenance"]
+    return (
+        f"selection: clean {found['selection_clean']:.1f}, robust {found['selection_robust']:.1f}"
+    )
+
+
+def _whitebox(instance: Instance) -> str:
+    with safe_open(instance.outputs["outcomes"], "numpy") as file:
+        names = [name for name in file.keys() if name.startswith("selected.")]  # noqa: SIM118
+        flags = {name: file.get_tensor(name) for name in names}
+    clean = flags["selected.clean"]
+    union = np.min([found for found in flags.values() if len(found) == len(clean)], axis=0)
+    return f"clean {100 * clean.mean():.1f}, robust {100 * union.mean():.1f}"
+
+
+def _examples(instance: Instance) -> str:
+    with safe_open(instance.outputs["examples"], "numpy") as file:
+        return f"Square {100 * file.get_tensor('square').mean():.1f}"
+
+
+def _description(instance: Instance, key: str) -> dict[str, Any]:
+    """Return the description beside a safetensors file."""
+    found: dict[str, Any] = read_json(instance.outputs[f"{key}_description"])["description"]
+    return found
+
+
+FIGURES: Mapping[str, Callable[[Instance], str]] = {
+    "data": _data,
+    "search_adversarial": _search,
+    "search_multiobjective": _search,
+    "derive": _derive,
+    "retrain": _retrain,
+    "whitebox": _whitebox,
+    "blackbox_examples": _examples,
+}
+"""Command to its key figure; accuracies in percent. Others write tables, which say it better."""

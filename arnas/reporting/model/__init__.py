@@ -1,0 +1,1 @@
+"""The report, files and model card of one evaluated model."""

@@ -1,0 +1,381 @@
+"""What others read of an evaluation: a continuous integration, an image viewer, a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import torch
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from arnas.attacks.projection import length
+from arnas.attacks.eval_mode import attacked, home
+from arnas.attacks.oracle import Oracle, misclassified
+from arnas.evaluation.result import Assessment
+from arnas.evaluation.checks.run import Check
+from arnas.evaluation.statistics import Accuracy, wilson
+from arnas.reporting.model.page import check_pictures, fallen, pixels, png_bytes
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import write_bytes
+
+OUTSIDE = 1e-6
+"""Rounding that float32 adds to the ball."""
+NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 does not allow, not even escaped."""
+LEVELS = 255
+ARCHIVE = "examples.npz"
+FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+"""Of the members of an archive, whose bytes would otherwise depend on the time."""
+
+
+class Rounded(NamedTuple):
+    """What is left of the examples when they are stored with 8 bits."""
+
+    accuracy: Accuracy
+    """Of the model on all examples, rounded."""
+    outside: int
+    """Examples that rounding moves out of the ball."""
+    farthest: float
+    """Largest distance of a rounded example from its image, in the norm of the threat."""
+
+
+def gate(
+    assessment: Assessment, fail_under: float | None, *, allow_flagged: bool = False
+) -> str | None:
+    """Return why an evaluation does not pass, in one sentence, or None if it does.
+
+    Parameters
+    ----------
+    assessment
+        What came out.
+    fail_under
+        Least robust accuracy in percent; None asks only for checks that did not fail.
+    allow_flagged
+        Whether it may pass although a check failed.
+
+    Raises
+    ------
+    UserError
+        When `fail_under` is no percentage.
+    """
+    if fail_under is not None:
+        check_percentage(fail_under)
+    failed = assessment.failed
+    if failed and not allow_flagged:
+        return (
+            f"The robust accuracy of {assessment.robust:.2f} % is unreliable, for these checks "
+            f"failed: {', '.join(failed)}."
+        )
+    if fail_under is not None and assessment.robust < fail_under:
+        found = assessment.robust_accuracy
+        return (
+            f"The robust accuracy is {found.percent:.2f} % ({found.correct} of {found.n} images), "
+            f"which is below {fail_under:g} %."
+        )
+    return None
+
+
+def check_percentage(value: float) -> None:
+    """Raise unless a threshold is a percentage; a share such as 0.4 would let everything pass.
+
+    Raises
+    ------
+    UserError
+        With what to write.
+    """
+    if not 0 <= value <= 100 or 0 < value < 1:
+        way_out = f"; write {100 * value:g} if a share is meant" if 0 < value < 1 else ""
+        raise UserError(
+            f"fail-under is {value:g}: needed is 0, or a percentage from 1 to 100{way_out}."
+        )
+
+
+def write_junit(
+    path: Path,
+    assessment: Assessment,
+    fail_under: float | None = None,
+    *,
+    allow_flagged: bool = False,
+) -> None:
+    """Write the checks and the gate as a JUnit test suite, atomically.
+
+    As Jenkins and GitLab read it: a failed check and a gate that does not pass are failures, a
+    check with nothing to look at is skipped, a warning passes and says so in its output.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.xml``.
+    assessment
+        What came out.
+    fail_under, allow_flagged
+        As for `gate`.
+
+    Raises
+    ------
+    UserError
+        When `fail_under` is no percentage, or the file cannot be written.
+    """
+    refusal = gate(assessment, fail_under, allow_flagged=allow_flagged)
+    statuses = [check.status for check in assessment.checks]
+    totals = {
+        "name": "arnas evaluation",
+        "tests": str(len(statuses) + 1),
+        "failures": str(statuses.count("FAIL") + (refusal is not None)),
+        "errors": "0",
+        "skipped": str(statuses.count("SKIP")),
+    }
+    root = ET.Element("testsuites", {k: v for k, v in totals.items() if k != "skipped"})
+    suite = ET.SubElement(root, "testsuite", totals)
+    properties = ET.SubElement(suite, "properties")
+    for name, value in _properties(assessment).items():
+        ET.SubElement(properties, "property", {"name": name, "value": _xml(value)})
+    for check in assessment.checks:
+        _add_check(suite, check)
+    name = _gate(fail_under, allow_flagged)
+    case = ET.SubElement(suite, "testcase", {"classname": "arnas.gate", "name": name})
+    if refusal:
+        ET.SubElement(case, "failure", {"type": "gate", "message": _xml(refusal)})
+    ET.indent(root)
+    write_bytes(path, ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+
+
+def _gate(fail_under: float | None, allow_flagged: bool) -> str:
+    """Return what the gate asks for."""
+    parts = [] if allow_flagged else ["no check failed"]
+    if fail_under is not None:
+        parts.append(f"robust accuracy is at least {fail_under:g} percent")
+    return " and ".join(parts) or "evaluated"
+
+
+def _properties(assessment: Assessment) -> dict[str, str]:
+    """Return the figures that a reader of the tests needs."""
+    return {
+        "threat": str(assessment.threat),
+        "suite": assessment.suite,
+        "images": str(assessment.n),
+        "clean accuracy": shown(assessment.clean_accuracy),
+        "robust accuracy": shown(assessment.robust_accuracy),
+    }
+
+
+def _add_check(suite: ET.Element, check: Check) -> None:
+    """Add the test case of one check."""
+    names = {"classname": "arnas.checks", "name": _xml(check.id)}
+    case = ET.SubElement(suite, "testcase", names)
+    if check.status == "FAIL":
+        failure = ET.SubElement(case, "failure", {"type": "check", "message": _xml(check.figure)})
+        failure.text = _xml(f"{check.figure}. What to do: {check.advice}.")
+    elif check.status == "SKIP":
+        ET.SubElement(case, "skipped", {"message": _xml(check.figure)})
+    else:
+        warned = f" What to do: {check.advice}." if check.status == "WARN" else ""
+        output = ET.SubElement(case, "system-out")
+        output.text = _xml(f"{check.status}: {check.figure}.{warned}")
+
+
+def _xml(text: str) -> str:
+    """Return a text without the characters that XML does not allow."""
+    return NOT_XML.sub("\ufffd", text)
+
+
+def shown(accuracy: Accuracy) -> str:
+    """Return an accuracy with its interval in words."""
+    return f"{accuracy.percent:.2f} % [{accuracy.low:.2f}, {accuracy.high:.2f}]"
+
+
+def as_table(assessment: Assessment, title: str = "") -> Table:
+    """Return an evaluation as one table for a terminal.
+
+    Names are shown as they are: square brackets in them are no markup.
+
+    Parameters
+    ----------
+    assessment
+        What came out.
+    title
+        Names the model and the data.
+    """
+    failed = assessment.failed
+    warned = sum(check.status == "WARN" for check in assessment.checks)
+    caption = f"{len(assessment.checks)} checks: {len(failed)} failed, {warned} warned"
+    if failed:
+        caption += f"; UNRELIABLE, for these failed: {', '.join(failed)}"
+    what = f"{assessment.suite}, {assessment.threat}, {assessment.n} images"
+    table = Table(
+        title=Text("\n".join(filter(None, (title, what)))),
+        caption=Text(caption, style="bold red" if failed else ""),
+    )
+    table.add_column("attack")
+    for name in ("accuracy after it", "95 % interval", "attacked", "broken", "passes"):
+        table.add_column(name, justify="right")
+    table.add_row("clean", *_percent(assessment.clean_accuracy), "", "", "")
+    for result in assessment.attacks.values():
+        table.add_row(
+            Text(result.name),
+            *_percent(result.standing),
+            str(result.attacked),
+            str(result.broken),
+            f"{result.forwards + result.backwards:,}",
+        )
+    table.add_section()
+    last = Text("robust, unreliable", "bold red") if failed else Text("robust", "bold")
+    table.add_row(last, *_percent(assessment.robust_accuracy), "", "", "")
+    return table
+
+
+def _percent(accuracy: Accuracy) -> tuple[str, str]:
+    """Return the cells of an accuracy."""
+    return f"{accuracy.percent:.2f} %", f"{accuracy.low:.2f} to {accuracy.high:.2f}"
+
+
+def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return the classes that a model gives to images, in evaluation mode.
+
+    Parameters
+    ----------
+    model
+        Pixels in [0, 1] to logits; afterwards it is as it was.
+    images
+        float of shape (n, C, H, W), n from 1 up, on any device.
+    batch_size
+        Images that go through the model together.
+
+    Returns
+    -------
+    Tensor
+        int64 of shape (n,), on the CPU.
+    """
+    return _logits(model, images, batch_size).argmax(1)
+
+
+def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return logits on the CPU; images go to the model's device and type batch by batch."""
+    device, dtype = home(model)
+    with attacked(model):
+        oracle = Oracle(model, batch_size)
+        parts = torch.split(images, batch_size)
+        return torch.cat([oracle.logits(part.to(device, dtype)).cpu() for part in parts])
+
+
+def recount_rounded(
+    model: nn.Module, assessment: Assessment, x: Tensor, batch_size: int
+) -> Rounded:
+    """Judge the examples again as an image file holds them: rounded to 8 bits.
+
+    Rounding moves a pixel by up to half a grey level. It may take an example back over the
+    boundary, so that the image stands, and out of the ball where epsilon is no whole number of grey
+    levels or the image is not on their grid.
+
+    Parameters
+    ----------
+    model
+        The model that was evaluated.
+    assessment
+        With examples.
+    x
+        The images, float of shape (n, C, H, W) in [0, 1].
+    batch_size
+        Images that go through the model together.
+
+    Raises
+    ------
+    UserError
+        When the evaluation has no examples, or `x` is not its images.
+    """
+    _check_examples(assessment, x)
+    x_adv = assessment.x_adv.detach().cpu()
+    rounded = (x_adv.clamp(0, 1) * LEVELS).round() / LEVELS
+    wrong = misclassified(_logits(model, rounded, batch_size), assessment.labels.cpu())
+    fell = fallen(assessment).cpu()
+    change = rounded[fell].double() - x.detach().cpu()[fell].double()
+    distance = length(change, assessment.threat.norm)
+    return Rounded(
+        wilson(int((~wrong).sum()), assessment.n),
+        int((distance > assessment.threat.epsilon + OUTSIDE).sum()),
+        float(distance.max()) if len(distance) else 0.0,
+    )
+
+
+def export_examples(
+    folder: Path, assessment: Assessment, x: Tensor, predicted: Tensor | None = None
+) -> list[Path]:
+    """Write the examples as one archive of arrays, and those of fallen images as PNGs.
+
+    Parameters
+    ----------
+    folder
+        Where ``examples.npz`` goes with ``x_adv`` (float32), ``x`` (float32), ``y`` (int64) and
+        ``outcomes`` (uint8, a row for ``clean`` and each attack, which ``attacks`` names); and
+        ``INDEX_TRUE_PREDICTED.png`` for each image that fell, of 1 or 3 channels. A path that ends
+        in ``.npz`` is the archive itself, without PNGs.
+    assessment
+        With examples.
+    x
+        The images, float of shape (n, C, H, W) in [0, 1].
+    predicted
+        int64 of shape (n,): what the model says of the examples (`predict`); without it the names
+        of the PNGs end with the true class.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    UserError
+        When the evaluation has no examples, `x` is not its images, or a file cannot be written.
+    """
+    _check_examples(assessment, x, predicted)
+    only_archive = folder.suffix == ".npz"
+    archive = folder if only_archive else folder / ARCHIVE
+    arrays = {
+        "x_adv": assessment.x_adv.detach().cpu().float().numpy(),
+        "x": x.detach().cpu().float().numpy(),
+        "y": assessment.labels.cpu().numpy(),
+        "outcomes": torch.stack([*assessment.outcomes.values()]).cpu().numpy(),
+        "attacks": np.array([*assessment.outcomes]),
+    }
+    write_bytes(archive, npz_bytes(arrays))
+    written = [archive]
+    if only_archive or assessment.x_adv.shape[1] not in (1, 3):
+        return written
+    width = len(str(assessment.n - 1))
+    for place in fallen(assessment).nonzero().flatten().tolist():
+        name = f"{place:0{width}}_{int(assessment.labels[place])}"
+        name += "" if predicted is None else f"_{int(predicted[place])}"
+        path = folder / f"{name}.png"
+        write_bytes(path, png_bytes(pixels(assessment.x_adv[place].detach().cpu().float())))
+        written.append(path)
+    return written
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return arrays as an npz archive without pickles, the same bytes each time."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy", FIXED_DATE)
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as out:
+                np.lib.format.write_array(out, np.ascontiguousarray(array), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _check_examples(assessment: Assessment, x: Tensor, predicted: Tensor | None = None) -> None:
+    """Raise unless there are examples, and images and predictions fit them."""
+    if len(assessment.x_adv) != assessment.n:
+        raise UserError(
+            "the evaluation was read from a record, which holds no examples: evaluate the model "
+            "again and export them then."
+        )
+    check_pictures(assessment, x, predicted)

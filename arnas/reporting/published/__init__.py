@@ -1,0 +1,1 @@
+"""Published accuracies, and how their protocol differs from ours."""

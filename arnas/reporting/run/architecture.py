@@ -1,0 +1,130 @@
+"""What the run worked with and found: datasets, operations by depth, trajectories, examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arnas.data.splits import PARTS
+from arnas.reporting.run.tables import Row
+from arnas.spaces.genotype import NODES, PRIMITIVES, Genotype
+from arnas.spaces.layout import CellPlan
+
+DIGITS = 5
+"""Decimals of softmax weights."""
+
+
+def dataset_row(info: Mapping[str, Any], counts: Mapping[str, int]) -> Row:
+    """Return what a dataset is and how many images each of its parts has."""
+    keys = ("source", "synthetic", "num_classes", "image_size", "in_channels", "citation")
+    images = {part: counts[part] for part in PARTS}
+    return {"dataset": info["name"], **{key: info[key] for key in keys}} | images
+
+
+def operation_rows(
+    model: str, seed: int, genotype: Genotype, plans: Sequence[CellPlan], side: int
+) -> list[Row]:
+    """Return how often each operation stands in each cell, from the input to the output.
+
+    A row for each cell and primitive; ``share`` is of the cell's operations, in percent, and
+    ``channels`` and ``side`` are those of the cell's output on images of `side` pixels.
+    """
+    rows: list[Row] = []
+    for depth, plan in enumerate(plans):
+        side = -(-side // 2) if plan.reduction else side
+        used = [edge.primitive for edges in genotype.cells[plan.kind] for edge in edges]
+        rows += [
+            {
+                "model": model,
+                "seed": seed,
+                "cell": depth,
+                "kind": plan.kind,
+                "channels": NODES * plan.channels,
+                "side": side,
+                "primitive": primitive,
+                "count": used.count(primitive),
+                "share": round(100 * used.count(primitive) / len(used), 2),
+            }
+            for primitive in PRIMITIVES
+        ]
+    return rows
+
+
+def alpha_rows(origin: Row, trajectory: Sequence[Mapping[str, Tensor]]) -> list[Row]:
+    """Return the softmax weight of each operation over the edges of each kind, epoch by epoch.
+
+    Parameters
+    ----------
+    origin
+        The columns that name the run, its search and the seed.
+    trajectory
+        The architecture tables, kind to shape (14, 7), before the first epoch and after each one.
+    """
+    rows: list[Row] = []
+    for epoch, tables in enumerate(trajectory):
+        for kind, table in tables.items():
+            weights = table.double().softmax(dim=1)
+            for number, primitive in enumerate(PRIMITIVES):
+                column = weights[:, number]
+                rows.append(
+                    {
+                        **origin,
+                        "epoch": epoch,
+                        "kind": kind,
+                        "primitive": primitive,
+                        "mean": round(float(column.mean()), DIGITS),
+                        "lowest": round(float(column.min()), DIGITS),
+                        "highest": round(float(column.max()), DIGITS),
+                    }
+                )
+    return rows
+
+
+def gamma_rows(origin: Row, gammas: Tensor) -> list[Row]:
+    """Return the share of the natural gradient in each architecture step that had one.
+
+    `origin` has the columns that name the run, its search and the seed.
+    """
+    steps = torch.arange(len(gammas))[~gammas.isnan()]
+    return [
+        {
+            **origin,
+            "step": int(step) + 1,
+            "gamma": round(float(gammas[step]), DIGITS),
+        }
+        for step in steps
+    ]
+
+
+def example_rows(cell: Row, examples: Mapping[str, Tensor], count: int) -> list[Row]:
+    """Return what a network said of the first test images, clean and attacked.
+
+    Parameters
+    ----------
+    cell
+        The columns that name the network.
+    examples
+        The tensors of an examples file.
+    count
+        Number of images.
+    """
+    return [
+        {
+            **cell,
+            "image": index,
+            "label": int(examples["labels"][index]),
+            "clean_class": int(examples["clean.predicted"][index]),
+            "clean_confidence": _percent(examples["clean.confidence"][index]),
+            "adversarial_class": int(examples["adversarial.predicted"][index]),
+            "adversarial_confidence": _percent(examples["adversarial.confidence"][index]),
+        }
+        for index in range(min(count, len(examples["labels"])))
+    ]
+
+
+def _percent(share: Tensor) -> float:
+    """Return a probability in percent, rounded so that other CPUs print the same."""
+    return round(100 * float(share), 1)
