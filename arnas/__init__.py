@@ -9,6 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arnas.attacks.apgd import apgd
+    from arnas.attacks.fab import fab
+    from arnas.attacks.pgd import cw, fgsm, pgd
+    from arnas.attacks.reference import autoattack
+    from arnas.attacks.square import square
+    from arnas.attacks.threat import Threat
     from arnas.evaluation.evaluate import evaluate
     from arnas.models.complexity import count_macs, count_parameters
     from arnas.models.registry import build_model, load_weights
@@ -16,7 +22,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Threat": "arnas.attacks.threat",
+    "apgd": "arnas.attacks.apgd",
+    "autoattack": "arnas.attacks.reference",
+    "cw": "arnas.attacks.pgd",
     "evaluate": "arnas.evaluation.evaluate",
+    "fab": "arnas.attacks.fab",
+    "fgsm": "arnas.attacks.pgd",
+    "pgd": "arnas.attacks.pgd",
+    "square": "arnas.attacks.square",
     "build_model": "arnas.models.registry",
     "load_weights": "arnas.models.registry",
     "count_macs": "arnas.models.complexity",
@@ -24,12 +38,20 @@ _HOMES = {
 }
 
 __all__ = [
+    "Threat",
     "__version__",
+    "apgd",
+    "autoattack",
     "build_model",
     "count_macs",
     "count_parameters",
+    "cw",
     "evaluate",
+    "fab",
+    "fgsm",
     "load_weights",
+    "pgd",
+    "square",
 ]
 
 

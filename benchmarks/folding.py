@@ -21,8 +21,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from arnas.attacks.folding import folded
-from arnas.attacks.pgd import input_gradient, pgd
 from arnas.attacks.objectives import cross_entropy
+from arnas.attacks.pgd import input_gradient, pgd
 from arnas.attacks.threat import Threat
 from arnas.models.registry import MODELS, build_model
 

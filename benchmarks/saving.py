@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from arnas.models.complexity import count_parameters
 from arnas.models.registry import build_model
-from arnas.runtime.resume import FolderKeeper, Snapshot
+from arnas.runtime.resume import FolderCheckpointer, Snapshot
 
 CASES = {
     "arnas, 16 channels, 5 cells (digits)": ("arnas", {"channels": 16, "cells": 5}),
@@ -36,14 +36,14 @@ def costs(snapshot: Snapshot, rounds: int) -> tuple[float, float]:
     """Return the median seconds that a loop waits for a save, and that the save takes."""
     waited, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
-        keeper = FolderKeeper(Path(folder), interval=0)
+        checkpointer = FolderCheckpointer(Path(folder), interval=0)
         for _ in range(rounds + 1):
             start = time.perf_counter()
-            keeper.offer(lambda: snapshot, now=True)
+            checkpointer.maybe_save(lambda: snapshot, now=True)
             waited.append(time.perf_counter() - start)
-            keeper.settle()
+            checkpointer.settle()
             whole.append(time.perf_counter() - start)
-        keeper.close()
+        checkpointer.close()
     return statistics.median(waited[1:]), statistics.median(whole[1:])
 
 

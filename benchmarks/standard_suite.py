@@ -26,14 +26,14 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.pgd import pgd
-from arnas.attacks.eval_mode import attacked
 from arnas.attacks.suites import build_suite
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import STOOD
+from arnas.evaluation.result import ROBUST
 from arnas.evaluation.runner import SuiteRun
 from arnas.runtime.progress import silent
-from arnas.runtime.resume import FORGETFUL
+from arnas.runtime.resume import NO_CHECKPOINT
 
 PEERS = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -82,9 +82,9 @@ def ours(
     suite = build_suite(name, threat.norm, 10)
     run = SuiteRun(
         model, x, y, torch.arange(len(y)), threat, suite, seed, batch, 1,
-        torch.device("cpu"), FORGETFUL, silent,
+        torch.device("cpu"), NO_CHECKPOINT, silent,
     )  # fmt: skip
-    return run.finish().tensors[name] == STOOD
+    return run.finish().tensors[name] == ROBUST
 
 
 def theirs(
@@ -95,7 +95,7 @@ def theirs(
         model, norm=NORMS[threat.norm], eps=threat.epsilon, seed=seed, version="standard"
     )
     adversary.attacks_to_run = [PEERS[name]]
-    with attacked(model):
+    with frozen_eval(model):
         found, _ = adversary.run_standard_evaluation(x, y, batch_size=batch)
         with torch.no_grad():
             return model(found).argmax(1) == y

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/search")]
 
 from plain_supernet import PlainSupernet, copy_into  # noqa: E402
 
-from arnas.attacks.eval_mode import attacked  # noqa: E402
+from arnas.attacks.eval_mode import frozen_eval  # noqa: E402
 from arnas.search.supernet import Supernet  # noqa: E402
 from arnas.spaces.options import SpaceOptions  # noqa: E402
 
@@ -38,7 +38,7 @@ def weight_pass(model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 def attack_pass(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """Forward and input backward on batch statistics."""
-    with attacked(model, "batch"):
+    with frozen_eval(model, "batch"):
         x = x.clone().requires_grad_()
         torch.autograd.grad(F.cross_entropy(model(x), y), x)
 

@@ -26,10 +26,10 @@ from arnas.config.schema import schema
 from arnas.data.sources.registry import SOURCES
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import MODELS, build_model
+from arnas.pipeline.plan import stage_versions
 from arnas.reporting.run.cells import draw_cells
 from arnas.reporting.run.tables import overview, read_table, to_markdown
 from arnas.spaces.published import GENOTYPES
-from arnas.pipeline.plan import stage_versions
 from arnas.training.losses import LOSSES
 
 HERE = Path(__file__).parent

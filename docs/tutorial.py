@@ -12,7 +12,7 @@
 import torch
 
 import arnas
-from arnas.attacks import Threat, fgsm, pgd
+from arnas import Threat, fgsm, pgd
 
 torch.set_num_threads(1)  # small networks gain nothing from more
 
@@ -180,7 +180,7 @@ show(looks_robust)
 # see the masked network must not do better than one that does.
 
 # %%
-from arnas.evaluation.checks.run import run as checks
+from arnas.evaluation.checks import run as checks
 from arnas.evaluation.transfer import transfer_examples
 from arnas.evaluation.whitebox import accuracy_curve, predict
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import FELL, STOOD, Assessment, AttackResult
 from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.result import BROKEN, ROBUST, AttackResult, EvalResult
 from arnas.evaluation.statistics import wilson
 
 OUTCOMES = {
@@ -21,7 +21,6 @@ OUTCOMES = {
 }
 """Image 0 and 4 fall to the first attack, 3 to the second, 8 to the third; 9 is wrong as it is."""
 LABELS = (0, 1, 2, 0, 1, 2, 0, 1, 2, 2)
-ROBUST = 5
 STATUSES: tuple[Status, ...] = ("PASS", "WARN", "SKIP")
 EPSILON = 8 / 255
 
@@ -58,30 +57,30 @@ def assessment(
     names: Mapping[str, str] | None = None,
     channels: int = 1,
     **changed: Any,
-) -> Assessment:
+) -> EvalResult:
     """Return the evaluation; `names` renames attacks, `changed` replaces fields."""
     names = names or {}
     outcomes = {names.get(name, name): digits for name, digits in outcomes.items()}
     tensors = {name: flags(digits) for name, digits in outcomes.items()}
     labels = changed.pop("labels", torch.tensor(LABELS))
-    standing = tensors["clean"] == STOOD
+    standing = tensors["clean"] == ROBUST
     clean = wilson(int(standing.sum()), len(labels))
     attacks = {}
     for name in [name for name in tensors if name != "clean"]:
         attacked = int((tensors[name] != 2).sum())
-        standing = standing & (tensors[name] == STOOD)
+        standing = standing & (tensors[name] == ROBUST)
         attacks[name] = AttackResult(
             name,
             f"settings of {name}",
             "Croce and Hein, ICML 2020, arXiv 2003.01690",
             attacked,
-            int((tensors[name] == FELL).sum()),
+            int((tensors[name] == BROKEN).sum()),
             wilson(int(standing.sum()), len(labels)),
             100 * attacked,
             99 * attacked,
         )
     x = images(channels)
-    fell = (tensors["clean"] == STOOD) & ~standing
+    fell = (tensors["clean"] == ROBUST) & ~standing
     threat = Threat(norm, epsilon)  # type: ignore[arg-type]
     x_adv = x.clone()
     if len(x) == len(labels):
@@ -109,4 +108,4 @@ def assessment(
             "suite_leaves_out": "",
         },
     }
-    return Assessment(**{**values, **changed})
+    return EvalResult(**{**values, **changed})

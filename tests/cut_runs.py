@@ -1,4 +1,4 @@
-"""A keeper that stops a loop after so many steps, as a kill would right after a save."""
+"""A checkpointer that stops a loop after so many steps, as a kill would right after a save."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cut:
     def load(self) -> TensorFile | None:
         return load_tensors(self.path) if self.path.exists() else None
 
-    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
         save_tensors(self.path, *snapshot())
         self.offers += 1
         if self.offers == self.steps:

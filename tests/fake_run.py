@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from arnas.config.params import Params
+from arnas.pipeline.freshness import describe
+from arnas.pipeline.jobs import Instance, instances
 from arnas.runtime.files import sha256_file
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import read_manifest, write_manifest
-from arnas.pipeline.freshness import describe
-from arnas.pipeline.jobs import Instance, instances
 
 
 def described(instance: Instance, params: Params) -> dict[str, object]:

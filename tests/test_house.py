@@ -16,6 +16,7 @@ PACKAGE = ROOT / "arnas"
 ROOMS = (
     "runtime",
     "data",
+    "corruptions",
     "spaces",
     "models",
     "attacks",
@@ -24,7 +25,9 @@ ROOMS = (
     "training",
     "reporting",
     "config",
+    "pipeline",
     "stages",
+    "cost",
     "cli",
 )
 """From top to bottom: a room may use itself and the rooms above it."""

@@ -13,10 +13,10 @@ import pytest
 from arnas.config.load import load_params
 from arnas.evaluation.options import AttackName
 from arnas.models.options import LossName, ModelName
+from arnas.pipeline.jobs import instances
 from arnas.reporting.run.tables import overview, to_markdown
 from arnas.search.options import Combine
 from arnas.spaces.options import Kind
-from arnas.pipeline.jobs import instances
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

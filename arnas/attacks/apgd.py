@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.pgd import check_start, pairs
-from arnas.attacks.eval_mode import BatchNorm, attacked
+from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import (
     Objective,
     cross_entropy,
@@ -25,7 +24,8 @@ from arnas.attacks.objectives import (
     targeted_dlr,
     targeted_margin,
 )
-from arnas.attacks.oracle import Found, Oracle, Slope, misclassified
+from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, misclassified
+from arnas.attacks.pgd import check_start, pairs
 from arnas.attacks.threat import Threat
 from arnas.attacks.walks import Walk, begin, checkpoints, inside, random_point
 from arnas.runtime.errors import UserError
@@ -78,7 +78,7 @@ def apgd(
     """Climb an objective with steps whose size follows the progress.
 
     Images that are misclassified already are left alone, and an image costs nothing any more once
-    an iterate is misclassified. In L1 the walk passes through larger balls first, see `climb`.
+    an iterate is misclassified. In L1 the walk passes through larger balls first, see `apgd_batch`.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def apgd(
     found = x.clone()
     if not len(x):
         return found
-    with attacked(model, batch_norm):
+    with frozen_eval(model, batch_norm):
         oracle = Oracle(model, batch_size)
         standing = (~oracle.is_wrong(x, y)).nonzero().squeeze(1)
         for walk in range(restarts):
@@ -146,12 +146,12 @@ def _check_walks(restarts: int, batch_size: int) -> None:
 
 
 def _draw(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
-    """Draw what `climb` makes random starts of."""
+    """Draw what `apgd_batch` makes random starts of."""
     draw = torch.rand if threat.norm == "linf" else torch.randn
     return draw(x.shape, generator=generator, device=generator.device).to(x)
 
 
-def climb(
+def apgd_batch(
     oracle: Oracle,
     x: Tensor,
     labels: Tensor,
@@ -161,7 +161,7 @@ def climb(
     steps: int = 100,
     objective: Objective = cross_entropy,
     larger_first: bool = True,
-) -> Found:
+) -> AttackOutput:
     """Take one walk from a random point for each of many images, in step.
 
     An image leaves as soon as an iterate, the start included, is not taken for its true class, and
@@ -170,7 +170,7 @@ def climb(
     Parameters
     ----------
     oracle
-        The model, inside `arnas.attacks.eval_mode.attacked`. An image that withstands costs `steps`
+        The model, inside `frozen_eval`. An image that withstands costs `steps`
         gradients and one forward pass more; in L1 with larger balls three more.
     x
         float of shape (N, ...) with values in [0, 1].
@@ -192,7 +192,7 @@ def climb(
 
     Returns
     -------
-    Found
+    AttackOutput
         Of an image that stands, `x_adv` is the iterate with the highest objective.
     """
     x = x.detach()
@@ -208,15 +208,15 @@ def _walk(
     legs: list[_Leg],
     start: Tensor,
     objective: Objective,
-) -> Found:
+) -> AttackOutput:
     """Walk all legs from points of the first one's ball; only the last one can break an image."""
     threat = legs[-1].threat
-    found = Found(torch.zeros(len(x), dtype=torch.bool, device=x.device), x.clone())
+    found = AttackOutput(torch.zeros(len(x), dtype=torch.bool, device=x.device), x.clone())
     if not len(x):
         return found
     if threat.epsilon == 0:
         y = labels if labels.ndim == 1 else labels[:, 0]
-        return Found(oracle.is_wrong(x, y), x.clone())
+        return AttackOutput(oracle.is_wrong(x, y), x.clone())
     point = start
     for leg in legs:
         last = leg is legs[-1]
@@ -232,16 +232,18 @@ def _walk(
     return found
 
 
-def _look(oracle: Oracle, point: Tensor, labels: Tensor, objective: Objective, last: bool) -> Slope:
+def _look(
+    oracle: Oracle, point: Tensor, labels: Tensor, objective: Objective, last: bool
+) -> LossAndGrad:
     """Return the objective, the logits and, unless this is the last point, the gradient."""
     if not last:
         return oracle.slope(point, labels, objective)
     logits = oracle.logits(point)
-    return Slope(torch.zeros_like(point), objective(logits, labels), logits)
+    return LossAndGrad(torch.zeros_like(point), objective(logits, labels), logits)
 
 
 def _take(
-    oracle: Oracle, walk: Walk, moves: int, objective: Objective, found: Found | None
+    oracle: Oracle, walk: Walk, moves: int, objective: Objective, found: AttackOutput | None
 ) -> None:
     """Take the moves of one leg; `found` collects who is broken, None if nobody can be."""
     reviews, reviewed = checkpoints(moves, walk.threat.norm), 0
@@ -258,7 +260,7 @@ def _take(
             reviewed = move
 
 
-def _leave(walk: Walk, logits: Tensor, found: Found) -> None:
+def _leave(walk: Walk, logits: Tensor, found: AttackOutput) -> None:
     """Store the points of misclassified images and go on without them."""
     y = walk.labels if walk.labels.ndim == 1 else walk.labels[:, 0]
     wrong = misclassified(logits, y)

@@ -59,7 +59,7 @@ def module_modes(model: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
 
 
 @contextmanager
-def attacked(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[nn.Module]:
+def frozen_eval(model: nn.Module, batch_norm: BatchNorm = "eval") -> Iterator[nn.Module]:
     """Yield `model` ready to be attacked; afterwards everything is as it was.
 
     Besides `module_modes`, every parameter is frozen, so that gradients reach the input only.

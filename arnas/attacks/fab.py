@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.projection import TINY, shaped
-from arnas.attacks.pgd import check_start
+from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.hyperplane import change_onto
-from arnas.attacks.eval_mode import BatchNorm, attacked
 from arnas.attacks.objectives import targeted_margin
-from arnas.attacks.oracle import Found, Oracle, Slope, misclassified
+from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, misclassified
+from arnas.attacks.pgd import check_start
+from arnas.attacks.projection import TINY, shaped
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import make_generator
@@ -77,7 +77,7 @@ class _Walk:
         return self.labels if self.labels.ndim == 1 else self.labels[:, 0]
 
 
-def approach(
+def fab_batch(
     oracle: Oracle,
     x: Tensor,
     labels: Tensor,
@@ -85,7 +85,7 @@ def approach(
     noise: Tensor | None = None,
     *,
     steps: int = 100,
-) -> Found:
+) -> AttackOutput:
     """Walk along the nearest decision boundary until a point is misclassified in the ball.
 
     A step looks at the model twice: whether the new point is misclassified, which sends it back
@@ -109,20 +109,20 @@ def approach(
     threat
         Norm and budget.
     noise
-        Draws of x's shape, uniform in [0, 1] for linf and normal for L2 and L1: the walk starts
+        Random numbers of x's shape, uniform in [0, 1] for linf, normal for L2 and L1; the start is
         half the budget away in their direction. None starts at the image.
     steps
         Most steps, from 0 up.
 
     Returns
     -------
-    Found
+    AttackOutput
         Broken are the images of which a point was misclassified at a distance of at most epsilon;
         `x_adv` is the first such point. The others are returned as they were. A start that is
         misclassified is such a point: all of them lie in the ball.
     """
     x = x.detach()
-    found = Found(torch.zeros(len(x), dtype=torch.bool, device=x.device), x.clone())
+    found = AttackOutput(torch.zeros(len(x), dtype=torch.bool, device=x.device), x.clone())
     walk = _begin(x, labels, _start(x, threat, noise))
     while len(walk.place):
         asked = ~walk.judged
@@ -177,7 +177,7 @@ def _begin(x: Tensor, labels: Tensor, point: Tensor) -> _Walk:
     )
 
 
-def _judge(walk: _Walk, rows: Tensor, wrong: Tensor, threat: Threat, found: Found) -> Tensor:
+def _judge(walk: _Walk, rows: Tensor, wrong: Tensor, threat: Threat, found: AttackOutput) -> Tensor:
     """Act on what the model says of the points of some rows.
 
     Returns which of the rows have neither left nor been sent back, bool of shape (rows,).
@@ -203,7 +203,9 @@ def _judge(walk: _Walk, rows: Tensor, wrong: Tensor, threat: Threat, found: Foun
     return stays
 
 
-def _advance(oracle: Oracle, walk: _Walk, rows: Tensor, threat: Threat, found: Found) -> None:
+def _advance(
+    oracle: Oracle, walk: _Walk, rows: Tensor, threat: Threat, found: AttackOutput
+) -> None:
     """Take one step with each of some rows, one batch at most.
 
     Rows whose points turn out to be misclassified are sent back instead and step another time.
@@ -218,7 +220,7 @@ def _advance(oracle: Oracle, walk: _Walk, rows: Tensor, threat: Threat, found: F
     stays = _judge(walk, rows, wrong, threat, found)
     if not bool(stays.all()):
         rows, point, wrong = rows[stays], point[stays], wrong[stays]
-        surface = Slope(*(values[stays] for values in surface))
+        surface = LossAndGrad(*(values[stays] for values in surface))
     if not len(rows):
         return
     moved = _moved(point, walk.image[rows], surface.gradient, surface.value, threat.norm)
@@ -231,7 +233,7 @@ def _advance(oracle: Oracle, walk: _Walk, rows: Tensor, threat: Threat, found: F
         walk.left[rows] = still & ~wrong
 
 
-def _nearest_boundary(oracle: Oracle, x: Tensor, y: Tensor, norm: str) -> Slope:
+def _nearest_boundary(oracle: Oracle, x: Tensor, y: Tensor, norm: str) -> LossAndGrad:
     """Return the difference to the class whose linearised boundary is nearest, and its gradient.
 
     One forward pass and a backward pass for each other class, whose gradients are held together.
@@ -249,11 +251,11 @@ def _nearest_boundary(oracle: Oracle, x: Tensor, y: Tensor, norm: str) -> Slope:
     oracle.backwards += oracle.expectation * rivals.numel()
     gradients, gaps, logits = total / oracle.expectation, gaps.detach(), logits.detach()
     if not rivals.numel():
-        return Slope(torch.zeros_like(x), torch.zeros_like(logits[:, 0]), logits)
+        return LossAndGrad(torch.zeros_like(x), torch.zeros_like(logits[:, 0]), logits)
     steepness = _length(gradients.flatten(2), DUALS[norm])
     distance = (gaps.abs() / (TINY + steepness)).nan_to_num(torch.inf, torch.inf)
     nearest, row = distance.argmin(1), torch.arange(len(x), device=x.device)
-    return Slope(gradients[row, nearest], gaps[row, nearest], logits)
+    return LossAndGrad(gradients[row, nearest], gaps[row, nearest], logits)
 
 
 def _gradients(gaps: Tensor, x: Tensor) -> Tensor:
@@ -322,7 +324,7 @@ def fab(
 ) -> Tensor:
     """Look for misclassified points of the ball along the nearest decision boundary.
 
-    The attack of Croce and Hein (ICML 2020, arXiv 1907.02044); see `approach`.
+    The attack of Croce and Hein (ICML 2020, arXiv 1907.02044); see `fab_batch`.
 
     Parameters
     ----------
@@ -374,18 +376,18 @@ def fab(
     labels = y if targets is None else torch.stack([y, targets], 1)
     generator = make_generator("fab") if generator is None else generator
     standing = torch.arange(len(x), device=x.device)
-    with attacked(model, batch_norm):
+    with frozen_eval(model, batch_norm):
         oracle = Oracle(model, batch_size)
         for number in range(restarts):
             # Drawn for all images, so that nobody's numbers depend on who else still stands.
             noise = _draw(x, threat, generator)[standing] if number else None
-            found = approach(oracle, x[standing], labels[standing], threat, noise, steps=steps)
+            found = fab_batch(oracle, x[standing], labels[standing], threat, noise, steps=steps)
             result[standing[found.broken]] = found.x_adv[found.broken]
             standing = standing[~found.broken]
     return result
 
 
 def _draw(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
-    """Draw the noise of a random start, as `approach` takes it."""
+    """Draw the noise of a random start, as `fab_batch` takes it."""
     draw = torch.rand if threat.norm == "linf" else torch.randn
     return draw(x.shape, generator=generator, device=generator.device).to(x)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from arnas.attacks.objectives import Objective
 
 
-class Slope(NamedTuple):
+class LossAndGrad(NamedTuple):
     """An objective at some images."""
 
     gradient: Tensor
@@ -21,7 +21,7 @@ class Slope(NamedTuple):
     """Of shape (N, classes)."""
 
 
-class Found(NamedTuple):
+class AttackOutput(NamedTuple):
     """What an attack came to."""
 
     broken: Tensor
@@ -36,7 +36,7 @@ class Oracle:
 
     Attacks keep all their images in step and ask about those that still stand, so that the batches
     of the model stay full while images leave. The model must be frozen and in evaluation mode
-    (`arnas.attacks.eval_mode.attacked`).
+    (`arnas.attacks.eval_mode.frozen_eval`).
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Oracle:
         """Return which images are misclassified, bool of shape (N,)."""
         return misclassified(self.logits(x), y)
 
-    def slope(self, x: Tensor, labels: Tensor, objective: Objective) -> Slope:
+    def slope(self, x: Tensor, labels: Tensor, objective: Objective) -> LossAndGrad:
         """Return the input gradient of the summed objective, its values and the logits.
 
         Parameters
@@ -81,15 +81,15 @@ class Oracle:
         labels
             Of shape (N,) or (N, 2), whatever the objective takes.
         objective
-            What to climb.
+            Objective to maximise.
         """
         parts = zip(
             torch.split(x, self.batch_size), torch.split(labels, self.batch_size), strict=True
         )
         slopes = [self._batch_slope(image, label, objective) for image, label in parts]
-        return Slope(*(torch.cat(values) for values in zip(*slopes, strict=True)))
+        return LossAndGrad(*(torch.cat(values) for values in zip(*slopes, strict=True)))
 
-    def _batch_slope(self, x: Tensor, labels: Tensor, objective: Objective) -> Slope:
+    def _batch_slope(self, x: Tensor, labels: Tensor, objective: Objective) -> LossAndGrad:
         """Do the same for one batch."""
         x = x.detach().requires_grad_()
         total = torch.zeros_like(x)
@@ -100,7 +100,7 @@ class Oracle:
                 total += _input_gradient(values, x)
         self.forwards += self.expectation * len(x)
         self.backwards += self.expectation * len(x)
-        return Slope((total / self.expectation).detach(), values.detach(), logits.detach())
+        return LossAndGrad((total / self.expectation).detach(), values.detach(), logits.detach())
 
 
 def _input_gradient(values: Tensor, x: Tensor) -> Tensor:

@@ -9,14 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.projection import (
-    ascent_direction,
-    draw_perturbation,
-    project,
-    random_perturbation,
-    shaped,
-)
-from arnas.attacks.eval_mode import BatchNorm, attacked
+from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import (
     Objective,
     cross_entropy,
@@ -24,6 +17,13 @@ from arnas.attacks.objectives import (
     targeted_cross_entropy,
 )
 from arnas.attacks.oracle import misclassified
+from arnas.attacks.projection import (
+    ascent_direction,
+    draw_perturbation,
+    project,
+    random_perturbation,
+    shaped,
+)
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import make_generator
@@ -130,7 +130,7 @@ def pgd(
         with the highest objective, the start included; it costs one forward pass more. ``last``
         returns the last iterate, as training and the published PGD-k protocols do.
     batch_norm
-        See `arnas.attacks.eval_mode.attacked`.
+        See `arnas.attacks.eval_mode.frozen_eval`.
     clip
         Keep the iterates in [0, 1]; off only to reproduce the released ARNAS search, which let
         them leave the box.
@@ -180,7 +180,7 @@ def pgd(
         delta = project(x, draw_perturbation(x, threat, generator), threat, clip)
     else:
         delta = torch.zeros_like(x)
-    with attacked(model, batch_norm):
+    with frozen_eval(model, batch_norm):
         if keep == "last":
             return _assemble(x, _last_iterate(model, x, labels, delta, path), clip)
         best = _Best.at(delta)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
@@ -57,7 +57,7 @@ def autoattack(
         return x.clone()
     if threat.epsilon == 0:
         return x.clone()
-    with attacked(model), torch.random.fork_rng():
+    with frozen_eval(model), torch.random.fork_rng():
         with torch.no_grad():
             classes = model(x[:1]).shape[1]
         if classes < MIN_CLASSES:
@@ -78,7 +78,7 @@ def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: i
     if not len(x) or threat.epsilon == 0:
         return x.clone()
     package = importlib.import_module(f"{package_name()}.square")
-    with attacked(model), torch.random.fork_rng(), torch.no_grad():
+    with frozen_eval(model), torch.random.fork_rng(), torch.no_grad():
         adversary = package.SquareAttack(
             model,
             norm=PACKAGE_NORMS[threat.norm],

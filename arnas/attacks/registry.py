@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.apgd import climb
-from arnas.attacks.projection import random_perturbation
-from arnas.attacks.pgd import fgsm, pgd
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.apgd import apgd_batch
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.oracle import Oracle
+from arnas.attacks.pgd import fgsm, pgd
+from arnas.attacks.projection import random_perturbation
 from arnas.attacks.reference import autoattack
 from arnas.attacks.threat import Threat
 
@@ -49,8 +49,8 @@ def _fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) 
 
 def _apgd_ce(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
     numbers = unit if threat.norm == "linf" else torch.special.ndtri(unit.clamp(1e-6, 1 - 1e-6))
-    with attacked(model):
-        return climb(Oracle(model, max(len(x), 1)), x, y, threat, numbers).x_adv
+    with frozen_eval(model):
+        return apgd_batch(Oracle(model, max(len(x), 1)), x, y, threat, numbers).x_adv
 
 
 def _autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.projection import TINY, length, project, shaped
-from arnas.attacks.pgd import check_start
-from arnas.attacks.eval_mode import BatchNorm, attacked
+from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import margin
-from arnas.attacks.oracle import Found, Oracle, misclassified
+from arnas.attacks.oracle import AttackOutput, Oracle, misclassified
+from arnas.attacks.pgd import check_start
+from arnas.attacks.projection import TINY, length, project, shaped
 from arnas.attacks.threat import Threat
 from arnas.attacks.windows import (
     Window,
@@ -157,12 +157,12 @@ def square(
     seed = 0
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with attacked(model, batch_norm):
+    with frozen_eval(model, batch_norm):
         oracle = Oracle(model, batch_size)
         standing = (~oracle.is_wrong(x, y)).nonzero().squeeze(1)
         for restart in range(restarts):
             numbers = per_image_numbers(("square", seed, restart), indices[standing.cpu()])
-            found = search(oracle, x[standing], y[standing], threat, numbers, queries=queries)
+            found = square_batch(oracle, x[standing], y[standing], threat, numbers, queries=queries)
             result[standing[found.broken]] = found.x_adv[found.broken]
             standing = standing[~found.broken]
     return result
@@ -212,7 +212,7 @@ class _Change(NamedTuple):
     after: Tensor
 
 
-def search(
+def square_batch(
     oracle: Oracle,
     x: Tensor,
     y: Tensor,
@@ -220,7 +220,7 @@ def search(
     numbers: Tensor | Numbers,
     *,
     queries: int = 5000,
-) -> Found:
+) -> AttackOutput:
     """Search for adversarial squares on many images in step.
 
     With the same numbers an image takes the path that it takes alone in the AutoAttack package,
@@ -247,7 +247,7 @@ def search(
     draw = _dealt(numbers, case, each) if isinstance(numbers, Tensor) else numbers
     result, broken = x.detach().clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if not len(x):
-        return Found(broken, result)
+        return AttackOutput(broken, result)
     hunt, classes, wrong = _begin(case, result.flatten(1), y, draw)
     _leave(hunt, result, broken, wrong)
     window = None
@@ -263,7 +263,7 @@ def search(
         wrong = _try(case, hunt, window, hunt.numbers[:, query % BLOCK])
         _leave(hunt, result, broken, wrong)
     result[hunt.place] = hunt.best.view(-1, *case.shape)
-    return Found(broken, result)
+    return AttackOutput(broken, result)
 
 
 def _dealt(table: Tensor, case: _Case, each: int) -> Numbers:

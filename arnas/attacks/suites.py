@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.apgd import climb
-from arnas.attacks.fab import approach
-from arnas.attacks.pgd import transferable
+from arnas.attacks.apgd import apgd_batch
+from arnas.attacks.fab import fab_batch
 from arnas.attacks.objectives import (
     Objective,
     cross_entropy,
@@ -20,9 +19,10 @@ from arnas.attacks.objectives import (
     targeted_dlr,
     targeted_margin,
 )
-from arnas.attacks.oracle import Found, Oracle, misclassified
+from arnas.attacks.oracle import AttackOutput, Oracle, misclassified
+from arnas.attacks.pgd import transferable
 from arnas.attacks.registry import ATTACKS, AttackEntry
-from arnas.attacks.square import Numbers, search
+from arnas.attacks.square import Numbers, square_batch
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
@@ -41,7 +41,7 @@ RATIO_CLASSES, TARGETED_RATIO_CLASSES = 3, 4
 """Classes that the difference of logits ratio and its targeted form are defined from."""
 
 
-class Draws(NamedTuple):
+class RandomStreams(NamedTuple):
     """Random numbers, each a function of its image, attack, try and the seed only."""
 
     uniform: Callable[[tuple[int, ...]], Tensor]
@@ -51,7 +51,7 @@ class Draws(NamedTuple):
     """Numbers in [0, 1) for an attack that takes more than can be drawn at once."""
 
 
-Try = Callable[[Oracle, Tensor, Tensor, Threat, Draws], Found]
+AttackFn = Callable[[Oracle, Tensor, Tensor, Threat, RandomStreams], AttackOutput]
 """One try of an attack at each of some images: their labels are of shape (N,), or (N, 2) with the
 targets."""
 
@@ -60,7 +60,7 @@ targets."""
 class Component:
     """An attack of a suite."""
 
-    run: Try
+    run: AttackFn
     settings: str
     """What defines it besides its name."""
     citation: str
@@ -84,28 +84,36 @@ class Suite:
 
 
 def _apgd(objective: Objective, name: str, tries: int = 1, targeted: bool = False) -> Component:
-    def run(oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: Draws) -> Found:
+    def run(
+        oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: RandomStreams
+    ) -> AttackOutput:
         numbers = draws.uniform if threat.norm == "linf" else draws.normal
         noise = numbers(tuple(x.shape[1:])).to(x)
-        return climb(oracle, x, labels, threat, noise, steps=STEPS, objective=objective)
+        return apgd_batch(oracle, x, labels, threat, noise, steps=STEPS, objective=objective)
 
     how_often = f"{tries} targets" if targeted else f"{tries} random starts"
     settings = f"APGD on the {name}: {STEPS} steps of its own size, {how_often}"
     return Component(run, settings, _APGD, tries, targeted, cost=2 * STEPS + 2)
 
 
-def _fab(oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: Draws) -> Found:
-    return approach(oracle, x, labels, threat, steps=STEPS)
+def _fab(
+    oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: RandomStreams
+) -> AttackOutput:
+    return fab_batch(oracle, x, labels, threat, steps=STEPS)
 
 
-def _square(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
-    return search(oracle, x, y, threat, draws.blocks, queries=QUERIES)
+def _square(
+    oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: RandomStreams
+) -> AttackOutput:
+    return square_batch(oracle, x, y, threat, draws.blocks, queries=QUERIES)
 
 
-def _by_batches(make: Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]) -> Try:
+def _by_batches(make: Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]) -> AttackFn:
     """Return a try that makes its examples batch by batch, from one uniform draw each."""
 
-    def run(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
+    def run(
+        oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: RandomStreams
+    ) -> AttackOutput:
         unit = draws.uniform(tuple(x.shape[1:])).to(x)
         batches = (torch.split(values, oracle.batch_size) for values in (x, y, unit))
         made = [
@@ -113,7 +121,7 @@ def _by_batches(make: Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]
             for image, label, part in zip(*batches, strict=True)
         ]
         x_adv = torch.cat(made)
-        return Found(misclassified(oracle.logits(x_adv), y), x_adv)
+        return AttackOutput(misclassified(oracle.logits(x_adv), y), x_adv)
 
     return run
 

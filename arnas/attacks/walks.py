@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arnas.attacks.projection import length, project, shaped
 from arnas.attacks.objectives import TINY
-from arnas.attacks.oracle import Slope
+from arnas.attacks.oracle import LossAndGrad
+from arnas.attacks.projection import length, project, shaped
 from arnas.attacks.threat import Threat
 
 MOMENTUM = 0.75
@@ -87,7 +87,7 @@ def random_point(x: Tensor, noise: Tensor, threat: Threat) -> Tensor:
 def inside(x: Tensor, point: Tensor, threat: Threat) -> Tensor:
     """Return points brought into the ball around `x` and into the box.
 
-    As `arnas.attacks.projection.project`, but of points: those that it need not move stay as they are,
+    As `project`, but of points: those that it need not move stay as they are,
     where the sum of an image and its perturbation would be rounded at every step.
     """
     if threat.norm == "linf":
@@ -132,7 +132,7 @@ class Walk:
             if isinstance(value, Tensor):
                 setattr(self, name, value.index_select(0, index))
 
-    def note(self, slope: Slope) -> None:
+    def note(self, slope: LossAndGrad) -> None:
         """Take in what there is at a new point."""
         self.gradient = slope.gradient
         better = (slope.value > self.best_value).nonzero().squeeze(1)
@@ -183,7 +183,7 @@ class MomentumWalk(Walk):
         self.before = self.point
         self.point = inside(self.x, move.add_(self.point).add_(carried), self.threat)
 
-    def note(self, slope: Slope) -> None:
+    def note(self, slope: LossAndGrad) -> None:
         """Take in what there is at a new point."""
         self.raised += slope.value > self.value
         self.value = slope.value
@@ -240,7 +240,7 @@ class SparseWalk(Walk):
 
 
 def begin(
-    x: Tensor, labels: Tensor, point: Tensor, slope: Slope, threat: Threat, fresh: bool
+    x: Tensor, labels: Tensor, point: Tensor, slope: LossAndGrad, threat: Threat, fresh: bool
 ) -> Walk:
     """Return a walk at its start.
 

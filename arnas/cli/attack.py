@@ -90,10 +90,10 @@ def attack(
 
     ARNAS_DEVICE, ARNAS_GPUS and ARNAS_THREADS say where it runs.
     """
-    from arnas.pipeline.attack import Order
+    from arnas.pipeline.attack import EvalConfig
     from arnas.pipeline.attack_outputs import Outputs, attack_and_write
 
-    order = Order(
+    config = EvalConfig(
         model=model,
         data=data,
         threat=threat,
@@ -113,7 +113,7 @@ def attack(
     outputs = Outputs(
         out, fail_under, junit, examples, robustbench, card, allow_flagged=allow_flagged
     )
-    done = attack_and_write(order, outputs)
+    done = attack_and_write(config, outputs)
     if done is None:
         return
     console_of(200).print(done.table)

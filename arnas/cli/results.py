@@ -87,9 +87,9 @@ def clean(
 ) -> None:
     """List what runs that were cut short have left, and remove it; runs at work keep theirs."""
     from arnas.config.load import load_params
+    from arnas.pipeline.status import slot_text
     from arnas.runtime.abandoned import remove_slot, state_slots
     from arnas.runtime.history import state_root
-    from arnas.pipeline.status import slot_text
 
     settings = None
     with suppress(UserError):  # what is left is listed without them, too
@@ -131,7 +131,7 @@ def results(
     for row in verdicts.to_dict("records"):
         if checks or row["status"] != "PASS":
             where = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
-            advice = f" What to do: {row['advice']}." if row["advice"] else ""
+            advice = f" Fix: {row['advice']}." if row["advice"] else ""
             typer.echo(f"{row['status']} {row['check']}, {where}: {row['figure']}.{advice}")
     counts = verdicts["status"].value_counts()
     words = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("PASS", "WARN", "FAIL"))

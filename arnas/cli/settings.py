@@ -66,10 +66,10 @@ def cost(
         raise UserError("--preset and --params name two settings: leave out one of them.")
     settings = load_params(params if preset is None else preset_path(preset))
 
-    from arnas.runtime.device import configure_determinism, configure_threads, held_devices
     from arnas.cost.estimate import estimate
     from arnas.cost.table import as_json as in_json
     from arnas.cost.table import as_table
+    from arnas.runtime.device import configure_determinism, configure_threads, held_devices
 
     def tell(text: str) -> None:
         typer.echo(f"measuring {text}", err=True)

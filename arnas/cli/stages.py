@@ -17,8 +17,8 @@ Seed = Annotated[str, typer.Option(help="The replicate, a whole number from 0 up
 @app.command()
 def data(dataset: Dataset) -> None:
     """Prepare a dataset: images, labels and the four parts."""
-    from arnas.stages.data import run
     from arnas.pipeline.runner import run_command
+    from arnas.stages.data import run
 
     run_command("data", {"dataset": dataset}, run)
 
@@ -44,8 +44,8 @@ def search_multiobjective(search: Search, seed: Seed) -> None:
 @app.command()
 def derive(search: Search, seed: Seed) -> None:
     """Derive the genotype of a search, and draw its cells."""
-    from arnas.stages.derive import run
     from arnas.pipeline.runner import run_command
+    from arnas.stages.derive import run
 
     run_command("derive", {"search": search, "seed": seed}, run)
 
@@ -53,8 +53,8 @@ def derive(search: Search, seed: Seed) -> None:
 @app.command()
 def retrain(dataset: Dataset, network: Network, seed: Seed) -> None:
     """Train a network from scratch, adversarially unless its loss is natural."""
-    from arnas.stages.retrain import run
     from arnas.pipeline.runner import run_command
+    from arnas.stages.retrain import run
 
     run_command("retrain", {"dataset": dataset, "network": network, "seed": seed}, run)
 
@@ -71,8 +71,8 @@ def whitebox(dataset: Dataset, network: Network, seed: Seed) -> None:
 @app.command(name="blackbox_examples")
 def blackbox_examples(dataset: Dataset, network: Network, seed: Seed) -> None:
     """Make adversarial examples on one network for the others, and attack it with Square."""
-    from arnas.stages.blackbox import make_examples
     from arnas.pipeline.runner import run_command
+    from arnas.stages.blackbox import make_examples
 
     axes = {"dataset": dataset, "network": network, "seed": seed}
     run_command("blackbox_examples", axes, make_examples)
@@ -81,8 +81,8 @@ def blackbox_examples(dataset: Dataset, network: Network, seed: Seed) -> None:
 @app.command()
 def blackbox(dataset: Dataset) -> None:
     """Show every network the examples that were made on the others."""
-    from arnas.stages.blackbox import score
     from arnas.pipeline.runner import run_command
+    from arnas.stages.blackbox import score
 
     run_command("blackbox", {"dataset": dataset}, score)
 
@@ -90,8 +90,8 @@ def blackbox(dataset: Dataset) -> None:
 @app.command()
 def analysis() -> None:
     """Write the tables of sizes, operations, trajectories and examples."""
-    from arnas.stages.analysis import run
     from arnas.pipeline.runner import run_command
+    from arnas.stages.analysis import run
 
     run_command("analysis", {}, run)
 
@@ -99,8 +99,8 @@ def analysis() -> None:
 @app.command()
 def report() -> None:
     """Write the report of the run, one HTML file, and its figures."""
-    from arnas.stages.report import run
     from arnas.pipeline.runner import run_command
+    from arnas.stages.report import run
 
     run_command("report", {}, run)
 

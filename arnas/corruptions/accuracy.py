@@ -1,7 +1,7 @@
 """Accuracy on corrupted images: fourteen common corruptions at five severities.
 
 The measure follows Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261, section 4), without
-frost and on images that `arnas.corruptions.corrupt` makes from formulas. It is called corruptions-14,
+frost and on images that `corrupt` makes from formulas. It is called corruptions-14,
 and never CIFAR-10-C or ImageNet-C, whose images are fixed files.
 """
 
@@ -15,7 +15,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.corruptions.constants import SEVERITIES
 from arnas.corruptions.corrupt import CORRUPTIONS, PAPER, check_images, constants_from, corrupt
@@ -163,7 +163,7 @@ def corruption_accuracy(
     Raises
     ------
     UserError
-        When images, labels, corruptions, severities or reference cannot be meant.
+        When images, labels, corruptions, severities or reference are invalid.
     """
     chosen, levels = _chosen(names, severities)
     if reference is not None:
@@ -177,7 +177,7 @@ def corruption_accuracy(
         )
     batches = _Batches(x, y, indices, batch_size)
     outcomes = {}
-    with attacked(model):
+    with frozen_eval(model):
         clean = _is_right(model, batches, None)
         for number, name in enumerate(chosen):
             rows = []

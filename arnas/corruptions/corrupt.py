@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arnas.corruptions import formulas as formulas
+from arnas.corruptions import formulas
 from arnas.corruptions.constants import SCRIPTS, SEVERITIES
 from arnas.corruptions.filters import Array
 from arnas.corruptions.formulas import Constants, Formula

@@ -15,18 +15,18 @@ from functools import cache
 import torch
 
 from arnas.config.params import Params
+from arnas.cost.networks import BYTES, TINY, Cell, Part, Speed, bytes_of, network_costs
+from arnas.cost.stopwatch import Timing, time_or_reason
+from arnas.cost.table import Cost
 from arnas.data.batches import batches_per_epoch
 from arnas.data.sizes import DatasetSize, dataset_size
+from arnas.pipeline.plan import STAGES
 from arnas.runtime.device import use_full_float32
 from arnas.runtime.progress import silent
 from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.state import SearchState, new_state, state_tensors
 from arnas.search.step import StagePlan
-from arnas.cost.table import Cost
-from arnas.cost.networks import BYTES, TINY, Cell, Part, Speed, bytes_of, network_costs
-from arnas.pipeline.plan import STAGES
 from arnas.stages.search import adversarial_plan, multiobjective_plan
-from arnas.cost.stopwatch import Timing, time_or_reason
 
 Tell = Callable[[str], None]
 

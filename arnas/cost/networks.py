@@ -10,22 +10,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.folding import folded
-from arnas.attacks.pgd import input_gradient
-from arnas.attacks.eval_mode import attacked
 from arnas.attacks.objectives import cross_entropy
+from arnas.attacks.pgd import input_gradient
 from arnas.attacks.registry import ATTACKS
 from arnas.config.params import Params
+from arnas.cost.stopwatch import time_or_reason
+from arnas.cost.table import Cost
 from arnas.data.batches import batches_per_epoch
 from arnas.data.sizes import DatasetSize
 from arnas.evaluation.options import AttackName
 from arnas.evaluation.whitebox import predict
+from arnas.pipeline.network import NetworkPlan, plan_network
 from arnas.runtime.progress import silent
 from arnas.spaces.genotype import Genotype
 from arnas.spaces.published import GENOTYPES
-from arnas.cost.table import Cost
-from arnas.pipeline.network import NetworkPlan, plan_network
-from arnas.cost.stopwatch import time_or_reason
 from arnas.stages.whitebox import CURVE_ATTACK
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.losses import LOSSES
@@ -180,8 +180,8 @@ def _speed(cell: Cell, copy: nn.Module, batch: int) -> Speed | None:
     found = []
     for count in (batch, few):
 
-        def climb(passes: int, count: int = count) -> None:
-            with attacked(copy):
+        def apgd_batch(passes: int, count: int = count) -> None:
+            with frozen_eval(copy):
                 for _ in range(passes):
                     input_gradient(copy, x[:count], labels[:count], cross_entropy)
 
@@ -189,7 +189,7 @@ def _speed(cell: Cell, copy: nn.Module, batch: int) -> Speed | None:
             for _ in range(passes):
                 predict(copy, x[:count], count)
 
-        found += [time_or_reason(work, cell.device)[0] for work in (climb, look)]
+        found += [time_or_reason(work, cell.device)[0] for work in (apgd_batch, look)]
         if found[0] is None:
             return _speed(cell, copy, batch // 2) if batch > 2 else None
     both, look_whole, both_few, look_few = found

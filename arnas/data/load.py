@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arnas.data.sources.npz_images import read_npz_images
 from arnas.data.options import (
     OFFICIAL,
     Cifar10Options,
@@ -25,6 +24,7 @@ from arnas.data.options import (
     SvhnOptions,
     TinyImageNetOptions,
 )
+from arnas.data.sources.npz_images import read_npz_images
 from arnas.data.sources.registry import SOURCES, load_dataset
 from arnas.data.splits import PARTS, Splits, load_splits, to_pixels
 from arnas.runtime.errors import UserError, one_line
@@ -105,7 +105,7 @@ def load_images(
     ----------
     spec
         One of: a name of `NAMES`; an npz file with `x` and `y`, `images` and `labels`, or `x_test`
-        and `y_test`, see `arnas.data.sources.npz_images.read_npz_images`; a folder of image files, with a
+        and `y_test`, see `read_npz_images`; a folder of image files, with a
         folder for each class or such folders for each part; a file of splits that the stage `data`
         has written. The public datasets are looked for in the folder ``ARNAS_DATA``.
     part

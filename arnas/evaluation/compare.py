@@ -15,9 +15,9 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from arnas.evaluation.result import STOOD, Assessment
-from arnas.evaluation.statistics import wilson
 from arnas.evaluation.record import mixed_units
+from arnas.evaluation.result import ROBUST, EvalResult
+from arnas.evaluation.statistics import wilson
 from arnas.runtime.errors import UserError
 
 LEVEL = 0.05
@@ -129,8 +129,8 @@ def compare_outcomes(first: Tensor, second: Tensor) -> Paired:
 
 
 def compare_records(
-    first: Assessment,
-    second: Assessment,
+    first: EvalResult,
+    second: EvalResult,
     *,
     names: tuple[str, str] = ("the first", "the second"),
     allow_flagged: bool = False,
@@ -155,7 +155,7 @@ def compare_records(
         When images, labels, threats or suites differ.
     """
     check_comparable(first, second, allow_suites)
-    clean = compare_outcomes(first.outcomes["clean"] == STOOD, second.outcomes["clean"] == STOOD)
+    clean = compare_outcomes(first.outcomes["clean"] == ROBUST, second.outcomes["clean"] == ROBUST)
     robust = compare_outcomes(first.robust_flags, second.robust_flags)
     flagged = [
         name
@@ -170,7 +170,7 @@ def compare_records(
     )
 
 
-def check_comparable(first: Assessment, second: Assessment, allow_suites: bool = False) -> None:
+def check_comparable(first: EvalResult, second: EvalResult, allow_suites: bool = False) -> None:
     """Raise unless two evaluations are of the same images, threat and suite.
 
     Raises
@@ -235,7 +235,7 @@ def _verdict(names: tuple[str, str], robust: Paired, flagged: list[str]) -> str:
     return f"{winner} is better by {figures}."
 
 
-def _notes(names: tuple[str, str], first: Assessment, second: Assessment) -> tuple[str, ...]:
+def _notes(names: tuple[str, str], first: EvalResult, second: EvalResult) -> tuple[str, ...]:
     """Return what a reader of the comparison should know."""
     found = []
     own = first.provenance.get("model_sha256")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.apgd import apgd
-from arnas.attacks.projection import random_perturbation
 from arnas.attacks.objectives import cross_entropy, margin
 from arnas.attacks.oracle import Oracle, misclassified
+from arnas.attacks.projection import random_perturbation
 from arnas.attacks.threat import Threat
 from arnas.runtime.seeds import per_image_uniform
 
@@ -40,7 +40,7 @@ def warm_curve(
     Parameters
     ----------
     model
-        Inside `arnas.attacks.eval_mode.attacked`, on the device of `x`.
+        Inside `arnas.attacks.eval_mode.frozen_eval`, on the device of `x`.
     x, y
         Images of shape (n, C, H, W) in [0, 1] and labels of shape (n,).
     standing

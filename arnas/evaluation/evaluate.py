@@ -8,26 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arnas.attacks.eval_mode import frozen_eval, home
 from arnas.attacks.pgd import ROUNDING
-from arnas.attacks.eval_mode import attacked, home
 from arnas.attacks.suites import Suite, build_suite, transfer_from
 from arnas.attacks.threat import Threat, parse_amount, parse_threat
 from arnas.data.load import images_sha256
-from arnas.evaluation.result import FELL, SPARED, STOOD, Assessment, AttackResult, withstood
+from arnas.evaluation.checks.context import CheckContext, CheckFn
 from arnas.evaluation.checks.examples import ATTACK_CHECKS
-from arnas.evaluation.checks.run import Check
-from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.runner import Course, SuiteRun
-from arnas.evaluation.checks.context import Trial, Verdict
+from arnas.evaluation.checks.run import Check
 from arnas.evaluation.curve import warm_curve
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult, EvalResult, withstood
+from arnas.evaluation.runner import SuiteRun, SuiteState
+from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.models.weights import weights_sha256
 from arnas.runtime.device import full_float32
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes
 from arnas.runtime.manifest import environment
 from arnas.runtime.progress import Report, silent
-from arnas.runtime.resume import FORGETFUL, Keeper
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer
 from arnas.runtime.seeds import seeded
 
 BATCH_SIZE = 128
@@ -47,9 +47,9 @@ def evaluate(
     known: Mapping[str, Any] | None = None,
     sources: Mapping[str, nn.Module] | None = None,
     curve: Sequence[float | str] = (),
-    keeper: Keeper = FORGETFUL,
+    checkpointer: Checkpointer = NO_CHECKPOINT,
     report: Report = silent,
-) -> Assessment:
+) -> EvalResult:
     """Attack a model with a suite and check the result for the known ways of fooling oneself.
 
     An image is robust if it is classified correctly and withstands every attack. The model is
@@ -78,26 +78,26 @@ def evaluate(
     indices
         int64 of shape (n,): the images' places in their dataset; None for the first n.
     known
-        What is known of model and data, see `arnas.evaluation.checks.context.Trial.known`.
+        What is known of model and data, see `arnas.evaluation.checks.context.CheckContext.known`.
     sources
         Other models by name, on the same device, whose adversarial examples are shown to this one
         after the suite.
     curve
         Budgets, in input units or as ``8/255``, at which the accuracy is measured too.
-    keeper
+    checkpointer
         Where the outcomes are kept, so that a killed evaluation goes on.
     report
         Called with the robust accuracy so far.
 
     Returns
     -------
-    Assessment
+    EvalResult
         With `clean`, `robust`, `attacks`, `outcomes`, `checks`, `reliable`, `to_json()`.
 
     Raises
     ------
     UserError
-        When images, labels, model, threat or suite cannot be meant.
+        When images, labels, model, threat or suite are invalid.
     """
     threat = parse_threat(threat) if isinstance(threat, str) else threat
     device, dtype = home(model)
@@ -119,7 +119,7 @@ def evaluate(
         chosen.components[f"transfer from {name}"] = transfer_from(source)
     passes = chosen.expectation if expectation is None else expectation
     threats = [Threat(threat.norm, parse_amount(amount)) for amount in curve]
-    trial = Trial(
+    trial = CheckContext(
         model,
         x.to(device),
         y.to(device),
@@ -139,7 +139,7 @@ def evaluate(
     if same:  # then what they find is no transfer
         trial.known["sources_equal_to_model"] = same
     run = SuiteRun(
-        model, x, y, indices, threat, chosen, seed, batch_size, passes, device, keeper, report
+        model, x, y, indices, threat, chosen, seed, batch_size, passes, device, checkpointer, report
     )
     # What a random model draws follows from the seed, too.
     with full_float32(), seeded("evaluate", seed):
@@ -151,10 +151,10 @@ def evaluate(
         checks += _verdicts(trial, ATTACK_CHECKS)
         standing = withstood(trial.outcomes)
         points = _curve(trial, standing, dict(zip(map(str, curve), threats, strict=True)))
-    return Assessment(
+    return EvalResult(
         threat,
         suite,
-        _share(trial.outcomes["clean"] == STOOD),
+        _share(trial.outcomes["clean"] == ROBUST),
         _share(standing),
         trial.attacks,
         trial.outcomes,
@@ -171,17 +171,19 @@ def _share(standing: Tensor) -> Accuracy:
     return wilson(int(standing.sum()), len(standing))
 
 
-def _curve(trial: Trial, standing: Tensor, threats: Mapping[str, Threat]) -> dict[str, Accuracy]:
+def _curve(
+    trial: CheckContext, standing: Tensor, threats: Mapping[str, Threat]
+) -> dict[str, Accuracy]:
     """Return the accuracy at each budget; what fell to the suite counts from its budget on."""
     if not threats:
         return {}
     rising = dict(sorted(threats.items(), key=lambda item: item[1].epsilon))
-    with attacked(trial.model):
+    with frozen_eval(trial.model):
         rows = warm_curve(
             trial.model,
             trial.x,
             trial.y,
-            trial.outcomes["clean"] == STOOD,
+            trial.outcomes["clean"] == ROBUST,
             list(rising.values()),
             indices=trial.places,
             seed=trial.seed,
@@ -194,7 +196,7 @@ def _curve(trial: Trial, standing: Tensor, threats: Mapping[str, Threat]) -> dic
 
 
 def _check_images(x: Tensor, y: Tensor) -> None:
-    """Refuse images and labels that cannot be meant."""
+    """Refuse images and labels that are invalid."""
     if x.ndim != 4 or y.ndim != 1 or len(x) != len(y) or not len(y):
         raise UserError(
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed are images (n, C, H, W) "
@@ -218,7 +220,7 @@ def _check_images(x: Tensor, y: Tensor) -> None:
 def _count_classes(model: nn.Module, image: Tensor, y: Tensor, who: str) -> int:
     """Return the number of classes of a model, which must take the images and know every label."""
     try:
-        with attacked(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             logits = model(image)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise UserError(
@@ -240,7 +242,7 @@ def _count_classes(model: nn.Module, image: Tensor, y: Tensor, who: str) -> int:
     return logits.shape[1]
 
 
-def _verdicts(trial: Trial, checks: Mapping[str, Verdict]) -> list[Check]:
+def _verdicts(trial: CheckContext, checks: Mapping[str, CheckFn]) -> list[Check]:
     """Return the verdicts of checks, and let each see those before it."""
     seen: list[Check] = trial.notes.setdefault("checks", [])
     found = []
@@ -250,21 +252,21 @@ def _verdicts(trial: Trial, checks: Mapping[str, Verdict]) -> list[Check]:
     return found
 
 
-def _results(suite: Suite, course: Course) -> dict[str, AttackResult]:
+def _results(suite: Suite, course: SuiteState) -> dict[str, AttackResult]:
     """Return what each attack left."""
-    standing = course.tensors["clean"] == STOOD
+    standing = course.tensors["clean"] == ROBUST
     results = {}
     for name, component in suite.components.items():
         outcome = course.tensors[name]
-        attacked_images = int((outcome != SPARED).sum())
-        standing = standing & (outcome == STOOD)
+        attacked_images = int((outcome != SKIPPED).sum())
+        standing = standing & (outcome == ROBUST)
         forwards, backwards = course.passes[name]
         results[name] = AttackResult(
             name,
             component.settings,
             component.citation,
             attacked_images,
-            int((outcome == FELL).sum()),
+            int((outcome == BROKEN).sum()),
             _share(standing),
             forwards,
             backwards,
@@ -272,7 +274,7 @@ def _results(suite: Suite, course: Course) -> dict[str, AttackResult]:
     return results
 
 
-def _provenance(trial: Trial, suite: Suite) -> dict[str, Any]:
+def _provenance(trial: CheckContext, suite: Suite) -> dict[str, Any]:
     """Return what was evaluated and how."""
     return {
         **trial.known,
@@ -286,7 +288,7 @@ def _provenance(trial: Trial, suite: Suite) -> dict[str, Any]:
     }
 
 
-def _identity(trial: Trial) -> dict[str, Any]:
+def _identity(trial: CheckContext) -> dict[str, Any]:
     """Return the digests of model and images, and what computes."""
     return {
         **environment(str(trial.x.device), torch.get_num_threads()),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from arnas.evaluation.witness import Witness
-from arnas.runtime.resume import FORGETFUL, Keeper, Snapshot
+from arnas.evaluation.witness import EvalMonitor
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, Snapshot
 
 
 class Ledger:
@@ -14,21 +14,21 @@ class Ledger:
     Mostly flags of the images that stand; for black-box attacks the examples.
     """
 
-    def __init__(self, keeper: Keeper = FORGETFUL) -> None:
-        self._keeper = keeper
+    def __init__(self, checkpointer: Checkpointer = NO_CHECKPOINT) -> None:
+        self._keeper = checkpointer
         self._found: dict[str, Tensor] = {}
         self._batches: dict[str, int] = {}
-        self._witnesses: dict[str, Witness] = {}
-        kept = keeper.load()
+        self._witnesses: dict[str, EvalMonitor] = {}
+        kept = checkpointer.load()
         if kept is not None:
             self._found = dict(kept.tensors)
             self._batches = kept.description["batches"]
             seen = kept.description["witnesses"].items()
-            self._witnesses = {name: Witness(**values) for name, values in seen}
+            self._witnesses = {name: EvalMonitor(**values) for name, values in seen}
 
-    def witness(self, scope: str) -> Witness:
+    def witness(self, scope: str) -> EvalMonitor:
         """Return who watches a part of the evaluation, with what was seen of it before."""
-        return self._witnesses.setdefault(scope, Witness())
+        return self._witnesses.setdefault(scope, EvalMonitor())
 
     def begin(self, work: str, start: Tensor) -> tuple[Tensor, int]:
         """Return what was found so far, and the number of batches that are done.
@@ -47,7 +47,7 @@ class Ledger:
     def note(self, work: str, found: Tensor, batches: int) -> None:
         """Take note of a batch; the state is saved when it is time."""
         self._found[work], self._batches[work] = found, batches
-        self._keeper.offer(self._snapshot)
+        self._keeper.maybe_save(self._snapshot)
 
     def _snapshot(self) -> Snapshot:
         """Return all that the evaluation needs to go on."""

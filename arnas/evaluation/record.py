@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from arnas.attacks.threat import Threat, parse_amount
-from arnas.evaluation.result import FELL, STOOD, Assessment, AttackResult
 from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.result import BROKEN, ROBUST, AttackResult, EvalResult
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import SEAL, check_form, read_json, write_sealed
@@ -97,7 +97,7 @@ class _Record(_Form):
     provenance: dict[str, Any]
 
 
-def to_record(assessment: Assessment) -> dict[str, Any]:
+def to_record(assessment: EvalResult) -> dict[str, Any]:
     """Return an evaluation without its examples as JSON values.
 
     Parameters
@@ -150,13 +150,13 @@ def to_record(assessment: Assessment) -> dict[str, Any]:
     return plain_json(found)
 
 
-def worst_class(assessment: Assessment) -> int:
+def worst_class(assessment: EvalResult) -> int:
     """Return the class with the lowest robust accuracy, of equals the one with the lowest label."""
     classes = assessment.per_class()
     return min(classes, key=lambda label: (classes[label][1].percent, label))
 
 
-def write_record(path: Path, assessment: Assessment) -> None:
+def write_record(path: Path, assessment: EvalResult) -> None:
     """Write the record of an evaluation, atomically; the same evaluation gives the same bytes.
 
     Raises
@@ -167,7 +167,7 @@ def write_record(path: Path, assessment: Assessment) -> None:
     write_sealed(path, to_record(assessment))
 
 
-def read_record(path: Path) -> Assessment:
+def read_record(path: Path) -> EvalResult:
     """Read the record of an evaluation, verified by the sha256 in it.
 
     Raises
@@ -187,7 +187,7 @@ def read_record(path: Path) -> Assessment:
     return assessment
 
 
-def from_record(content: object, path: Path = Path("the record")) -> Assessment:
+def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
     """Return the evaluation that a record describes.
 
     Parameters
@@ -199,7 +199,7 @@ def from_record(content: object, path: Path = Path("the record")) -> Assessment:
 
     Returns
     -------
-    Assessment
+    EvalResult
         Its `x_adv` holds no images: it is of shape (0, 0, 0, 0).
 
     Raises
@@ -216,7 +216,7 @@ def from_record(content: object, path: Path = Path("the record")) -> Assessment:
             parse_amount(point.epsilon)
     except UserError as error:
         raise UserError(f"{path} holds an impossible threat: {one_line(error)}") from None
-    found = Assessment(
+    found = EvalResult(
         threat=threat,
         suite=record.suite,
         clean_accuracy=_accuracy(record.clean),
@@ -240,7 +240,7 @@ def from_record(content: object, path: Path = Path("the record")) -> Assessment:
     return found
 
 
-def mixed_units(assessments: Iterable[Assessment]) -> str | None:
+def mixed_units(assessments: Iterable[EvalResult]) -> str | None:
     """Return why the accuracies of some evaluations do not belong in one table, or None.
 
     Parameters
@@ -294,7 +294,7 @@ def _check_kind(content: object, path: Path) -> None:
     raise UserError(f"{path} is no record of an evaluation, for its format is not '{FORMAT}'.")
 
 
-def _contradiction(record: _Record, found: Assessment) -> str | None:
+def _contradiction(record: _Record, found: EvalResult) -> str | None:
     """Return which numbers of a record do not fit each other, in words, or None."""
     if len(found.attacks) < len(record.attacks) or "clean" in found.attacks:
         return "two of its attacks have one name"
@@ -310,14 +310,14 @@ def _contradiction(record: _Record, found: Assessment) -> str | None:
     return _miscounted(found) or _inexact(record, found)
 
 
-def _miscounted(found: Assessment) -> str | None:
+def _miscounted(found: EvalResult) -> str | None:
     """Return which count is not that of the outcomes, in words, or None."""
-    standing = found.outcomes["clean"] == STOOD
+    standing = found.outcomes["clean"] == ROBUST
     counts = [("clean", found.clean_accuracy, int(standing.sum()))]
     for name, result in found.attacks.items():
-        standing = standing & (found.outcomes[name] == STOOD)
+        standing = standing & (found.outcomes[name] == ROBUST)
         counts.append((name, result.standing, int(standing.sum())))
-        fell = int((found.outcomes[name] == FELL).sum())
+        fell = int((found.outcomes[name] == BROKEN).sum())
         if result.broken > min(result.attacked, fell) or result.attacked > found.n:
             return f"{one_line(name, 40)} broke more images than it attacked or than fell"
     counts.append(("robust", found.robust_accuracy, int(standing.sum())))
@@ -327,7 +327,7 @@ def _miscounted(found: Assessment) -> str | None:
     return None
 
 
-def _inexact(record: _Record, found: Assessment) -> str | None:
+def _inexact(record: _Record, found: EvalResult) -> str | None:
     """Return which derived values of a record are not those of its counts, or None."""
     classes = [
         (label, clean.correct, clean.n, robust.correct, robust.n)

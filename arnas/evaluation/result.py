@@ -14,13 +14,13 @@ from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.run import Check, failed_checks
 from arnas.evaluation.statistics import Accuracy, wilson
 
-FELL, STOOD, SPARED = 0, 1, 2
+BROKEN, ROBUST, SKIPPED = 0, 1, 2
 """Outcomes of an image under an attack; spared are those that had fallen before it."""
 
 
 def withstood(outcomes: Mapping[str, Tensor]) -> Tensor:
     """Return which images were correct and withstood every attack, bool of shape (n,)."""
-    return torch.stack([outcome == STOOD for outcome in outcomes.values()]).all(0)
+    return torch.stack([outcome == ROBUST for outcome in outcomes.values()]).all(0)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AttackResult:
 
 
 @dataclass(frozen=True)
-class Assessment:
+class EvalResult:
     """What `arnas.evaluate` returns."""
 
     threat: Threat
@@ -105,7 +105,7 @@ class Assessment:
 
     def per_class(self) -> dict[int, tuple[Accuracy, Accuracy]]:
         """Return each class's clean and robust accuracy, for the classes that have images."""
-        stood, clean = self.robust_flags, self.outcomes["clean"] == STOOD
+        stood, clean = self.robust_flags, self.outcomes["clean"] == ROBUST
         found = {}
         for label in sorted(set(self.labels.tolist())):
             of_class = self.labels == label

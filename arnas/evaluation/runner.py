@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.square import per_image_numbers
-from arnas.attacks.suites import Component, Draws, Suite, targets_of
+from arnas.attacks.suites import Component, RandomStreams, Suite, targets_of
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import FELL, SPARED, STOOD, withstood
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, withstood
 from arnas.runtime.progress import Report
-from arnas.runtime.resume import Keeper, Snapshot
+from arnas.runtime.resume import Checkpointer, Snapshot
 from arnas.runtime.seeds import per_image_normal, per_image_uniform
 
 PerImage = Callable[[Iterable[object], Tensor, Sequence[int]], Tensor]
@@ -34,11 +34,11 @@ again, and only the last of the batches is not full."""
 
 
 @dataclass
-class Course:
+class SuiteState:
     """How far a suite has come; all that a later process needs to go on."""
 
     tensors: dict[str, Tensor]
-    """``x_adv``: as `arnas.evaluation.result.Assessment`; ``clean`` and each attack's name:
+    """``x_adv``: as `arnas.evaluation.result.EvalResult`; ``clean`` and each attack's name:
     the outcomes so far; ``tries``: int64 of shape (n,), those done of the present attack."""
     finished: list[str] = field(default_factory=list)
     passes: dict[str, list[int]] = field(default_factory=dict)
@@ -87,15 +87,17 @@ class SuiteRun:
     batch_size: int
     expectation: int
     device: torch.device
-    keeper: Keeper
+    checkpointer: Checkpointer
     report: Report
     tally: _Tally = field(default_factory=_Tally)
 
-    def finish(self) -> Course:
+    def finish(self) -> SuiteState:
         """Run what is left of the suite and return what became of the images."""
-        kept = self.keeper.load()
-        course = Course({}) if kept is None else Course(dict(kept.tensors), **kept.description)
-        with attacked(self.model), self._watched(course):
+        kept = self.checkpointer.load()
+        course = (
+            SuiteState({}) if kept is None else SuiteState(dict(kept.tensors), **kept.description)
+        )
+        with frozen_eval(self.model), self._watched(course):
             if "clean" not in course.tensors:
                 course.tensors = {"x_adv": self.x.clone(), "clean": self._clean()}
                 course.passes["clean"] = [*self.tally.take()]
@@ -116,33 +118,33 @@ class SuiteRun:
                 strict=True,
             )
         ]
-        return torch.where(torch.cat(wrong), FELL, STOOD).to(torch.uint8)
+        return torch.where(torch.cat(wrong), BROKEN, ROBUST).to(torch.uint8)
 
-    def _run(self, name: str, component: Component, course: Course) -> None:
+    def _run(self, name: str, component: Component, course: SuiteState) -> None:
         """Try one attack at every image that stands, as often as it says."""
         tensors = course.tensors
         if name not in tensors:
             standing = course.standing()
-            tensors[name] = torch.where(standing, STOOD, SPARED).to(torch.uint8)
+            tensors[name] = torch.where(standing, ROBUST, SKIPPED).to(torch.uint8)
             tensors["tries"] = torch.zeros(len(self.y), dtype=torch.int64)
             course.passes[name] = [0, 0]
         outcome, tries = tensors[name], tensors["tries"]
-        while bool((open_ := (outcome == STOOD) & (tries < component.tries)).any()):
+        while bool((open_ := (outcome == ROBUST) & (tries < component.tries)).any()):
             first = int(tries[open_].min())
             images = (open_ & (tries == first)).nonzero().flatten()
             images = images[: BATCHES * self.batch_size]
             together = min(component.tries - first, max(1, self.batch_size // len(images)))
             broken, x_adv = self._try(name, component, images, range(first, first + together))
-            outcome[images[broken]] = FELL
+            outcome[images[broken]] = BROKEN
             tensors["x_adv"][images[broken]] = x_adv[broken]
             tries[images] += together
             for place, seen in enumerate(self.tally.take()):
                 course.passes[name][place] += seen
             self._tell(course, name)
-            self.keeper.offer(course.snapshot)
+            self.checkpointer.maybe_save(course.snapshot)
         del tensors["tries"]
         course.finished.append(name)
-        self.keeper.offer(course.snapshot)
+        self.checkpointer.maybe_save(course.snapshot)
 
     def _try(
         self, name: str, component: Component, images: Tensor, tries: range
@@ -171,7 +173,7 @@ class SuiteRun:
         chosen = examples[which, torch.arange(len(images), device=which.device)]
         return by_try.any(0).cpu(), chosen.cpu()
 
-    def _draws(self, name: str, images: Tensor, tries: range) -> Draws:
+    def _draws(self, name: str, images: Tensor, tries: range) -> RandomStreams:
         """Return the random numbers of all tries at some images."""
         purposes = [("attack", self.seed, name, number) for number in tries]
         indices = self.indices[images]
@@ -179,13 +181,13 @@ class SuiteRun:
         def numbers(draw: PerImage, shape: tuple[int, ...]) -> Tensor:
             return torch.cat([draw(purpose, indices, shape) for purpose in purposes])
 
-        return Draws(
+        return RandomStreams(
             partial(numbers, per_image_uniform),
             partial(numbers, per_image_normal),
             per_image_numbers(purposes[0], indices),
         )
 
-    def _tell(self, course: Course, name: str) -> None:
+    def _tell(self, course: SuiteState, name: str) -> None:
         """Report the robust accuracy so far and how much of the work is done."""
         standing = course.standing(name)
         share = 100 * float(standing.float().mean())
@@ -202,14 +204,14 @@ class SuiteRun:
         self.report(round(100 * done / max(ahead, 1)), 100, text)
 
     @contextmanager
-    def _watched(self, course: Course) -> Iterator[None]:
+    def _watched(self, course: SuiteState) -> Iterator[None]:
         """Count what goes through the model, and stop between two passes when a signal asks to."""
 
         def look(module: nn.Module, inputs: Any) -> None:
             self.tally.forwards += len(inputs[0])
             self.tally.backwards += len(inputs[0]) * bool(inputs[0].requires_grad)
-            if self.keeper.stopping and course.tensors:
-                self.keeper.offer(course.snapshot)
+            if self.checkpointer.stopping and course.tensors:
+                self.checkpointer.maybe_save(course.snapshot)
 
         # Before the hook by which ranks share a batch: all of them count the same.
         handle = self.model.register_forward_pre_hook(look, prepend=True)

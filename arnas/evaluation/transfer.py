@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.pgd import transferable
-from arnas.attacks.eval_mode import attacked
 from arnas.attacks.reference import square
 from arnas.attacks.threat import Threat
 from arnas.data.placement import on_device
@@ -34,7 +34,7 @@ def opinion(
     Parameters are those of `arnas.evaluation.whitebox.predict`.
     """
     batches = (on_device(part, device or x.device) for part in torch.split(x, batch_size))
-    with attacked(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         parts = [model(batch).softmax(1).max(1) for batch in batches]
     confidence, predicted = (torch.cat(values) for values in zip(*parts, strict=True))
     return Opinion(predicted, confidence)

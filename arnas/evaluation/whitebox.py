@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.folding import folded
-from arnas.attacks.eval_mode import attacked
 from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
 from arnas.data.placement import on_device
 from arnas.evaluation.ledger import Ledger
-from arnas.evaluation.witness import Witness
+from arnas.evaluation.witness import EvalMonitor
 from arnas.runtime.progress import Report
 from arnas.runtime.seeds import per_image_uniform
 
@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
     outcomes: dict[str, Tensor]
     """``clean`` and each attack's name to uint8 of shape (n,): 1 where the image stands. n is the
     number of images, or the limit of a limited attack if that is fewer."""
-    witness: Witness
+    witness: EvalMonitor
 
 
 def predict(
@@ -45,7 +45,7 @@ def predict(
         Where the model is and the answer will be, if it is not that of `x`.
     """
     parts = (on_device(part, device or x.device) for part in torch.split(x, batch_size))
-    with attacked(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         return torch.cat([model(part).argmax(1) for part in parts])
 
 
@@ -126,7 +126,7 @@ def accuracy_curve(
     report: Report,
     ledger: Ledger | None = None,
     scope: str = "curve",
-) -> tuple[Tensor, Witness]:
+) -> tuple[Tensor, EvalMonitor]:
     """Attack a model with growing budgets and return what each image withstood.
 
     An image that falls to a budget falls to every larger one, because the balls are nested; only
@@ -143,7 +143,7 @@ def accuracy_curve(
 
     Returns
     -------
-    tuple of Tensor and Witness
+    tuple of Tensor and EvalMonitor
         uint8 of shape (len(threats), N), 1 where the image stands.
     """
     ledger = ledger or Ledger()
@@ -178,7 +178,7 @@ class _Work(NamedTuple):
     threat: Threat
     batch_size: int
     seed: int
-    witness: Witness
+    witness: EvalMonitor
     ledger: Ledger
 
 

@@ -14,7 +14,7 @@ from arnas.models.weights import weights_sha256
 
 
 @dataclass
-class Witness:
+class EvalMonitor:
     """Sums up every forward pass and every adversarial example of an evaluation."""
 
     forwards: int = 0
@@ -34,9 +34,9 @@ class Witness:
     finite: bool = True
     """Whether every pixel is a finite number."""
 
-    def __add__(self, other: Witness) -> Witness:
+    def __add__(self, other: EvalMonitor) -> EvalMonitor:
         """Return what both have seen together."""
-        return Witness(
+        return EvalMonitor(
             self.forwards + other.forwards,
             self.awake + other.awake,
             self.changed or other.changed,

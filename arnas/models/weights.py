@@ -40,7 +40,9 @@ def weights_sha256(model: nn.Module) -> str:
     return total.hexdigest()
 
 
-def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], shown: str) -> list[str]:
+def load_state_dict_checked(
+    model: nn.Module, tensors: Mapping[str, Tensor], shown: str
+) -> list[str]:
     """Copy weights into a model after comparing names, shapes and kinds of numbers.
 
     Parameters

@@ -21,10 +21,10 @@ import torch.distributed as dist
 from torch import nn
 
 from arnas.attacks.threat import Threat, parse_threat
+from arnas.corruptions.accuracy import corruption_accuracy
 from arnas.data.load import NamedImages, load_images
 from arnas.evaluation.evaluate import BATCH_SIZE, evaluate
-from arnas.evaluation.result import Assessment
-from arnas.corruptions.accuracy import corruption_accuracy
+from arnas.evaluation.result import EvalResult
 from arnas.models.loading.load import LoadedModel, load_model
 from arnas.models.sharing import share_batches
 from arnas.runtime.device import (
@@ -38,15 +38,15 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import digest, environment
 from arnas.runtime.progress import Report, console_report, silent
-from arnas.runtime.ranks import ReadingKeeper, following, leading, my_place
-from arnas.runtime.resume import Keeper, kept
+from arnas.runtime.ranks import ReadOnlyCheckpointer, join_as_worker, launch_workers, rank_info
+from arnas.runtime.resume import Checkpointer, checkpointing
 
 VERSION = 1
 """Raised when an evaluation could come out differently; a state of before is not gone on from."""
 
 
 @dataclass(frozen=True)
-class Order:
+class EvalConfig:
     """What to evaluate."""
 
     model: str
@@ -77,10 +77,10 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What an order names, loaded."""
+class EvalTarget:
+    """What an config names, loaded."""
 
-    order: Order
+    config: EvalConfig
     threat: Threat
     model: LoadedModel
     images: NamedImages
@@ -89,15 +89,20 @@ class Subject:
     @property
     def title(self) -> str:
         """Return what is evaluated, for the log."""
-        return f"{self.model.name} on {self.images.name}, {self.order.threat}"
+        return f"{self.model.name} on {self.images.name}, {self.config.threat}"
 
     @property
     def key(self) -> str:
         """Return what names the state of the evaluation: everything its outcomes depend on."""
-        order = asdict(self.order) | {"weights": None, "model": None, "data": None, "sources": None}
+        config = asdict(self.config) | {
+            "weights": None,
+            "model": None,
+            "data": None,
+            "sources": None,
+        }
         content = {
             "version": VERSION,
-            "order": order,
+            "config": config,
             "threat": asdict(self.threat),
             "model": self.model.sha256,
             "data": [self.images.sha256, self.images.indices.tolist()],
@@ -107,25 +112,25 @@ class Subject:
         return digest(content)
 
 
-def load_subject(order: Order) -> Subject:
-    """Load the model and the images of an order, cheapest refusals first.
+def load_target(config: EvalConfig) -> EvalTarget:
+    """Load the model and the images of an config, cheapest refusals first.
 
     Raises
     ------
     UserError
-        For whatever cannot be meant.
+        For whatever are invalid.
     """
-    threat = parse_threat(order.threat)
+    threat = parse_threat(config.threat)
     for name in ("batch_size", "count", "expectation"):
-        value = getattr(order, name)
+        value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be a whole number from 1 up.")
     images = load_images(
-        order.data,
-        part=order.part,
-        count=order.count,
-        image_size=order.image_size,
-        grey=order.grey,
+        config.data,
+        part=config.part,
+        count=config.count,
+        image_size=config.image_size,
+        grey=config.grey,
     )
     channels, height, width = images.x.shape[1:]
 
@@ -138,79 +143,81 @@ def load_subject(order: Order) -> Subject:
             image_size=(height, width),
         )
 
-    model = load(order.model, order.weights)
-    return Subject(order, threat, model, images, {spec: load(spec) for spec in order.sources})
+    model = load(config.model, config.weights)
+    return EvalTarget(config, threat, model, images, {spec: load(spec) for spec in config.sources})
 
 
-class Assessed(NamedTuple):
+class EvalRun(NamedTuple):
     """What an evaluation came to, and the seconds that this process spent on it."""
 
-    assessment: Assessment
+    assessment: EvalResult
     seconds: float
 
 
 @contextmanager
-def assess(subject: Subject) -> Iterator[Assessed | None]:
-    """Evaluate a subject on the devices of the environment, going on where a killed run was.
+def assess(target: EvalTarget) -> Iterator[EvalRun | None]:
+    """Evaluate a target on the devices of the environment, going on where a killed run was.
 
     Yields what came out, or None in a rank other than 0, which is done then. What earlier processes
     have found is kept until the block is over, so that results that cannot be written are not lost.
     """
-    place = my_place()
+    place = rank_info()
     if place is not None:
         configure_threads()
         configure_determinism()
-        with following(place) as device:
-            _evaluate(subject, device, ReadingKeeper(Path(place.state)), silent, {})
+        with join_as_worker(place) as device:
+            _evaluate(target, device, ReadOnlyCheckpointer(Path(place.state)), silent, {})
         yield None
         return
     words = sys.argv[1:]
     next_line = f"next: python -m arnas {shlex.join(words)}"
     start = time.monotonic()
-    state = state_folder("attack", subject.key)
-    with kept(state, f"attack {subject.title}") as keeper:
-        with _held(subject) as devices:
+    state = state_folder("attack", target.key)
+    with checkpointing(state, f"attack {target.title}") as checkpointer:
+        with _held(target) as devices:
             record = environment(devices.text, configure_threads(), configure_determinism())
-            _say(f"{subject.title}: {subject.images.words}; on {devices.text}")
-            for warning in (*subject.model.warnings, *subject.images.warnings):
+            _say(f"{target.title}: {target.images.words}; on {devices.text}")
+            for warning in (*target.model.warnings, *target.images.warnings):
                 _say(f"warning: {warning}")
             with (
-                leading(["-m", "arnas", *words], devices.all, keeper.folder, next_line),
+                launch_workers(
+                    ["-m", "arnas", *words], devices.all, checkpointer.folder, next_line
+                ),
                 console_report("attack") as report,
             ):
-                found = _evaluate(subject, devices.all[0], keeper, report, record)
-        subject.model.model.cpu()
-        yield Assessed(found, time.monotonic() - start)
+                found = _evaluate(target, devices.all[0], checkpointer, report, record)
+        target.model.model.cpu()
+        yield EvalRun(found, time.monotonic() - start)
 
 
 def _evaluate(
-    subject: Subject,
+    target: EvalTarget,
     device: torch.device,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     report: Report,
     record: Mapping[str, Any],
-) -> Assessment:
+) -> EvalResult:
     """Evaluate on a device whose batches the ranks share."""
-    images, order = subject.images, subject.order
-    model = _placed(subject.model, device)
+    images, config = target.images, target.config
+    model = _placed(target.model, device)
     known = {
-        **subject.model.known,
+        **target.model.known,
         **record,
-        "model": subject.model.name,
-        "model_source": subject.model.source,
+        "model": target.model.name,
+        "model_source": target.model.source,
         "data": images.name,
         "images": images.words,
         "dataset_size": images.dataset_size,
-        "warnings": [*subject.model.warnings, *images.warnings],
-        "epsilon_written": order.threat.partition(":")[2],
+        "warnings": [*target.model.warnings, *images.warnings],
+        "epsilon_written": config.threat.partition(":")[2],
     }
-    if order.corruptions:
+    if config.corruptions:
         table = corruption_accuracy(
             model,
             images.x.to(device),
             images.y.to(device),
-            batch_size=order.batch_size,
-            seed=order.seed,
+            batch_size=config.batch_size,
+            seed=config.seed,
             indices=images.indices,
         )
         mean, side = table.mean.percent, images.x.shape[-1]
@@ -219,16 +226,16 @@ def _evaluate(
         model,
         images.x,
         images.y,
-        subject.threat,
-        order.suite,
-        seed=order.seed,
-        batch_size=order.batch_size,
-        expectation=order.expectation,
+        target.threat,
+        config.suite,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        expectation=config.expectation,
         indices=images.indices,
         known=known,
-        sources={name: _placed(source, device) for name, source in subject.sources.items()},
-        curve=order.curve,
-        keeper=keeper,
+        sources={name: _placed(source, device) for name, source in target.sources.items()},
+        curve=config.curve,
+        checkpointer=checkpointer,
         report=report,
     )
 
@@ -241,7 +248,7 @@ def _placed(loaded: LoadedModel, device: torch.device) -> nn.Module:
 
 
 @contextmanager
-def _held(subject: Subject) -> Iterator[Devices]:
+def _held(target: EvalTarget) -> Iterator[Devices]:
     """Hold the devices; their memory running out is a mistake with a way out."""
     with held_devices(_say) as devices:
         try:
@@ -250,8 +257,8 @@ def _held(subject: Subject) -> Iterator[Devices]:
             if not memory_ran_out(error):
                 raise
             raise UserError(
-                f"{subject.title} does not fit on {devices.text} with --batch-size "
-                f"{subject.order.batch_size}: lower it, or give it more memory."
+                f"{target.title} does not fit on {devices.text} with --batch-size "
+                f"{target.config.batch_size}: lower it, or give it more memory."
             ) from None
 
 
@@ -261,13 +268,13 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def default_stem(subject: Subject) -> Path:
+def default_stem(target: EvalTarget) -> Path:
     """Return where the results go unless it is said: a name made of what was evaluated."""
     words: Sequence[str] = (
-        Path(subject.model.name).stem,
-        Path(subject.images.name).stem,
-        subject.order.threat,
-        subject.order.suite,
+        Path(target.model.name).stem,
+        Path(target.images.name).stem,
+        target.config.threat,
+        target.config.suite,
     )
     name = "_".join(words)
     safe = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in name)

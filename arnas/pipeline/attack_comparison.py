@@ -15,7 +15,7 @@ from arnas.reporting.model.files import shown
 from arnas.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from arnas.evaluation.result import Assessment
+    from arnas.evaluation.result import EvalResult
 
 
 def compare_files(
@@ -61,13 +61,13 @@ def _in_words(paired: Paired) -> str:
     )
 
 
-def _table(found: dict[str, Assessment], allow_flagged: bool) -> Table:
+def _table(found: dict[str, EvalResult], allow_flagged: bool) -> Table:
     """Return evaluations as a table, those that may be ranked first."""
     table = Table(
         "rank", "evaluation", "model", "threat", "suite", "n", "clean", "robust", "checks"
     )
 
-    def order(item: tuple[str, Assessment]) -> tuple[bool, float]:
+    def order(item: tuple[str, EvalResult]) -> tuple[bool, float]:
         ranked = item[1].reliable or allow_flagged
         return not ranked, -item[1].robust
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from arnas.evaluation.result import Assessment
 from arnas.evaluation.record import write_record
+from arnas.evaluation.result import EvalResult
+from arnas.pipeline.attack import EvalConfig, EvalTarget, assess, default_stem, load_target
+from arnas.reporting.model.card import CardMeta, write_model_card
 from arnas.reporting.model.files import (
     as_table,
     check_percentage,
@@ -21,9 +23,7 @@ from arnas.reporting.model.files import (
     write_junit,
 )
 from arnas.reporting.model.page import write_page
-from arnas.reporting.model.card import CardMeta, write_model_card
 from arnas.reporting.model.robustbench import write_robustbench
-from arnas.pipeline.attack import Order, Subject, assess, default_stem, load_subject
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,35 +53,33 @@ class Done(NamedTuple):
     """Why the gate is shut, if it is."""
 
 
-def attack_and_write(order: Order, outputs: Outputs) -> Done | None:
-    """Evaluate an order and write what was asked for; None in a rank other than 0.
+def attack_and_write(config: EvalConfig, outputs: Outputs) -> Done | None:
+    """Evaluate an config and write what was asked for; None in a rank other than 0.
 
     Raises
     ------
     UserError
-        For whatever cannot be meant, before anything is attacked where that can be known.
+        For whatever are invalid, before anything is attacked where that can be known.
     """
     if outputs.fail_under is not None:
         check_percentage(outputs.fail_under)
-    subject = load_subject(order)
-    with assess(subject) as found:
+    target = load_target(config)
+    with assess(target) as found:
         if found is None:
             return None
-        lines = list(_remarks(found.assessment)) + list(
-            _written(subject, found.assessment, outputs)
-        )
+        lines = list(_remarks(found.assessment)) + list(_written(target, found.assessment, outputs))
     refusal = None
     if outputs.fail_under is not None:
         refusal = gate(found.assessment, outputs.fail_under, allow_flagged=outputs.allow_flagged)
     lines.append(f"Took {found.seconds:.0f} s.")
-    return Done(as_table(found.assessment, subject.title), lines, refusal)
+    return Done(as_table(found.assessment, target.title), lines, refusal)
 
 
-def _remarks(assessment: Assessment) -> Iterator[str]:
+def _remarks(assessment: EvalResult) -> Iterator[str]:
     """Yield a line about every check that does not pass, and about what was left out."""
     for check in assessment.checks:
         if check.status in {"WARN", "FAIL"}:
-            yield f"{check.status} {check.id}: {check.figure}. What to do: {check.advice}."
+            yield f"{check.status} {check.id}: {check.figure}. Fix: {check.advice}."
     left_out = assessment.provenance.get("suite_leaves_out")
     if left_out:
         yield f"Left out of the standard suite: {left_out}. Not for a table beside full ones."
@@ -90,17 +88,17 @@ def _remarks(assessment: Assessment) -> Iterator[str]:
         yield f"Accuracy against epsilon: {', '.join(points)}"
 
 
-def _written(subject: Subject, assessment: Assessment, outputs: Outputs) -> Iterator[str]:
+def _written(target: EvalTarget, assessment: EvalResult, outputs: Outputs) -> Iterator[str]:
     """Write every file and yield a line about each."""
-    stem = outputs.stem or default_stem(subject)
+    stem = outputs.stem or default_stem(target)
     if stem.suffix in {".json", ".html"}:
         stem = stem.with_suffix("")
     record, page = (stem.with_name(stem.name + ending) for ending in (".json", ".html"))
-    images, model = subject.images, subject.model.model
-    predicted = predict(model, assessment.x_adv, subject.order.batch_size)
+    images, model = target.images, target.model.model
+    predicted = predict(model, assessment.x_adv, target.config.batch_size)
     write_record(record, assessment)
     yield f"JSON: {record}"
-    write_page(page, assessment, subject.title, x=images.x, predicted=predicted)
+    write_page(page, assessment, target.title, x=images.x, predicted=predicted)
     yield f"Page: {page}"
     if outputs.junit is not None:
         write_junit(
@@ -109,7 +107,7 @@ def _written(subject: Subject, assessment: Assessment, outputs: Outputs) -> Iter
         yield f"JUnit: {outputs.junit}"
     if outputs.examples is not None:
         files = export_examples(outputs.examples, assessment, images.x, predicted)
-        rounded = recount_rounded(model, assessment, images.x, subject.order.batch_size)
+        rounded = recount_rounded(model, assessment, images.x, target.config.batch_size)
         yield (
             f"Examples: {outputs.examples} ({len(files)} files); rounded to 8 bits as in the "
             f"pictures the accuracy is {rounded.accuracy.percent:.2f} %, and {rounded.outside} "

@@ -16,13 +16,13 @@ from typing import Any
 
 from arnas.config.load import DEFAULT_PATH, load_params, params_path
 from arnas.config.params import Params
+from arnas.pipeline.freshness import ReadManifest, why_stale
+from arnas.pipeline.jobs import Instance, instances
 from arnas.runtime.abandoned import state_slots
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file
 from arnas.runtime.history import state_root
 from arnas.runtime.manifest import manifest_or_empty
-from arnas.pipeline.freshness import ReadManifest, why_stale
-from arnas.pipeline.jobs import Instance, instances
 
 
 @dataclass(frozen=True)

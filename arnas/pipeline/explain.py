@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 
 from arnas.config.params import Params
-from arnas.runtime.errors import UserError
-from arnas.runtime.manifest import manifest_or_empty
 from arnas.pipeline.freshness import ReadManifest, why_stale
 from arnas.pipeline.jobs import Instance, instances
 from arnas.pipeline.snakemake import altered_input
+from arnas.runtime.errors import UserError
+from arnas.runtime.manifest import manifest_or_empty
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.runtime.files import canonical_json, sha256_file, write_json
-from arnas.runtime.manifest import digest, fingerprint, manifest_or_empty
 from arnas.pipeline.jobs import Instance, find_instance, lookup
 from arnas.pipeline.plan import stage_versions
+from arnas.runtime.files import canonical_json, sha256_file, write_json
+from arnas.runtime.manifest import digest, fingerprint, manifest_or_empty
 
 TOKENS = Path(".arnas/tokens")
 LONG_AGO = 1_000_000_000
@@ -83,7 +83,7 @@ def why_stale(
     if now != set(recorded):
         more, fewer = _listed(now - set(recorded)), _listed(set(recorded) - now)
         return (
-            "its inputs are others"
+            "its input files changed"
             + (more and f", now also {more}")
             + (fewer and f", no more {fewer}")
         )

@@ -11,8 +11,8 @@ from typing import Any
 
 from arnas.config.params import Params
 from arnas.data.options import NpzOptions
-from arnas.runtime.errors import UserError
 from arnas.pipeline.plan import STAGES, Stage, stage_by_name
+from arnas.runtime.errors import UserError
 
 USER_FILE = "user_file"
 """Key of the input that no stage makes."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from arnas.pipeline.jobs import Instance
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_json, read_json_lines
-from arnas.pipeline.jobs import Instance
 
 
 def key_figure(instance: Instance) -> str:

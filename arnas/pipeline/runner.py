@@ -19,6 +19,8 @@ from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.data.options import user_file
 from arnas.models.sharing import share_batches, share_statistics
+from arnas.pipeline.freshness import describe
+from arnas.pipeline.jobs import USER_FILE, Instance, find_instance
 from arnas.runtime.device import (
     Devices,
     configure_determinism,
@@ -31,10 +33,14 @@ from arnas.runtime.files import sha256_file, unwritable
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import environment, manifest_or_empty, write_manifest
 from arnas.runtime.progress import Report, console_report, silent
-from arnas.runtime.ranks import Place, ReadingKeeper, following, leading, my_place
-from arnas.runtime.resume import Keeper, kept
-from arnas.pipeline.freshness import describe
-from arnas.pipeline.jobs import USER_FILE, Instance, find_instance
+from arnas.runtime.ranks import (
+    RankInfo,
+    ReadOnlyCheckpointer,
+    join_as_worker,
+    launch_workers,
+    rank_info,
+)
+from arnas.runtime.resume import Checkpointer, checkpointing
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Job:
     report: Report
     state: Path
     """Where the run keeps what outlives a kill, outside every engine's outputs."""
-    keeper: Keeper
+    checkpointer: Checkpointer
     """Keeps the state of a loop there."""
 
     @property
@@ -100,7 +106,7 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
     """
     params = load_params()
     instance = find_instance(command, axes, params)
-    place = my_place()
+    place = rank_info()
     if place is not None:
         _follow(place, params, instance, function)
         return
@@ -115,18 +121,20 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
     following_line = _next_command(instance)
     with (
         _followed_by(following_line),
-        kept(state, instance.title, str(instance.manifest)) as keeper,
+        checkpointing(state, instance.title, str(instance.manifest)) as checkpointer,
         _devices(instance) as devices,
     ):
         threads, start = configure_threads(), time.monotonic()
         record = environment(devices.text, threads, configure_determinism())
         _say(instance, f"on {devices.text}, threads {threads}")
         with (
-            leading(instance.command[1:], devices.all, keeper.folder, following_line),
+            launch_workers(instance.command[1:], devices.all, checkpointer.folder, following_line),
             _withdrawn(instance),
             console_report(instance.title) as report,
         ):
-            function(Job(params, instance, devices.all[0], report, keeper.folder, keeper))
+            function(
+                Job(params, instance, devices.all[0], report, checkpointer.folder, checkpointer)
+            )
         outputs = {str(path): sha256_file(path) for path in instance.outputs.values()}
         write_manifest(
             instance.manifest,
@@ -137,15 +145,22 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
         )
 
 
-def _follow(place: Place, params: Params, instance: Instance, function: StageFunction) -> None:
+def _follow(place: RankInfo, params: Params, instance: Instance, function: StageFunction) -> None:
     """Do the work of an instance as a rank other than 0, which writes nothing of it."""
     configure_threads()
     configure_determinism()
-    with following(place) as device, TemporaryDirectory() as scratch:
+    with join_as_worker(place) as device, TemporaryDirectory() as scratch:
         outputs = {key: Path(scratch, key, path.name) for key, path in instance.outputs.items()}
-        keeper = ReadingKeeper(Path(place.state))
+        checkpointer = ReadOnlyCheckpointer(Path(place.state))
         function(
-            Job(params, replace(instance, outputs=outputs), device, silent, Path(scratch), keeper)
+            Job(
+                params,
+                replace(instance, outputs=outputs),
+                device,
+                silent,
+                Path(scratch),
+                checkpointer,
+            )
         )
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.runtime.files import sha256_file
-from arnas.runtime.manifest import manifest_or_empty
 from arnas.pipeline.freshness import why_stale
 from arnas.pipeline.jobs import Instance, instances
+from arnas.runtime.files import sha256_file
+from arnas.runtime.manifest import manifest_or_empty
 
 
 def put_in_order(config: Mapping[str, Any]) -> None:

@@ -17,12 +17,12 @@ from typing import Any, Literal
 import yaml
 
 from arnas.config.params import Params
-from arnas.runtime.abandoned import StateSlot, age, state_slots
-from arnas.runtime.history import state_root
-from arnas.runtime.manifest import manifest_or_empty
 from arnas.pipeline.freshness import ReadManifest, describe, recorded_sha256, why_stale
 from arnas.pipeline.jobs import Instance, instances, lookup
 from arnas.pipeline.key_figures import key_figure
+from arnas.runtime.abandoned import StateSlot, age, state_slots
+from arnas.runtime.history import state_root
+from arnas.runtime.manifest import manifest_or_empty
 
 State = Literal["done", "running", "partial", "stale", "missing", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "partial", "stale", "missing", "waiting")

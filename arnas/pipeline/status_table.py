@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from arnas.config.params import Params
-from arnas.runtime.abandoned import age
 from arnas.pipeline.status import Overview, State, overview
+from arnas.runtime.abandoned import age
 
 COLOURS: dict[State, str] = {
     "done": "green",

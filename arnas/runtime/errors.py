@@ -43,7 +43,7 @@ def one_sentence() -> Iterator[None]:
         sys.exit(2)
     except Preempted as stopped:
         with suppress(OSError):  # whoever read it may have been stopped too
-            sentence = f"stopped by {stopped}; the same command goes on from here."
+            sentence = f"stopped by {stopped}; rerun the same command to resume."
             sys.stderr.write("\n".join([sentence, *_notes(stopped)]) + "\n")
         sys.exit(STOPPED)
 

@@ -27,10 +27,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from arnas.runtime.errors import STOPPED, UserError
 from arnas.runtime.files import TensorFile
-from arnas.runtime.resume import SIGNALS, FolderKeeper, Snapshot
+from arnas.runtime.resume import SIGNALS, FolderCheckpointer, Snapshot
 
 VARIABLE = "ARNAS_FOLLOWS"
-"""Holds the `Place` of a process that is not rank 0; set by rank 0 and by nobody else."""
+"""Holds the `RankInfo` of a process that is not rank 0; set by rank 0 and by nobody else."""
 HOST = "127.0.0.1"
 GRACE_SECONDS = 10
 """How long a rank that met a mistake waits for rank 0, which meets the same and says so."""
@@ -38,7 +38,7 @@ TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Which rank a process is."""
 
     rank: int
@@ -50,14 +50,14 @@ class Place:
     """Folder of the state that all of them go on from."""
 
 
-def my_place() -> Place | None:
+def rank_info() -> RankInfo | None:
     """Return the place that rank 0 gave this process; None for a process of its own."""
     text = os.environ.get(VARIABLE)
-    return None if text is None else Place(**json.loads(text))
+    return None if text is None else RankInfo(**json.loads(text))
 
 
 @contextmanager
-def leading(
+def launch_workers(
     words: Sequence[str], devices: Sequence[torch.device], state: Path, last_words: str
 ) -> Iterator[None]:
     """Start a process for every device but the first, and be their rank 0 meanwhile.
@@ -79,7 +79,7 @@ def leading(
     store = TCPStore(HOST, 0, len(devices), is_master=True, wait_for_workers=False, timeout=TIMEOUT)
     others = []
     for rank, device in enumerate(devices[1:], start=1):
-        place = Place(rank, len(devices), store.port, str(device), str(state))
+        place = RankInfo(rank, len(devices), store.port, str(device), str(state))
         environment = os.environ | {VARIABLE: json.dumps(asdict(place))}
         command = [sys.executable, *words]
         others.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
@@ -108,14 +108,14 @@ def _leave_with(
     if ending.is_set():
         return
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    sentence = f"error: rank {rank} ended by {how}; the same command goes on from here."
+    sentence = f"error: rank {rank} ended by {how}; rerun the same command to resume."
     sys.stderr.write(f"{sentence}\n{last_words}\n")
     sys.stderr.flush()
     os._exit(STOPPED)
 
 
 @contextmanager
-def following(place: Place) -> Iterator[torch.device]:
+def join_as_worker(place: RankInfo) -> Iterator[torch.device]:
     """Be a rank other than 0, and yield its device; ends with the process that started it."""
     end = threading.Thread(target=_end_with_leader, daemon=True)
     end.start()
@@ -155,17 +155,17 @@ def _group(store: TCPStore, rank: int, devices: Sequence[torch.device]) -> Itera
         dist.destroy_process_group()
 
 
-class ReadingKeeper:
+class ReadOnlyCheckpointer:
     """Goes on from the state that rank 0 keeps, and keeps none."""
 
     stopping = False
 
     def __init__(self, folder: Path) -> None:
-        self._keeper = FolderKeeper(folder, interval=0)
+        self._keeper = FolderCheckpointer(folder, interval=0)
 
     def load(self) -> TensorFile | None:
         """Return the newest state that is whole; rank 0 names a damaged one."""
         return self._keeper.load(quiet=True)
 
-    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
         """Keep nothing."""

@@ -56,7 +56,7 @@ class Snapshot(NamedTuple):
     """JSON values."""
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """What a loop asks for its earlier state and offers its present one."""
 
     @property
@@ -66,26 +66,26 @@ class Keeper(Protocol):
     def load(self) -> TensorFile | None:
         """Return the state of an earlier run that was cut short, if there is one."""
 
-    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
         """Save if it is time, or if `now`; called between two steps."""
 
 
-class _Forgetful:
-    """A keeper that keeps nothing."""
+class _NoCheckpoint:
+    """A checkpointer that keeps nothing."""
 
     stopping = False
 
     def load(self) -> None:
         return None
 
-    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
         return None
 
 
-FORGETFUL: Keeper = _Forgetful()
+NO_CHECKPOINT: Checkpointer = _NoCheckpoint()
 
 
-class FolderKeeper:
+class FolderCheckpointer:
     """Keeps the state of one run in a folder.
 
     The run goes on while a copy of a large state is written by a thread: digest and disk take
@@ -131,7 +131,7 @@ class FolderKeeper:
         self._number, newest = max(found, key=lambda pair: pair[0])
         return newest
 
-    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
         """Save if it is time, or if `now`; after a signal, save and leave.
 
         Raises
@@ -190,8 +190,8 @@ def save_interval() -> float:
 
 
 @contextmanager
-def kept(folder: Path, title: str, result: str = "") -> Iterator[FolderKeeper]:
-    """Yield the keeper of a run that this process alone works on; remove the state on success.
+def checkpointing(folder: Path, title: str, result: str = "") -> Iterator[FolderCheckpointer]:
+    """Yield the checkpointer of a run that no other process works on; remove the state on success.
 
     Copies of a checkout that work on the same result at once, as experiments of DVC do, have a
     slot each; in one checkout a second process is refused.
@@ -226,12 +226,12 @@ def kept(folder: Path, title: str, result: str = "") -> Iterator[FolderKeeper]:
             raise unwritable(slot, error) from None
     try:
         write_json(slot / "holder.json", {**_myself(), "title": title, "result": result})
-        keeper = FolderKeeper(slot, save_interval())
+        checkpointer = FolderCheckpointer(slot, save_interval())
         try:
-            with _asking(keeper):
-                yield keeper
+            with _asking(checkpointer):
+                yield checkpointer
         finally:
-            keeper.close()
+            checkpointer.close()
         shutil.rmtree(slot)
         with suppress(OSError):  # other slots, or a history that another process writes
             folder.rmdir()
@@ -261,11 +261,11 @@ def _holder(slot: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _asking(keeper: FolderKeeper) -> Iterator[None]:
-    """Let the signals that ask to stop reach the keeper instead of ending the process at once."""
+def _asking(checkpointer: FolderCheckpointer) -> Iterator[None]:
+    """Let the signals that ask to stop reach the checkpointer instead of ending the process."""
     here = threading.current_thread() is threading.main_thread()
     # Elsewhere signals cannot be caught, and end the process as ever.
-    before = {number: signal.signal(number, keeper.ask) for number in SIGNALS if here}
+    before = {number: signal.signal(number, checkpointer.ask) for number in SIGNALS if here}
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""From architecture tables to a genotype."""
+"""From architecture parameters to a genotype."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def derive_cell(table: Tensor) -> Cell:
 
 
 def derive_genotype(tables: Mapping[str, Tensor], origin: str) -> Genotype:
-    """Return the genotype of a set of architecture tables; `origin` names the run."""
+    """Return the genotype of a set of architecture parameters; `origin` names the run."""
     return Genotype({kind: derive_cell(table) for kind, table in tables.items()}, origin)
 
 

@@ -1,4 +1,4 @@
-"""Gradients of validation losses with respect to the architecture tables.
+"""Gradients of validation losses with respect to the architecture parameters.
 
 First order takes the weights as constant. Second order looks one virtual weight step ahead and
 corrects for it by a finite difference (DARTS, arXiv 1806.09055, equations 6 to 8).

@@ -20,7 +20,7 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile
 from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
-from arnas.runtime.resume import FORGETFUL, Keeper, Snapshot
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, Snapshot
 from arnas.runtime.seeds import make_generator
 from arnas.search.derive import collapsed, count_skips, derive_genotype
 from arnas.search.options import SupernetOptions
@@ -98,7 +98,7 @@ def run_stage(
     task: SearchTask,
     report: Report,
     record: Record = discard,
-    keeper: Keeper = FORGETFUL,
+    checkpointer: Checkpointer = NO_CHECKPOINT,
 ) -> list[dict[str, Any]]:
     """Run the epochs of one stage and return one row of figures for each.
 
@@ -110,18 +110,18 @@ def run_stage(
         The stage, its data and its settings.
     report, record
         Called after every epoch, with its figures in words and as a row.
-    keeper
+    checkpointer
         Keeps the state of a run that is cut short, so that the next one ends with the same bytes.
     """
-    walk = _resume(state, keeper.load())
+    walk = _resume(state, checkpointer.load())
     for row in walk.history:
         record(row)
     while walk.done < task.plan.epochs:
-        row = _run_epoch(state, task, walk, keeper)
+        row = _run_epoch(state, task, walk, checkpointer)
         walk.history.append(row)
         walk.done, walk.step, walk.figures = walk.done + 1, 0, {}
         record(row)
-        keeper.offer(lambda: _snapshot(state, walk), now=True)
+        checkpointer.maybe_save(lambda: _snapshot(state, walk), now=True)
         report(walk.done, task.plan.epochs, _headline(row))
     return walk.history
 
@@ -137,7 +137,9 @@ def _headline(row: dict[str, Any]) -> str:
     return text
 
 
-def _run_epoch(state: SearchState, task: SearchTask, walk: _Walk, keeper: Keeper) -> dict[str, Any]:
+def _run_epoch(
+    state: SearchState, task: SearchTask, walk: _Walk, checkpointer: Checkpointer
+) -> dict[str, Any]:
     """Run one epoch, or what is left of it, and return its figures."""
     warmup = walk.done < task.plan.warmup_epochs
     epoch, data, options = state.epochs, task.data, task.options
@@ -168,7 +170,7 @@ def _run_epoch(state: SearchState, task: SearchTask, walk: _Walk, keeper: Keeper
         for name, value in measured.items():
             walk.figures.setdefault(name, []).append(value)
         walk.step = step + 1
-        keeper.offer(lambda: _snapshot(state, walk))
+        checkpointer.maybe_save(lambda: _snapshot(state, walk))
     tables = {kind: table.cpu() for kind, table in state.supernet.tables().items()}
     state.trajectory.append(tables)
     return _summarise(task.plan, epoch, rate, walk.figures, tables)

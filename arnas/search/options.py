@@ -58,7 +58,7 @@ class WeightOptions(Options):
 
 
 class AlphaOptions(Options):
-    """Adam on the architecture tables."""
+    """Adam on the architecture parameters."""
 
     learning_rate: float = Field(default=0.0003, gt=0)
     beta1: float = Field(default=0.5, ge=0, lt=1)

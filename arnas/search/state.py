@@ -155,7 +155,7 @@ def _foreign(path: Path, reason: str) -> UserError:
 def load_trajectory(
     path: Path, expected: Mapping[str, Any] | None = None
 ) -> list[dict[str, Tensor]]:
-    """Return the architecture tables before the first epoch and after each one.
+    """Return the architecture parameters before the first epoch and after each one.
 
     Parameters
     ----------
@@ -213,6 +213,6 @@ def _trajectory(tensors: dict[str, Tensor], path: Path) -> list[dict[str, Tensor
         and gammas.is_floating_point()
     )
     if not whole:
-        raise UserError(f"{path} holds no architecture tables of a search: rerun the search.")
+        raise UserError(f"{path} holds no architecture parameters of a search: rerun the search.")
     kinds = sorted(stacked)
     return [{k: stacked[k][i] for k in kinds} for i in range(len(stacked["reduction"]))]

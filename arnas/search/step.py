@@ -36,7 +36,7 @@ class StagePlan:
 
 
 class Direction(NamedTuple):
-    """What the architecture tables follow in one step."""
+    """What the architecture parameters follow in one step."""
 
     gradient: Tensor
     gamma: float

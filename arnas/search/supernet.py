@@ -222,9 +222,9 @@ class Supernet(nn.Module):
     channels, cells
         Initial channels and number of cells.
     alpha_scale
-        Standard deviation of the initial architecture tables.
+        Standard deviation of the initial architecture parameters.
     seed
-        Seed of the initial architecture tables.
+        Seed of the initial architecture parameters.
 
     Notes
     -----
@@ -266,7 +266,7 @@ class Supernet(nn.Module):
         )
 
     def weights(self) -> list[nn.Parameter]:
-        """Return the trainable parameters other than the architecture tables."""
+        """Return the trainable parameters other than the architecture parameters."""
         return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
 
     def tables(self) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from arnas.data.splits import read_info
 from arnas.evaluation.outcomes import load_examples
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import model_from_description, read_origin
+from arnas.pipeline.jobs import named, producers
+from arnas.pipeline.runner import Job
 from arnas.reporting.run.architecture import (
     alpha_rows,
     dataset_row,
@@ -19,8 +21,6 @@ from arnas.reporting.run.architecture import (
 from arnas.reporting.run.tables import Row, write_tables
 from arnas.search.state import load_course
 from arnas.spaces.network import DerivedNetwork
-from arnas.pipeline.jobs import named, producers
-from arnas.pipeline.runner import Job
 
 
 def run(job: Job) -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from arnas.data.placement import fits
 from arnas.data.splits import Splits, load_splits
-from arnas.runtime.device import use_full_float32
 from arnas.pipeline.runner import Job
+from arnas.runtime.device import use_full_float32
 
 STEP = 1024
 """Images of a large set that are made float together."""

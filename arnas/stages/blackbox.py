@@ -10,17 +10,17 @@ from torch import Tensor
 
 from arnas.attacks.folding import folded
 from arnas.attacks.reference import package_name
-from arnas.evaluation.checks.run import run as checks
-from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
+from arnas.evaluation.checks import run as checks
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.outcomes import load_examples
+from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
 from arnas.evaluation.whitebox import predict
-from arnas.evaluation.witness import Witness
+from arnas.evaluation.witness import EvalMonitor
 from arnas.models.registry import load_trained
-from arnas.runtime.files import save_tensors
-from arnas.stages.attacked import images_to_attack
 from arnas.pipeline.jobs import named, producers
 from arnas.pipeline.runner import Job
+from arnas.runtime.files import save_tensors
+from arnas.stages.attacked import images_to_attack
 
 
 def make_examples(job: Job) -> None:
@@ -31,7 +31,7 @@ def make_examples(job: Job) -> None:
     threat = threat_options.threat()
     model, origin = load_trained(job.inputs["selected"], splits.info, *named(job.axes)[1:])
     job.placed(model)
-    copy, ledger = folded(model), Ledger(job.keeper)
+    copy, ledger = folded(model), Ledger(job.checkpointer)
     x_adv = transfer_examples(
         copy,
         x,
@@ -56,7 +56,7 @@ def make_examples(job: Job) -> None:
         batch_size=options.batch_size,
         ledger=ledger,
     )
-    witness = Witness()
+    witness = EvalMonitor()
     witness.see(x, x_adv, threat)
     witness.see(x[:n], found, threat)
     verdict = checks.box_and_ball(witness)._replace(id="blackbox_box_and_ball")

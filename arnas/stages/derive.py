@@ -1,13 +1,13 @@
-"""Stage `derive`: the architecture tables of the chosen epoch become a genotype and its drawing."""
+"""Stage `derive`: the architecture parameters of the chosen epoch become a drawn genotype."""
 
 from __future__ import annotations
 
+from arnas.pipeline.runner import Job
 from arnas.reporting.run.cells import draw_cells
 from arnas.runtime.errors import UserError
 from arnas.search.derive import collapsed, count_skips, derive_genotype
 from arnas.search.state import load_trajectory
 from arnas.spaces.genotype import save_genotype
-from arnas.pipeline.runner import Job
 
 
 def run(job: Job) -> None:

@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 
 from arnas.data.splits import PARTS, Splits, load_splits
 from arnas.evaluation.outcomes import load_examples
-from arnas.reporting import figures, search_figures
+from arnas.pipeline.jobs import instances, named, producers
+from arnas.pipeline.plan import FIGURES
+from arnas.pipeline.runner import Job
+from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.cells import cells_figure
 from arnas.reporting.run.page import ReportContent, render
 from arnas.reporting.run.style import styled, svg_bytes
@@ -21,9 +24,6 @@ from arnas.reporting.run.words import join
 from arnas.runtime.files import write_bytes
 from arnas.runtime.manifest import environment, manifest_or_empty
 from arnas.spaces.genotype import load_genotype
-from arnas.pipeline.jobs import instances, named, producers
-from arnas.pipeline.plan import FIGURES
-from arnas.pipeline.runner import Job
 
 Tables = Mapping[str, pd.DataFrame]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from arnas.data.placement import placed
 from arnas.data.splits import load_splits
 from arnas.models.registry import save_weights
+from arnas.pipeline.network import plan_network
+from arnas.pipeline.runner import Job
 from arnas.runtime.history import growing_history
 from arnas.runtime.seeds import seeded
 from arnas.spaces.genotype import load_genotype
-from arnas.pipeline.network import plan_network
-from arnas.pipeline.runner import Job
 from arnas.training.loop import TrainingData, TrainingTask, train
 
 
@@ -37,7 +37,7 @@ def run(job: Job) -> None:
         ("retrain", job.seed),
     )
     with growing_history(job.state, job.outputs["history"]) as record:
-        result = train(model, task, job.report, record, job.keeper)
+        result = train(model, task, job.report, record, job.checkpointer)
     for key, checkpoint in (("last", result.last), ("selected", result.selected)):
         model.load_state_dict(checkpoint.weights)
         provenance = {

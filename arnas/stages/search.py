@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from arnas.data.placement import placed
 from arnas.data.splits import load_splits
+from arnas.pipeline.runner import Job
 from arnas.runtime.history import growing_history
 from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.options import AdversarialStageOptions, MultiobjectiveStageOptions
 from arnas.search.state import load_state, new_state, save_state
 from arnas.search.step import StagePlan
-from arnas.pipeline.runner import Job
 
 
 def run_adversarial(job: Job) -> None:
@@ -79,5 +79,5 @@ def _run(job: Job, plan: StagePlan) -> None:
         job.seed,
     )
     with growing_history(job.state, job.outputs["history"]) as record:
-        run_stage(state, task, job.report, record, job.keeper)
+        run_stage(state, task, job.report, record, job.checkpointer)
     save_state(job.outputs["state"], state, run)

@@ -8,9 +8,11 @@ import pandas as pd
 
 from arnas.evaluation.outcomes import load_outcomes, load_scores
 from arnas.models.registry import read_origin
+from arnas.pipeline.jobs import Instance, named, producers
+from arnas.pipeline.runner import Job
 from arnas.reporting.published.compare import Network, compare, network
-from arnas.reporting.run.histories import search_history, training_history
 from arnas.reporting.published.sources import load_published
+from arnas.reporting.run.histories import search_history, training_history
 from arnas.reporting.run.tables import (
     Row,
     blackbox_rows,
@@ -26,8 +28,6 @@ from arnas.reporting.run.tables import (
     write_tables,
 )
 from arnas.runtime.files import write_json
-from arnas.pipeline.jobs import Instance, named, producers
-from arnas.pipeline.runner import Job
 
 
 def run(job: Job) -> None:

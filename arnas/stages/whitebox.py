@@ -8,23 +8,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from arnas.attacks.registry import ATTACKS
 from arnas.attacks.reference import package_name
+from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.splits import Splits, leaked
-from arnas.evaluation.checks.run import run as checks
+from arnas.evaluation.checks import run as checks
 from arnas.evaluation.checks.run import Check
-from arnas.evaluation.statistics import wilson
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.options import AttackName
+from arnas.evaluation.statistics import wilson
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
-from arnas.evaluation.witness import Witness
+from arnas.evaluation.witness import EvalMonitor
 from arnas.models.registry import load_trained
+from arnas.pipeline.jobs import named
+from arnas.pipeline.runner import Job
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
 from arnas.stages.attacked import images_to_attack
-from arnas.pipeline.jobs import named
-from arnas.pipeline.runner import Job
 from arnas.training.losses import LOSSES
 
 CURVE_ATTACK: AttackName = "pgd20"
@@ -40,7 +40,7 @@ def run(job: Job) -> None:
     provenance: dict[str, Any] = {}
     earlier: dict[str, Tensor] = {}
     verdicts: list[Check] = []
-    seen, ledger = Witness(), Ledger(job.keeper)
+    seen, ledger = EvalMonitor(), Ledger(job.checkpointer)
     curve = [Threat(threat.norm, parse_amount(epsilon)) for epsilon in options.epsilon_curve]
     done, planned = 0, 2 + len(options.attacks) + len(options.last_attacks) + len(curve)
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
@@ -107,7 +107,7 @@ def _curve(
     curve: list[Threat],
     total: int,
     before: int,
-) -> tuple[Tensor, Witness]:
+) -> tuple[Tensor, EvalMonitor]:
     """Return who of the first test images withstands each budget of the curve."""
     options = job.params.whitebox
     n = options.curve_images

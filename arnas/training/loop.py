@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.pgd import pgd
-from arnas.attacks.eval_mode import attacked
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch, batches_per_epoch, epoch_batches
 from arnas.data.placement import on_device
@@ -23,7 +23,7 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile
 from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
-from arnas.runtime.resume import FORGETFUL, Keeper, Snapshot
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, Snapshot
 from arnas.runtime.seeds import make_generator
 from arnas.spaces.network import CellNetwork
 from arnas.training.losses import LOSSES, Loss, LossEntry, Step
@@ -165,7 +165,7 @@ def train(
     task: TrainingTask,
     report: Report,
     record: Record = discard,
-    keeper: Keeper = FORGETFUL,
+    checkpointer: Checkpointer = NO_CHECKPOINT,
 ) -> TrainingResult:
     """Train `model` in place and keep its last and its selected checkpoint.
 
@@ -177,7 +177,7 @@ def train(
         Loss, data and recipe.
     report, record
         Called after every epoch, with its figures in words and as a row.
-    keeper
+    checkpointer
         Keeps the state of a run that is cut short, so that the next one ends with the same bytes.
     """
     entry, options = LOSSES[task.loss], task.options
@@ -188,11 +188,11 @@ def train(
         weight_decay=options.weight_decay,
     )
     score = _score(entry, options)
-    walk = _resume(model, optimiser, keeper.load())
+    walk = _resume(model, optimiser, checkpointer.load())
     for row in walk.history:
         record(row)
     while walk.epoch < options.epochs:
-        row = _train_epoch(model, entry.loss, optimiser, task, walk, keeper)
+        row = _train_epoch(model, entry.loss, optimiser, task, walk, checkpointer)
         seen = LabelledImages(*(part[: options.selection.train_images] for part in task.data.train))
         train_clean, train_robust = measure(model, seen, task, "train")
         clean, robust = measure(model, task.data.selection, task, "selection")
@@ -212,7 +212,7 @@ def train(
         ):
             walk.selected = last
         text = f"loss {row['train_loss']:.3f}, selection clean {clean:.1f} robust {robust:.1f}"
-        keeper.offer(lambda: _snapshot(model, optimiser, walk), now=True)
+        checkpointer.maybe_save(lambda: _snapshot(model, optimiser, walk), now=True)
         report(walk.epoch, options.epochs, text)
     assert walk.selected is not None
     return TrainingResult(_checkpoint(model, walk), walk.selected, walk.history)
@@ -241,7 +241,7 @@ def _train_epoch(
     optimiser: torch.optim.SGD,
     task: TrainingTask,
     walk: _Walk,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
 ) -> dict[str, float]:
     """Run one epoch, or what is left of it, and return its mean loss and accuracy (percent)."""
     model.train()
@@ -268,7 +268,7 @@ def _train_epoch(
         walk.correct += int((value.logits.argmax(1) == batch.y).sum())
         walk.seen += len(batch.y)
         walk.step = step + 1
-        keeper.offer(lambda: _snapshot(model, optimiser, walk))
+        checkpointer.maybe_save(lambda: _snapshot(model, optimiser, walk))
     if not math.isfinite(walk.losses):
         raise UserError(
             f"the training loss is {walk.losses} in epoch {epoch + 1}: lower the recipe's "
@@ -323,7 +323,7 @@ def measure(
             generator=generator,
             keep="last",
         )
-        with attacked(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             right = model(x).argmax(1) == y
             clean += int(right.sum())
             robust += int((right & (model(x_adv).argmax(1) == y)).sum())

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.pgd import pgd
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, cross_entropy
+from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch
 from arnas.training.options import RetrainOptions
@@ -94,7 +94,7 @@ def trades_loss(step: Step) -> LossValue:
     the same in every step of the attack, so it is made once.
     """
     x, y = step.batch
-    with attacked(step.model, step.options.attack.batch_norm), torch.no_grad():
+    with frozen_eval(step.model, step.options.attack.batch_norm), torch.no_grad():
         target = step.model(x)
     x_adv = training_examples(step, lambda logits, _: divergence(target, logits))
     clean, adversarial = step.model(x), step.model(x_adv)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.fab import approach
-from arnas.attacks.eval_mode import attacked
-from arnas.attacks.oracle import Found, Oracle
+from arnas.attacks.eval_mode import frozen_eval
+from arnas.attacks.fab import fab_batch
+from arnas.attacks.oracle import AttackOutput, Oracle
 from arnas.attacks.threat import Threat
 
 NORMS = ("linf", "l2", "l1")
@@ -41,14 +41,14 @@ def run(
     threat: Threat,
     batch_size: int = 64,
     **options: object,
-) -> tuple[Found, Oracle]:
-    with attacked(net):
+) -> tuple[AttackOutput, Oracle]:
+    with frozen_eval(net):
         oracle = Oracle(net, batch_size)
-        return approach(oracle, x, labels, threat, **options), oracle
+        return fab_batch(oracle, x, labels, threat, **options), oracle
 
 
 def labels_of(net: nn.Module, x: Tensor, targeted: bool, likely: int = 2) -> Tensor:
-    """Return the labels that `approach` takes, the net's own classes being the true ones."""
-    with attacked(net), torch.no_grad():
+    """Return the labels that `fab_batch` takes, the net's own classes being the true ones."""
+    with frozen_eval(net), torch.no_grad():
         order = net(x).sort(dim=1).indices
     return order[:, [-1, -likely]] if targeted else order[:, -1]

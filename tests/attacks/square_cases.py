@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import attacked
-from arnas.attacks.oracle import Found, Oracle
-from arnas.attacks.square import numbers_needed, per_image_numbers, search
+from arnas.attacks.eval_mode import frozen_eval
+from arnas.attacks.oracle import AttackOutput, Oracle
+from arnas.attacks.square import numbers_needed, per_image_numbers, square_batch
 from arnas.attacks.threat import Threat
 
 NORMS = ("linf", "l2", "l1")
@@ -51,10 +51,10 @@ def hunted(
     queries: int = 60,
     batch_size: int = 1000,
     numbers: Tensor | None = None,
-) -> Found:
+) -> AttackOutput:
     numbers = numbers_for(x, threat.norm, queries) if numbers is None else numbers
-    with attacked(net):
-        return search(Oracle(net, batch_size), x, y, threat, numbers, queries=queries)
+    with frozen_eval(net):
+        return square_batch(Oracle(net, batch_size), x, y, threat, numbers, queries=queries)
 
 
 def mixed_case(norm: str, count: int = 20) -> tuple[nn.Module, Tensor, Tensor, Threat]:

@@ -12,9 +12,9 @@ from attack_cases import small_net as delicate_net
 from attack_cases import state_of
 from torch import Tensor, nn
 
-from arnas.attacks import Threat, apgd
-from arnas.attacks.apgd import climb
-from arnas.attacks.eval_mode import attacked
+from arnas import Threat, apgd
+from arnas.attacks.apgd import apgd_batch
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import dlr, margin
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.walks import checkpoints, inside, random_point
@@ -164,7 +164,7 @@ def test_no_images_and_no_steps(norm: str) -> None:
     model, x, y = trained_net()
     threat = Threat(norm, 0.1)
     assert apgd(model, x[:0], y[:0], threat).shape == (0, 1, 8, 8)
-    found = climb(Oracle(model, 8), x[:0], y[:0], threat, x[:0])
+    found = apgd_batch(Oracle(model, 8), x[:0], y[:0], threat, x[:0])
     assert found.broken.shape == (0,)
     for steps in range(4):
         x_adv = apgd(model, x[:9], y[:9], threat, steps=steps)
@@ -224,7 +224,7 @@ def test_images_that_withstand_cost_what_is_said(norm: str) -> None:
     model, x = linear(3, 0), images(7)
     y = model(x).argmax(1)
     oracle = Oracle(model, 3)
-    found = climb(oracle, x, y, Threat(norm, 1e-4), draw(x, norm), steps=20)
+    found = apgd_batch(oracle, x, y, Threat(norm, 1e-4), draw(x, norm), steps=20)
     assert not found.broken.any()
     assert oracle.backwards == 7 * 20
     assert oracle.forwards == 7 * (23 if norm == "l1" else 21)
@@ -235,9 +235,9 @@ def test_broken_images_cost_nothing_any_more(norm: str) -> None:
     """With wrong labels every image is broken at its start."""
     model, x, y = trained_net()
     noise, threat = draw(x, norm), Threat(norm, 0.01)
-    with attacked(model):
+    with frozen_eval(model):
         oracle = Oracle(model, 50)
-        found = climb(oracle, x, (y + 1) % 10, threat, noise, larger_first=False)
+        found = apgd_batch(oracle, x, (y + 1) % 10, threat, noise, larger_first=False)
     assert found.broken.all()
     assert oracle.forwards == oracle.backwards == len(x)
 
@@ -255,10 +255,10 @@ def test_each_image_walks_by_itself(norm: str) -> None:
 
     def outcome(index: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
         oracle = Oracle(model, batch_size)
-        return climb(oracle, x[index], y[index], threat, noise[index], steps=30)
+        return apgd_batch(oracle, x[index], y[index], threat, noise[index], steps=30)
 
     everybody = torch.arange(60)
-    with attacked(model):
+    with frozen_eval(model):
         whole = outcome(everybody, 1000)
         assert 0 < int(whole.broken.sum()) < 60
         shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(5))

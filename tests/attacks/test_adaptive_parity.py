@@ -13,7 +13,7 @@ import torch
 from attack_cases import rugged_net
 from torch import Tensor, nn
 
-from arnas.attacks.apgd import apgd, climb
+from arnas.attacks.apgd import apgd, apgd_batch
 from arnas.attacks.objectives import Objective, cross_entropy, dlr, targeted_dlr
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.threat import Threat
@@ -181,7 +181,7 @@ def compare(case: Case, loss: str, steps: int = 100, larger: bool = False) -> in
     theirs, their_broken = their_walk(case, loss, steps, larger)
     labels, objective = our_aim(case, loss)
     case.model.seen = []
-    found = climb(
+    found = apgd_batch(
         Oracle(case.model, 1000),
         case.x,
         labels,
@@ -262,7 +262,7 @@ def test_restarts_are_theirs() -> None:
         noise = torch.rand(case.x.shape, generator=generator).double()[standing]
         draws.append(noise)
         images, labels = case.x[standing], case.y[standing]
-        part = climb(Oracle(case.model, 1000), images, labels, threat, noise, steps=steps)
+        part = apgd_batch(Oracle(case.model, 1000), images, labels, threat, noise, steps=steps)
         assert part.broken.any(), "a start that adds nothing shows nothing"
         standing = standing[~part.broken]
     attack = base.APGDAttack(case.model, n_iter=steps, n_restarts=starts, norm="Linf", eps=0.01)

@@ -10,8 +10,8 @@ from adaptive_cases import NORMS, draw, images, trained_net
 from attack_cases import rugged_net
 from torch import Tensor, nn
 
-from arnas.attacks import Threat, apgd, pgd
-from arnas.attacks.apgd import climb
+from arnas import Threat, apgd, pgd
+from arnas.attacks.apgd import apgd_batch
 from arnas.attacks.objectives import (
     cross_entropy,
     dlr,
@@ -63,7 +63,7 @@ def test_what_is_returned_is_what_was_seen_misclassified() -> None:
     pairs = torch.stack([y, (y + 1) % 10], 1)
     noise = draw(x, "linf")
     for objective in (targeted_margin, targeted_cross_entropy):
-        found = climb(
+        found = apgd_batch(
             Oracle(model, 100), x, pairs, Threat("linf", 0.003), noise, objective=objective
         )
         assert 0 < int(found.broken.sum()) < 100
@@ -140,7 +140,7 @@ def test_ten_seeds_are_as_strong_as_the_packages(
     assert ours <= theirs + 10
 
 
-# Models that are hard to climb
+# Models that are hard to apgd_batch
 
 
 def test_a_gradient_that_is_no_number_breaks_nothing() -> None:
@@ -174,7 +174,7 @@ def test_a_random_model_is_averaged_over() -> None:
     model, x = Noisy(), images(4)
     oracle = Oracle(model, 2, expectation=5)
     y = torch.zeros(4, dtype=torch.int64)
-    found = climb(oracle, x, y, Threat("linf", 0.05), draw(x, "linf"), steps=6)
+    found = apgd_batch(oracle, x, y, Threat("linf", 0.05), draw(x, "linf"), steps=6)
     assert not found.broken.any()
     assert model.passes == oracle.forwards == 4 * (5 * 6 + 1)
     assert oracle.backwards == 4 * 5 * 6

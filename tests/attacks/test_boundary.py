@@ -15,9 +15,9 @@ from boundary_cases import (
 )
 from torch import Tensor, nn
 
-from arnas.attacks.fab import approach, fab
-from arnas.attacks.eval_mode import attacked
-from arnas.attacks.oracle import Found, Oracle
+from arnas.attacks.eval_mode import frozen_eval
+from arnas.attacks.fab import fab, fab_batch
+from arnas.attacks.oracle import AttackOutput, Oracle
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
@@ -49,7 +49,9 @@ def test_neither_order_nor_batches_matter(norm: str, targeted: bool) -> None:
     parts = [
         run(net, x[part], labels[part], threat, steps=15) for part in torch.arange(24).split(7)
     ]
-    joined = Found(*(torch.cat(values) for values in zip(*(f for f, _ in parts), strict=True)))
+    joined = AttackOutput(
+        *(torch.cat(values) for values in zip(*(f for f, _ in parts), strict=True))
+    )
     for name, (other, _) in {**variants, "parts": (joined, None)}.items():
         here = order if name == "order" else torch.arange(24)
         assert torch.equal(other.broken, found.broken[here]), name
@@ -219,9 +221,9 @@ def test_a_model_without_random_numbers_has_one_answer_to_several_passes(targete
     net, x = rugged_net(), images(12, torch.float64)
     labels, threat = labels_of(net, x, targeted), Threat("l2", BUDGETS["l2"])
     found, oracle = run(net, x, labels, threat, steps=5)
-    with attacked(net):
+    with frozen_eval(net):
         thrice = Oracle(net, 64, expectation=3)
-        other = approach(thrice, x, labels, threat, steps=5)
+        other = fab_batch(thrice, x, labels, threat, steps=5)
     assert torch.equal(found.broken, other.broken)
     assert torch.allclose(found.x_adv, other.x_adv, rtol=0, atol=1e-12)
     assert thrice.backwards == 3 * oracle.backwards

@@ -9,8 +9,8 @@ from attack_cases import images, rugged_net
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from arnas.attacks.fab import approach
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
+from arnas.attacks.fab import fab_batch
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.threat import Threat
 
@@ -73,7 +73,7 @@ class Case(NamedTuple):
     x: Tensor
     y: Tensor
     labels: Tensor
-    """As `approach` takes them."""
+    """As `fab_batch` takes them."""
     likely: int | None
     """Which of the sorted classes from the last is the target, as the package counts them."""
     noise: Tensor | None
@@ -120,8 +120,8 @@ def check(
     """Attack one image on both sides, compare, and return whether it fell and what it cost."""
     watched = Watched(this.net)
     oracle = Oracle(watched, 8)
-    with attacked(this.net):
-        found = approach(oracle, this.x, this.labels, threat, this.noise, steps=steps)
+    with frozen_eval(this.net):
+        found = fab_batch(oracle, this.x, this.labels, threat, this.noise, steps=steps)
         reference, example = theirs(this, threat, steps, monkeypatch)
         best = torch.linalg.vector_norm(
             (example - this.x).flatten(), {"linf": torch.inf, "l2": 2, "l1": 1}[threat.norm]
@@ -199,10 +199,10 @@ def test_where_the_verdicts_alternate_looks_are_saved() -> None:
     """
     net, x, steps = smooth_net(), images(12, torch.float64), 40
     order = net(x).sort(dim=1).indices
-    with attacked(net):
+    with frozen_eval(net):
         for labels in (order[:, [-1, -4]], order[:, -1]):
             oracle = Oracle(net, 12)
-            assert not approach(oracle, x, labels, Threat("l1", TINY), steps=steps).broken.any()
+            assert not fab_batch(oracle, x, labels, Threat("l1", TINY), steps=steps).broken.any()
             walked = steps * len(x)
             if labels.ndim > 1:
                 assert oracle.forwards + oracle.backwards < 0.97 * 3 * walked

@@ -19,8 +19,8 @@ from pyautoattack.fab_pt import FABAttack_PT
 from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.fab import fab
-from arnas.attacks.eval_mode import attacked
 from arnas.attacks.threat import Threat
 
 DUALS = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
@@ -138,7 +138,7 @@ def test_at_most_one_image_in_two_hundred_withstands_more_than_the_package(
     net, x, y = trained_net(seed)
     targets = 4
     names = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-    with attacked(net):
+    with frozen_eval(net):
         package = FABAttack_PT(
             net, norm=names[norm], eps=epsilon, targeted=True, n_target_classes=targets
         )

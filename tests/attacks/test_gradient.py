@@ -24,9 +24,9 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.projection import project, random_perturbation
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.pgd import fgsm, pgd
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.projection import project, random_perturbation
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
@@ -201,7 +201,7 @@ def test_a_training_step_around_the_attack_is_unchanged(attack: Attack, norm: st
 def test_the_state_returns_after_an_exception(batch_norm: str) -> None:
     net = disturbed_net()
     before = state_of(net)
-    with pytest.raises(RuntimeError, match="stop"), attacked(net, batch_norm) as inside:
+    with pytest.raises(RuntimeError, match="stop"), frozen_eval(net, batch_norm) as inside:
         assert inside is net
         assert not any(p.requires_grad for p in net.parameters())
         raise RuntimeError("stop")
@@ -218,9 +218,9 @@ def test_the_state_returns_when_the_model_fails_under_attack() -> None:
 
 def test_only_batch_norm_leaves_evaluation_mode_and_only_when_asked() -> None:
     net = small_net().train()
-    with attacked(net, "eval"):
+    with frozen_eval(net, "eval"):
         assert not any(m.training for m in net.modules())
-    with attacked(net, "batch"):
+    with frozen_eval(net, "batch"):
         assert [m for m in net.modules() if m.training] == [net[1]]
 
 

@@ -12,12 +12,12 @@ from attack_cases import TOLERANCE, images, is_broken, labels, rugged_net, small
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.projection import length, random_perturbation
-from arnas.attacks.pgd import cw, fgsm, pgd
 from arnas.attacks.objectives import (
     cross_entropy,
     margin,
 )
+from arnas.attacks.pgd import cw, fgsm, pgd
+from arnas.attacks.projection import length, random_perturbation
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 

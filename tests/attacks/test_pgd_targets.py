@@ -9,13 +9,13 @@ import torch
 from attack_cases import images, is_broken, labels, rugged_net, small_net
 from torch import Tensor, nn
 
-from arnas.attacks.pgd import cw, pgd
 from arnas.attacks.objectives import (
     cross_entropy,
     margin,
     targeted_cross_entropy,
     targeted_margin,
 )
+from arnas.attacks.pgd import cw, pgd
 from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import Threat
 

@@ -10,10 +10,10 @@ from attack_cases import TOLERANCE, small_net, state_of
 from square_cases import EPSILON, flat_net, for_every_norm, hunted, images, mixed_case, numbers_for
 from torch import Tensor, nn
 
-from arnas.attacks.projection import length
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
-from arnas.attacks.square import BLOCK, numbers_needed, per_image_numbers, search, square
+from arnas.attacks.projection import length
+from arnas.attacks.square import BLOCK, numbers_needed, per_image_numbers, square, square_batch
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
@@ -91,7 +91,7 @@ def test_epsilon_zero_is_the_identity(norm: str) -> None:
 def test_an_empty_batch_gives_an_empty_batch(norm: str) -> None:
     net, x, y = small_net(), torch.empty(0, 1, 6, 6), torch.empty(0, dtype=torch.long)
     assert square(net, x, y, Threat(norm, 0.1)).shape == x.shape
-    found = search(Oracle(net, 4), x, y, Threat(norm, 0.1), torch.empty(0, 7000), queries=5)
+    found = square_batch(Oracle(net, 4), x, y, Threat(norm, 0.1), torch.empty(0, 7000), queries=5)
     assert found.x_adv.shape == x.shape
     assert found.broken.shape == (0,)
 
@@ -160,8 +160,8 @@ def test_numbers_by_blocks_are_the_numbers_of_a_table(norm: str) -> None:
         return table[places, sizes[block] : sizes[block + 1]]
 
     whole = hunted(net, x, y, threat, queries, numbers=table)
-    with attacked(net):
-        found = search(Oracle(net, 99), x, y, threat, blocks, queries=queries)
+    with frozen_eval(net):
+        found = square_batch(Oracle(net, 99), x, y, threat, blocks, queries=queries)
     assert torch.equal(found.broken, whole.broken)
     assert torch.equal(found.x_adv, whole.x_adv)
     assert [block for block, _ in asked] == [0, 1, 2, 3]
@@ -223,10 +223,10 @@ def test_an_image_costs_nothing_once_it_has_fallen(norm: str) -> None:
     numbers, alone = numbers_for(x, norm, queries), []
     for i in range(len(x)):
         oracle, one = Oracle(net, 10), slice(i, i + 1)
-        search(oracle, x[one], y[one], threat, numbers[one], queries=queries)
+        square_batch(oracle, x[one], y[one], threat, numbers[one], queries=queries)
         alone.append(oracle.forwards)
     together = Oracle(net, 10)
-    broken = search(together, x, y, threat, numbers, queries=queries).broken
+    broken = square_batch(together, x, y, threat, numbers, queries=queries).broken
     assert together.forwards == sum(alone)
     assert together.backwards == 0
     assert [cost for cost, fell in zip(alone, broken, strict=True) if not fell] == [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import Oracle
-from arnas.attacks.square import numbers_needed, search
+from arnas.attacks.square import numbers_needed, square_batch
 from arnas.attacks.threat import Threat
 from arnas.attacks.windows import (
     bump,
@@ -109,11 +109,11 @@ def their_tries(
 def our_tries(
     net: nn.Module, x: Tensor, y: Tensor, threat: Threat, numbers: Tensor, queries: int
 ) -> list[list[Tensor]]:
-    """Return what `search` asks about each of several images in step."""
+    """Return what `square_batch` asks about each of several images in step."""
     tries: list[list[Tensor]] = [[] for _ in x]
     standing = list(range(len(x)))
 
-    class Witness(nn.Module):
+    class EvalMonitor(nn.Module):
         def forward(self, batch: Tensor) -> Tensor:
             assert len(batch) == len(standing)
             logits = net(batch)
@@ -123,7 +123,7 @@ def our_tries(
             standing[:] = [i for i, gone in zip(standing, wrong, strict=True) if not gone]
             return logits
 
-    found = search(Oracle(Witness(), len(x)), x, y, threat, numbers, queries=queries)
+    found = square_batch(Oracle(EvalMonitor(), len(x)), x, y, threat, numbers, queries=queries)
     assert found.broken.tolist() == [i not in standing for i in range(len(x))]
     for place in found.broken.nonzero().flatten().tolist():
         assert torch.equal(found.x_adv[place], tries[place][-1])

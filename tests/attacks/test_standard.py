@@ -9,7 +9,7 @@ import torch
 from attack_cases import distance, is_broken, small_net, state_of
 from torch import Tensor, nn
 
-from arnas.attacks import autoattack
+from arnas import autoattack
 from arnas.attacks.reference import square
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError

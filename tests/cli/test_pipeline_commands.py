@@ -12,9 +12,9 @@ from fake_run import make_all, record, state_of
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.runtime.errors import UserError
-from arnas.runtime.resume import Snapshot, kept
 from arnas.pipeline.jobs import find_instance, instances
+from arnas.runtime.errors import UserError
+from arnas.runtime.resume import Snapshot, checkpointing
 
 ROOT = Path(__file__).parents[2]
 CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
@@ -45,10 +45,10 @@ def cut_short(params: Params) -> Path:
     folder = state_of(instance, params)
     with (
         pytest.raises(UserError),
-        kept(folder, instance.title, str(instance.manifest)) as keeper,
+        checkpointing(folder, instance.title, str(instance.manifest)) as checkpointer,
     ):
         values = {"epoch": 1, "step": 2}
-        keeper.offer(lambda: Snapshot({"w": torch.zeros(1000)}, values), now=True)
+        checkpointer.maybe_save(lambda: Snapshot({"w": torch.zeros(1000)}, values), now=True)
         raise UserError("cut short")
     return folder
 
@@ -121,7 +121,7 @@ def test_state_of_other_settings_says_so(params: Params, arnas: Arnas) -> None:
 def test_state_at_work_stays(params: Params, arnas: Arnas) -> None:
     instance = find_instance("retrain", CELL, params)
     folder = state_of(instance, params)
-    with kept(folder, instance.title, str(instance.manifest)):
+    with checkpointing(folder, instance.title, str(instance.manifest)):
         ended = arnas("clean --state --yes")
         assert f"held: {RETRAIN}, " in ended.out and "by process " in ended.out
         assert (folder / "0/lock").exists()

@@ -26,9 +26,9 @@ from arnas.data.batches import epoch_batches
 from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import PARTS
 from arnas.models.registry import build_model
+from arnas.pipeline.jobs import find_instance, instances
 from arnas.runtime.errors import UserError
 from arnas.search.state import new_state
-from arnas.pipeline.jobs import find_instance, instances
 
 NPZ = str(Path(tempfile.gettempdir(), f"arnas_fuzz_{os.getpid()}.npz"))
 COUNTS = {"few": (16, 8, 1), "all": (100, 40, 2)}

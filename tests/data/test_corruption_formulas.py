@@ -13,7 +13,7 @@ from corrupted_images import flat, photographs, pixels, shapes
 from PIL import Image
 from scipy.stats import norm, poisson
 
-from arnas.corruptions import formulas as formulas
+from arnas.corruptions import formulas
 from arnas.corruptions.constants import CIFAR, SEVERITIES
 from arnas.corruptions.corrupt import corrupt
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from official_cases import Cifar, Server, address, md5, send, send_file, serving, use
 
-from arnas.data.sources.registry import fetch
 from arnas.data.options import dataset_root
+from arnas.data.sources import fetch
 from arnas.data.sources.registry import load_dataset
 
 

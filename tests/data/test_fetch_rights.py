@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from official_cases import Cifar, send_file, serving, use
 
-from arnas.data.sources.registry import fetch
+from arnas.data.sources import fetch
 
 
 @pytest.fixture
@@ -80,15 +80,15 @@ def test_a_folder_that_another_process_removes_is_made_again(
     cifar: Cifar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone(cifar)
-    original, calls = fetch._bring, []
+    original, calls = fetch._download_missing, []
 
     def bring(shelf: Any, mark: str) -> None:
         calls.append(mark)
         if len(calls) == 1:
-            fetch._unmake([cifar.root], cifar.root / f"{mark}.lock")
+            fetch._remove_created_dirs([cifar.root], cifar.root / f"{mark}.lock")
         original(shelf, mark)
 
-    monkeypatch.setattr(fetch, "_bring", bring)
+    monkeypatch.setattr(fetch, "_download_missing", bring)
     with serving(send_file) as server:
         cifar.serve(server)
         assert cifar.load(download=True).info.name == "mine"

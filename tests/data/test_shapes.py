@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from sklearn.linear_model import RidgeClassifier
 
 from arnas.data.options import ShapesOptions
-from arnas.data.sources.shapes import CLASSES, DISTANCES, draw_shapes
 from arnas.data.sources.registry import load_dataset
+from arnas.data.sources.shapes import CLASSES, DISTANCES, draw_shapes
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])

@@ -17,8 +17,8 @@ from torchvision.datasets import ImageFolder
 
 from arnas.data.options import TinyImageNetOptions
 from arnas.data.sources.registry import SOURCES, load_dataset
-from arnas.data.splits import Splits
 from arnas.data.sources.tiny_imagenet import LARGEST_FILE, TINY_IMAGENET
+from arnas.data.splits import Splits
 
 WNIDS = ["n03000000", "n01000000", "n02000000"]
 """Not sorted, as in the real file."""

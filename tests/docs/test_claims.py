@@ -10,7 +10,7 @@ import pytest
 import torch
 from docs_pages import ROOT
 
-from arnas.attacks import Threat
+from arnas import Threat
 from arnas.data.splits import LabelledImages
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.run.reproduction import tolerance

@@ -17,7 +17,7 @@ import yaml
 from docs_pages import DOCS, PAGES, ROOT, blocks, having
 
 import arnas
-from arnas.attacks import Threat
+from arnas import Threat
 from arnas.cli import app
 from arnas.config.load import check_params, read_yaml
 from arnas.config.schema import fields_at, schema
@@ -25,12 +25,12 @@ from arnas.data.options import DigitsOptions, NpzOptions
 from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import save_splits
 from arnas.models.registry import describe_model, save_weights
+from arnas.pipeline.jobs import instances
+from arnas.pipeline.plan import STAGES, stage_by_name
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import silent
 from arnas.runtime.seeds import seeded
-from arnas.pipeline.jobs import instances
-from arnas.pipeline.plan import STAGES, stage_by_name
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.options import RetrainOptions, SelectionOptions
 

@@ -9,19 +9,19 @@ import torch
 from broken_models import trial_of
 from torch import Tensor
 
-from arnas.attacks.pgd import pgd
 from arnas.attacks.objectives import cross_entropy, margin
 from arnas.attacks.oracle import misclassified
+from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import FELL, SPARED, STOOD, AttackResult
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.examples import ATTACK_CHECKS
 from arnas.evaluation.checks.run import Check
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult
 from arnas.evaluation.statistics import wilson
-from arnas.evaluation.checks.context import Trial
 
 STRENGTH = (
-    "more_effort",
-    "larger_epsilon",
+    "attack_converged",
+    "unbounded_attack",
     "margin_against_entropy",
     "blackbox",
     "random_corners",
@@ -29,15 +29,15 @@ STRENGTH = (
     "loss_still_rising",
 )
 """Checks that attack again."""
-Attack = Callable[[Trial, Tensor, Tensor], Tensor]
-"""Trial, images and labels to adversarial examples."""
+Attack = Callable[[CheckContext, Tensor, Tensor], Tensor]
+"""CheckContext, images and labels to adversarial examples."""
 
 
 def by_pgd(steps: int = 20, margins: bool = False, random_start: bool = True) -> Attack:
     """Return PGD from one random start."""
     objective = margin if margins else cross_entropy
 
-    def attack(trial: Trial, x: Tensor, y: Tensor) -> Tensor:
+    def attack(trial: CheckContext, x: Tensor, y: Tensor) -> Tensor:
         return pgd(
             trial.model,
             x,
@@ -51,7 +51,7 @@ def by_pgd(steps: int = 20, margins: bool = False, random_start: bool = True) ->
     return attack
 
 
-def nothing(trial: Trial, x: Tensor, y: Tensor) -> Tensor:
+def nothing(trial: CheckContext, x: Tensor, y: Tensor) -> Tensor:
     """Attack in name only."""
     return x
 
@@ -59,7 +59,7 @@ def nothing(trial: Trial, x: Tensor, y: Tensor) -> Tensor:
 SMALL_SUITE: dict[str, Attack] = {"pgd": by_pgd(), "pgd_margin": by_pgd(margins=True)}
 
 
-def finish(trial: Trial, attacks: Mapping[str, Attack] = SMALL_SUITE) -> Trial:
+def finish(trial: CheckContext, attacks: Mapping[str, Attack] = SMALL_SUITE) -> CheckContext:
     """Run attacks on the images that stand and enter what they came to, as a suite does."""
     x, y = trial.x, trial.y
     standing = ~misclassified(trial.logits(x), y)
@@ -70,10 +70,10 @@ def finish(trial: Trial, attacks: Mapping[str, Attack] = SMALL_SUITE) -> Trial:
         found = attack(trial, x[left], y[left]) if len(left) else x[left]
         fell = misclassified(trial.logits(found), y[left]) if len(left) else left.bool()
         x_adv[left[fell]] = found[fell]
-        outcome = torch.full_like(y, SPARED).to(torch.uint8)
-        outcome[left] = torch.where(fell, FELL, STOOD).to(torch.uint8)
+        outcome = torch.full_like(y, SKIPPED).to(torch.uint8)
+        outcome[left] = torch.where(fell, BROKEN, ROBUST).to(torch.uint8)
         outcomes[name] = outcome
-        standing = standing & (outcome == STOOD)
+        standing = standing & (outcome == ROBUST)
         results[name] = AttackResult(
             name,
             "made by hand",
@@ -95,12 +95,12 @@ def attacked_trial(
     norm: str = "linf",
     attacks: Mapping[str, Attack] = SMALL_SUITE,
     **changes: Any,
-) -> Trial:
+) -> CheckContext:
     """Return a trial of an honest or broken model after the small suite."""
     return finish(trial_of(name, threat=Threat(norm, epsilon), **changes), attacks)
 
 
-def verdict(name: str, trial: Trial) -> Check:
+def verdict(name: str, trial: CheckContext) -> Check:
     """Return the verdict of one check after the attacks."""
     check = ATTACK_CHECKS[name](trial)
     assert check.id == name

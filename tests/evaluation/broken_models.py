@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.checks.context import CheckContext
 from arnas.runtime.seeds import make_generator, seeded
 
 THREAT = Threat("linf", 0.1)
@@ -259,7 +259,7 @@ def images_of(name: str, count: int = TEST) -> tuple[Tensor, Tensor]:
     return data.test_x[kept][:count].clone(), data.test_y[kept][:count].clone()
 
 
-def trial_of(name: str, count: int = TEST, **changes: Any) -> Trial:
+def trial_of(name: str, count: int = TEST, **changes: Any) -> CheckContext:
     """Return a trial of an honest or broken model, before any attack.
 
     Parameters
@@ -273,4 +273,4 @@ def trial_of(name: str, count: int = TEST, **changes: Any) -> Trial:
     """
     x, y = images_of(name, count)
     usual = {"threat": THREAT, "suite": "standard", "seed": 0, "batch_size": 128}
-    return Trial(model_of(name), x, y, **(usual | changes))
+    return CheckContext(model_of(name), x, y, **(usual | changes))

@@ -14,28 +14,28 @@ from broken_models import (
 )
 from torch import Tensor, nn
 
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.checks.run import Check
 
 USUAL = {"clean_accuracy_recorded": "SKIP", "test_subset": "WARN"}
 """What every trial of these tests has: nothing is recorded, and there are 360 images only."""
 
 
-def verdicts(trial: Trial) -> dict[str, Check]:
+def verdicts(trial: CheckContext) -> dict[str, Check]:
     return {name: check(trial) for name, check in MODEL_CHECKS.items()}
 
 
-def odd_ones(trial: Trial) -> dict[str, str]:
+def odd_ones(trial: CheckContext) -> dict[str, str]:
     """Return id to status of the checks that are neither PASS nor as for every trial."""
     found = {name: check.status for name, check in verdicts(trial).items()}
     return {n: s for n, s in found.items() if s != "PASS" and USUAL.get(n) != s}
 
 
-def of_model(model: nn.Module, **changes: Any) -> Trial:
+def of_model(model: nn.Module, **changes: Any) -> CheckContext:
     x, y = images_of("cnn")
     usual = {"threat": THREAT, "suite": "standard", "seed": 0, "batch_size": 128}
-    return Trial(model, x, y, **(usual | changes))
+    return CheckContext(model, x, y, **(usual | changes))
 
 
 def on_digits(name: str, **changes: Any) -> Check:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from arnas.evaluation import probe_attacks, strength_checks
+from arnas.evaluation.checks import probes, strength
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few directions and corners where it does not matter what they find."""
-    monkeypatch.setattr(probe_attacks, "DIRECTIONS", 2)
-    monkeypatch.setattr(strength_checks, "CORNERS", 3)
+    monkeypatch.setattr(probes, "DIRECTIONS", 2)
+    monkeypatch.setattr(strength, "CORNERS", 3)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import arnas
 from arnas.attacks.suites import build_suite
-from arnas.evaluation.result import FELL, STOOD
+from arnas.evaluation.result import BROKEN, ROBUST
 from arnas.runtime.errors import UserError
 
 
@@ -66,11 +66,11 @@ def test_the_report() -> None:
         trial.model, trial.x[:32], trial.y[:32], THREAT, suite="fgsm,apgd_ce", curve=[0.0, "0.1"]
     )
     assert found.clean == found.clean_accuracy.percent > found.robust > 0
-    standing = found.outcomes["clean"] == STOOD
+    standing = found.outcomes["clean"] == ROBUST
     for name, attack in found.attacks.items():
-        standing &= found.outcomes[name] == STOOD
+        standing &= found.outcomes[name] == ROBUST
         assert attack.accuracy == pytest.approx(100 * float(standing.float().mean()))
-        assert attack.broken == int((found.outcomes[name] == FELL).sum())
+        assert attack.broken == int((found.outcomes[name] == BROKEN).sum())
     assert torch.equal(found.robust_flags, standing)
     assert len(found.checks) == 30
     assert found.reliable

@@ -11,19 +11,19 @@ from attacked_trials import attacked_trial, verdict
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import FELL, SPARED, STOOD, AttackResult
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.examples import ATTACK_CHECKS
 from arnas.evaluation.checks.run import Check, failed_checks
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult
 from arnas.evaluation.statistics import wilson
-from arnas.evaluation.checks.context import Trial
 
 ORDER = (
     "ball_and_box",
-    "untouched_and_finite",
+    "examples_valid",
     "recount",
     "epsilon_zero",
-    "more_effort",
-    "larger_epsilon",
+    "attack_converged",
+    "unbounded_attack",
     "margin_against_entropy",
     "blackbox",
     "random_corners",
@@ -60,7 +60,7 @@ class Sign(nn.Module):
         return torch.stack([-far, far], 1)
 
 
-def judged(norm: str = "linf", **changes: Any) -> Trial:
+def judged(norm: str = "linf", **changes: Any) -> CheckContext:
     """Return a trial of 40 images of 4 x 4 pixels under two attacks, all as it should be.
 
     The first two images are wrong, the next ten fall to the first attack, five to the second one.
@@ -79,9 +79,11 @@ def judged(norm: str = "linf", **changes: Any) -> Trial:
     wrong, first = place < 2, (place >= 2) & (place < 12)
     second = (place >= 12) & (place < 17)
     outcomes = {
-        "clean": torch.where(wrong, FELL, STOOD).to(torch.uint8),
-        "one": torch.where(wrong, SPARED, torch.where(first, FELL, STOOD)).to(torch.uint8),
-        "two": torch.where(wrong | first, SPARED, torch.where(second, FELL, STOOD)).to(torch.uint8),
+        "clean": torch.where(wrong, BROKEN, ROBUST).to(torch.uint8),
+        "one": torch.where(wrong, SKIPPED, torch.where(first, BROKEN, ROBUST)).to(torch.uint8),
+        "two": torch.where(wrong | first, SKIPPED, torch.where(second, BROKEN, ROBUST)).to(
+            torch.uint8
+        ),
     }
     attacks = {
         "one": AttackResult("one", "by hand", "a test", 38, 10, wilson(28, n), 0, 0),
@@ -100,12 +102,12 @@ def judged(norm: str = "linf", **changes: Any) -> Trial:
         "outcomes": outcomes,
         "x_adv": x_adv,
     }
-    return Trial(**(usual | changes))
+    return CheckContext(**(usual | changes))
 
 
 BOOKKEEPING = (
     "ball_and_box",
-    "untouched_and_finite",
+    "examples_valid",
     "recount",
     "epsilon_zero",
     "union",
@@ -126,7 +128,7 @@ def test_all_is_well(name: str, norm: str) -> None:
     assert verdict(name, judged(norm)).status == "PASS"
 
 
-@pytest.mark.parametrize("name", ["ball_and_box", "untouched_and_finite", "recount", "union"])
+@pytest.mark.parametrize("name", ["ball_and_box", "examples_valid", "recount", "union"])
 def test_before_the_attacks_there_is_nothing_to_look_at(name: str) -> None:
     check = verdict(name, judged(attacks={}, outcomes={}, x_adv=None))
     assert check.status == "SKIP"
@@ -165,12 +167,12 @@ def test_rounding_of_a_whole_dense_l1_ball_is_no_violation() -> None:
     """Each of 3072 pixels is rounded up by 0.4 of float32's steps, which exceeds 1e-6 in sum."""
     x = torch.full((4, 3, 32, 32), 0.5)
     delta = 2.0**-8 - 0.4 * 2.0**-24
-    trial = Trial(
+    trial = CheckContext(
         Sign(), x, torch.zeros(4).long(), Threat("l1", 3072 * delta), "by hand", 0, batch_size=4
     )
     trial.outcomes = {
-        "clean": torch.full((4,), STOOD, dtype=torch.uint8),
-        "one": torch.full((4,), FELL, dtype=torch.uint8),
+        "clean": torch.full((4,), ROBUST, dtype=torch.uint8),
+        "one": torch.full((4,), BROKEN, dtype=torch.uint8),
     }
     trial.x_adv = (x.double() + delta).float()
     assert float((trial.x_adv - x).double().abs().sum((1, 2, 3)).max()) > 3072 * delta + 5e-5
@@ -179,7 +181,7 @@ def test_rounding_of_a_whole_dense_l1_ball_is_no_violation() -> None:
     assert verdict("ball_and_box", trial).figure.startswith("4 of 4 examples leave")
 
 
-def levels(trial: Trial, of_class_0: float, of_class_1: float) -> None:
+def levels(trial: CheckContext, of_class_0: float, of_class_1: float) -> None:
     """Give the examples that break the model a first pixel in grey levels."""
     assert trial.x_adv is not None
     moved = torch.where(trial.y == 0, of_class_0, of_class_1) / 255
@@ -236,7 +238,7 @@ def test_examples_must_be_numbers(value: float) -> None:
     trial = judged()
     assert trial.x_adv is not None
     trial.x_adv[7, 0, 1, 1] = value
-    check = verdict("untouched_and_finite", trial)
+    check = verdict("examples_valid", trial)
     assert check.status == "FAIL"
     assert check.figure.startswith("1 of 40 examples hold NaN")
     assert verdict("ball_and_box", trial).status == "FAIL"
@@ -247,7 +249,7 @@ def test_images_that_were_wrong_or_stood_are_untouched(place: int, status: str) 
     trial = judged()
     assert trial.x_adv is not None
     trial.x_adv[place, 0, 1, 1] += 1e-3
-    check = verdict("untouched_and_finite", trial)
+    check = verdict("examples_valid", trial)
     assert check.status == status
     assert f"{int(status == 'FAIL')} of 25 images that were wrong or have stood" in check.figure
 
@@ -258,7 +260,7 @@ def test_images_in_double_precision_are_compared_as_they_are_stored() -> None:
     trial.x = trial.x.double() + 1e-9
     untouched = (torch.arange(40) < 2) | (torch.arange(40) >= 17)
     trial.x_adv[untouched] = trial.x.float()[untouched]
-    assert verdict("untouched_and_finite", trial).status == "PASS"
+    assert verdict("examples_valid", trial).status == "PASS"
     assert verdict("ball_and_box", trial).status == "PASS"
 
 
@@ -333,7 +335,7 @@ def test_random_answers_are_no_fault_of_the_budget() -> None:
 # 24
 
 
-def change(trial: Trial, name: str, place: int, value: int) -> None:
+def change(trial: CheckContext, name: str, place: int, value: int) -> None:
     outcome = trial.outcomes[name].clone()
     outcome[place] = value
     trial.outcomes = {**trial.outcomes, name: outcome}
@@ -342,17 +344,19 @@ def change(trial: Trial, name: str, place: int, value: int) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda t: change(t, "one", 0, STOOD), "one was not run on just those"),
-        (lambda t: change(t, "one", 30, SPARED), "one was not run on just those"),
-        (lambda t: change(t, "two", 5, FELL), "two was not run on just those"),
-        (lambda t: change(t, "one", 30, FELL), "the counts of one are not"),
-        (lambda t: change(t, "two", 30, FELL), "the counts of two are not"),
-        (lambda t: change(t, "clean", 30, SPARED), "clean spares images"),
+        (lambda t: change(t, "one", 0, ROBUST), "one was not run on just those"),
+        (lambda t: change(t, "one", 30, SKIPPED), "one was not run on just those"),
+        (lambda t: change(t, "two", 5, BROKEN), "two was not run on just those"),
+        (lambda t: change(t, "one", 30, BROKEN), "the counts of one are not"),
+        (lambda t: change(t, "two", 30, BROKEN), "the counts of two are not"),
+        (lambda t: change(t, "clean", 30, SKIPPED), "clean spares images"),
         (lambda t: t.__setattr__("attacks", {"one": t.attacks["one"]}), "have other names"),
         (lambda t: t.outcomes.__setitem__("two", torch.zeros(3)), "stack"),
     ],
 )
-def test_outcomes_that_contradict_each_other(spoil: Callable[[Trial], None], words: str) -> None:
+def test_outcomes_that_contradict_each_other(
+    spoil: Callable[[CheckContext], None], words: str
+) -> None:
     trial = judged()
     spoil(trial)
     check = verdict("union", trial)
@@ -370,7 +374,7 @@ def test_the_union_names_the_attack_that_breaks_most() -> None:
 def test_counts_must_be_those_of_the_outcomes(place: int, counted: bool) -> None:
     """With the counts mended a changed outcome is as good as any other."""
     trial = judged()
-    change(trial, "two", place, FELL)
+    change(trial, "two", place, BROKEN)
     if counted:
         mended = AttackResult("two", "by hand", "a test", 28, 6, wilson(22, 40), 0, 0)
         trial.attacks = {**trial.attacks, "two": mended}
@@ -526,7 +530,7 @@ def test_honest_networks_fail_no_check(name: str) -> None:
         trial.notes["checks"].append(verdict(check, trial))
     found = {check.id: check.status for check in trial.notes["checks"]}
     warned = {name for name, status in found.items() if status == "WARN"}
-    assert warned <= {"more_effort"}
+    assert warned <= {"attack_converged"}
     assert set(found.values()) <= {"PASS", "WARN"}
 
 
@@ -537,5 +541,5 @@ def test_honest_networks_fail_no_check(name: str) -> None:
 def test_claims_that_depend_on_the_batch_cannot_be_repeated(name: str, failing: set[str]) -> None:
     """With the statistics of a batch an example is judged by its neighbours."""
     trial = attacked_trial(name, known=KNOWN)
-    names = ("ball_and_box", "untouched_and_finite", "recount", "epsilon_zero", "union")
+    names = ("ball_and_box", "examples_valid", "recount", "epsilon_zero", "union")
     assert {check for check in names if verdict(check, trial).status == "FAIL"} == failing

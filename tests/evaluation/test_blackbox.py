@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from arnas.attacks.reference import square
 from arnas.attacks.threat import Threat
 from arnas.evaluation import transfer as blackbox
-from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
 from arnas.evaluation.ledger import Ledger
+from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
 from arnas.evaluation.whitebox import predict
 from arnas.runtime.seeds import per_image_uniform
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import arnas
 from arnas.attacks.threat import Threat
 from arnas.evaluation import evaluate as assess
-from arnas.evaluation.result import FELL, STOOD, Assessment
+from arnas.evaluation.result import BROKEN, ROBUST, EvalResult
 
 NORMS = ("linf", "l2", "l1")
 LESS = 0.99
@@ -49,13 +49,13 @@ def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def attacked(
     net: nn.Module, x: Tensor, y: Tensor, norm: str, epsilon: float, suite: str
-) -> Assessment:
+) -> EvalResult:
     """Evaluate a model, and look at every example that is said to break it from outside."""
     found = arnas.evaluate(net, x, y, Threat(norm, epsilon), suite)
     clean = net(x).argmax(1) == y
-    assert torch.equal(found.outcomes["clean"] == STOOD, clean)
+    assert torch.equal(found.outcomes["clean"] == ROBUST, clean)
     assert not (found.robust_flags & ~clean).any()
-    fell = torch.stack([found.outcomes[name] == FELL for name in found.attacks]).any(0)
+    fell = torch.stack([found.outcomes[name] == BROKEN for name in found.attacks]).any(0)
     assert torch.equal(fell, clean & ~found.robust_flags)
     x_adv = found.x_adv.double()
     size = torch.linalg.vector_norm((x_adv - x).flatten(1), ORDERS[norm], dim=1)
@@ -66,7 +66,7 @@ def attacked(
     return found
 
 
-def judge(found: Assessment, certified: Tensor, breakable: Tensor, missed: int = 0) -> None:
+def judge(found: EvalResult, certified: Tensor, breakable: Tensor, missed: int = 0) -> None:
     """Compare flags with what must stand and what must fall."""
     stood = found.robust_flags
     wrongly = (certified & ~stood).nonzero().flatten().tolist()
@@ -250,7 +250,7 @@ def judge_relu(
     assert (certified | breakable).sum() >= count - max(1, count // 20)
     found = attacked(net, x, y, norm, epsilon, suite)
     assert certified.sum() >= count // 6
-    assert (breakable & (found.outcomes["clean"] == STOOD)).sum() >= count // 6
+    assert (breakable & (found.outcomes["clean"] == ROBUST)).sum() >= count // 6
     judge(found, certified, breakable)
 
 

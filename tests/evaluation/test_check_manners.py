@@ -13,12 +13,12 @@ from broken_models import BROKEN
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import STOOD
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.examples import ATTACK_CHECKS
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.result import ROBUST
 
 
-def state(trial: Trial) -> str:
+def state(trial: CheckContext) -> str:
     """Return a digest of everything that a check must leave alone."""
     digest = hashlib.sha256()
     values = [*trial.model.state_dict().values(), trial.x, trial.y, torch.get_rng_state()]
@@ -50,7 +50,7 @@ def test_a_check_says_the_same_alone_and_after_the_others() -> None:
     forward = {name: verdict(name, together) for name in STRENGTH}
     backward = {name: verdict(name, again) for name in reversed(STRENGTH)}
     assert forward == backward
-    for name in ("blackbox", "larger_epsilon"):
+    for name in ("blackbox", "unbounded_attack"):
         assert verdict(name, attacked_trial("cnn", count=12)) == forward[name]
 
 
@@ -127,10 +127,10 @@ class Counter(nn.Module):
 def test_hostile_models_end_in_a_verdict(make: Callable[[], nn.Module], n: int) -> None:
     x = torch.rand(n, 1, 2, 2, generator=torch.Generator().manual_seed(1))
     y = torch.zeros(n, dtype=torch.int64)
-    trial = Trial(make(), x, y, Threat("linf", 0.1), "by hand", 0, 4)
+    trial = CheckContext(make(), x, y, Threat("linf", 0.1), "by hand", 0, 4)
     trial.outcomes = {
-        "clean": torch.full((n,), STOOD, dtype=torch.uint8),
-        "pgd": torch.full((n,), STOOD, dtype=torch.uint8),
+        "clean": torch.full((n,), ROBUST, dtype=torch.uint8),
+        "pgd": torch.full((n,), ROBUST, dtype=torch.uint8),
     }
     trial.x_adv = x.clone()
     before = (x.clone(), [buffer.clone() for buffer in trial.model.buffers()])
@@ -143,7 +143,7 @@ def test_hostile_models_end_in_a_verdict(make: Callable[[], nn.Module], n: int) 
     for buffer, old in zip(trial.model.buffers(), before[1], strict=True):
         assert torch.equal(buffer, old)
     if make is Raises and n:
-        check = verdict("more_effort", trial)
+        check = verdict("attack_converged", trial)
         assert check.status == "FAIL"
         assert check.figure == "the check ended in RuntimeError: no such kernel"
 

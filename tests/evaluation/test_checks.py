@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
-from arnas.evaluation.transfer import transfer_examples
 from arnas.evaluation.checks.run import (
     Check,
     blackbox_not_stronger,
@@ -35,8 +34,9 @@ from arnas.evaluation.checks.run import (
     selection_honest,
 )
 from arnas.evaluation.statistics import Accuracy, wilson
+from arnas.evaluation.transfer import transfer_examples
 from arnas.evaluation.whitebox import Evaluation, accuracy_curve, evaluate, predict
-from arnas.evaluation.witness import Witness
+from arnas.evaluation.witness import EvalMonitor
 from arnas.runtime.progress import silent
 
 THREAT = Threat("linf", 0.1)
@@ -47,10 +47,10 @@ def flags(standing: int, n: int) -> Tensor:
     return (torch.arange(n) < standing).to(torch.uint8)
 
 
-def seen(**changes: Any) -> Witness:
+def seen(**changes: Any) -> EvalMonitor:
     """Return a witness of attacks that kept to the rules, but for the changes."""
     usual = {"forwards": 50, "examples": 7, "excess": 0.0, "low": 0.0, "high": 1.0}
-    return Witness(**{**usual, **changes})
+    return EvalMonitor(**{**usual, **changes})
 
 
 # Modes
@@ -75,7 +75,7 @@ def test_every_pass_must_be_in_evaluation_mode(changes: dict[str, Any], status: 
 
 def attack(
     monkeypatch: pytest.MonkeyPatch, model: nn.Module, run: Callable[..., Tensor] | None = None
-) -> Witness:
+) -> EvalMonitor:
     """Let FGSM, or another attack under its name, attack nine images that the model knows."""
     if run is not None:
         monkeypatch.setitem(ATTACKS, "fgsm", AttackEntry(run, "a test", "a test"))
@@ -193,7 +193,7 @@ def test_a_violation_is_quoted() -> None:
 
 
 def test_a_witness_that_saw_nothing_has_no_figures_to_show() -> None:
-    check = box_and_ball(Witness())
+    check = box_and_ball(EvalMonitor())
     assert (check.status, check.figure) == (
         "WARN",
         "no image was classified correctly, so none was attacked",

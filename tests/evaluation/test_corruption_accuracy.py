@@ -11,14 +11,14 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from arnas.corruptions.corrupt import CORRUPTIONS, corrupt
-from arnas.data.sources.shapes import draw_shapes
 from arnas.corruptions.accuracy import (
     CorruptionTable,
     corruption_accuracy,
     mean_accuracy,
     mean_corruption_error,
 )
+from arnas.corruptions.corrupt import CORRUPTIONS, corrupt
+from arnas.data.sources.shapes import draw_shapes
 from arnas.runtime.errors import UserError
 
 EVERY = list(CORRUPTIONS)

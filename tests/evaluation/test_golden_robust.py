@@ -20,8 +20,8 @@ import arnas
 from arnas.attacks import suites
 from arnas.attacks.threat import Threat
 from arnas.evaluation import evaluate as assess
-from arnas.evaluation.result import FELL, SPARED, STOOD, Assessment
 from arnas.evaluation.record import to_record
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, EvalResult
 
 NORMS = ("linf", "l2", "l1")
 BUDGETS = {"linf": 0.06, "l2": 0.15, "l1": 0.35}
@@ -119,7 +119,7 @@ def test_golden_counts(name: str, without_checks: None) -> None:
     recount(runs["fast"], model, x, y)
 
 
-def recount(found: Assessment, model: nn.Module, x: Tensor, y: Tensor) -> None:
+def recount(found: EvalResult, model: nn.Module, x: Tensor, y: Tensor) -> None:
     """Look at every example from outside: in ball and box, and misclassified where it counts."""
     with torch.no_grad():
         right = model(found.x_adv.to(x)).argmax(1) == y
@@ -184,7 +184,7 @@ def relabelled(case: Case) -> Case:
 def compare_views(norm: str, suite: str, count: int) -> None:
     case = case_of(norm, count)
     usual = outcomes(case, suite, batch_size=128)
-    assert {STOOD, FELL} <= set(usual[suite.split(",", maxsplit=1)[0]].tolist())
+    assert {ROBUST, BROKEN} <= set(usual[suite.split(",", maxsplit=1)[0]].tolist())
     for size in (1, 7):
         assert_same(outcomes(case, suite, batch_size=size), usual)
     other, order = permuted(case)
@@ -261,11 +261,11 @@ def test_more_attacks_leave_no_more(norm: str, without_checks: None, short_squar
     """The union, image by image: each attack is spared exactly those that had fallen."""
     case = case_of(norm, 16)
     found = arnas.evaluate(case.net, case.x, case.y, case.threat, "fgsm,square,apgd_ce,apgd_t")
-    left = found.outcomes["clean"] == STOOD
+    left = found.outcomes["clean"] == ROBUST
     for name, result in found.attacks.items():
-        assert torch.equal(found.outcomes[name] == SPARED, ~left)
+        assert torch.equal(found.outcomes[name] == SKIPPED, ~left)
         assert result.attacked == int(left.sum())
-        left = left & (found.outcomes[name] == STOOD)
+        left = left & (found.outcomes[name] == ROBUST)
         assert result.standing.correct == int(left.sum())
     assert torch.equal(left, found.robust_flags)
     assert found.attacks["fgsm"].broken > 0

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.attacks.threat import Threat
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.gradients import saturation
 from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.checks.context import Trial
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -102,7 +102,7 @@ class Halves(nn.Module):
 def test_a_missing_part_of_a_linear_gradient_is_measured_exactly(share: float) -> None:
     model = Halves(share)
     x, y = images_of("two_classes")
-    found = MODEL_CHECKS["finite_differences"](Trial(model, x, y, THREAT, "fast", 0, 64))
+    found = MODEL_CHECKS["finite_differences"](CheckContext(model, x, y, THREAT, "fast", 0, 64))
     seen, whole = ((w[:, 1] - w[:, 0]).detach() for w in (model.seen, model.seen + model.unseen))
     own = float(seen @ whole / (seen @ seen))
     cosine = float(F.cosine_similarity(seen, whole, dim=0))

@@ -23,10 +23,10 @@ from check_cases import Stated, of_model, verdicts
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.evaluation.checks.run import Check
 from arnas.evaluation.checks.base import guarded
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.checks.run import Check
 from arnas.runtime.errors import Preempted
 
 
@@ -112,7 +112,7 @@ def test_figures_do_not_depend_on_the_global_random_numbers(
 
 
 def test_a_guard_puts_back_what_a_check_leaves() -> None:
-    def careless(trial: Trial) -> Check:
+    def careless(trial: CheckContext) -> Check:
         trial.model.train()
         trial.model.requires_grad_(False)
         trial.model.zero_grad()
@@ -219,7 +219,7 @@ def test_odd_trials_are_verdicts_too(
 ) -> None:
     usual = trial_of("cnn")
     fields = {"model": usual.model, "x": usual.x, "y": usual.y} | changes
-    trial = Trial(**fields, threat=THREAT, suite="standard", seed=0, batch_size=128)
+    trial = CheckContext(**fields, threat=THREAT, suite="standard", seed=0, batch_size=128)
     found = verdicts(trial)[check]
     assert (found.status, figure in found.figure) == (status, True), found
 

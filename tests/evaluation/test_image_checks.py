@@ -21,10 +21,10 @@ from check_cases import of_model, on_digits
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
+from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation.checks.model import MODEL_CHECKS
 from arnas.evaluation.checks.run import Check
 from arnas.evaluation.statistics import wilson
-from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.checks.context import Trial
 from arnas.spaces.network import Normalise
 
 
@@ -216,14 +216,14 @@ def test_the_subset_is_hashed_and_counted() -> None:
     assert on_digits("test_subset").figure.startswith("the first 360 images")
 
 
-def many(count: int, classes: int = 10) -> Trial:
+def many(count: int, classes: int = 10) -> CheckContext:
     """Return a trial with images of noise and as many labels of each class."""
     draws = torch.Generator().manual_seed(0)
     x = torch.rand(count, 1, 8, 8, generator=draws)
-    return Trial(trained("cnn"), x, torch.arange(count) % classes, THREAT, "fast", 0, 500)
+    return CheckContext(trained("cnn"), x, torch.arange(count) % classes, THREAT, "fast", 0, 500)
 
 
-def subset_of(trial: Trial) -> Check:
+def subset_of(trial: CheckContext) -> Check:
     return MODEL_CHECKS["test_subset"](trial)
 
 

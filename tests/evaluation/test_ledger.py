@@ -10,23 +10,23 @@ from checked_models import normalised_model, pictures
 from cut_runs import Cut, Stop
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.transfer import transfer_examples
 from arnas.evaluation.ledger import Ledger
+from arnas.evaluation.transfer import transfer_examples
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.runtime.progress import silent
-from arnas.runtime.resume import FORGETFUL, Keeper
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer
 
 COUNT, BATCH = 20, 8
 ATTACKS = ("fgsm", "pgd20", "apgd_ce")
 BUDGETS = [Threat("linf", epsilon) for epsilon in (0, 0.05, 0.1)]
 
 
-def run(keeper: Keeper = FORGETFUL) -> object:
+def run(checkpointer: Checkpointer = NO_CHECKPOINT) -> object:
     """Evaluate both checkpoints of a stage and a curve; return all outcomes and what was seen."""
     model, x = normalised_model(), pictures(COUNT)
     y = predict(model, x, COUNT)
     y[::4] = (y[::4] + 1) % 2
-    ledger = Ledger(keeper)
+    ledger = Ledger(checkpointer)
     settings = {"batch_size": BATCH, "seed": 0, "report": silent, "ledger": ledger}
     found = []
     for scope in ("selected", "last"):

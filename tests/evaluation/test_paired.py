@@ -12,7 +12,6 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import norm as normal
 
-from arnas.evaluation.result import STOOD
 from arnas.evaluation.compare import (
     check_comparable,
     compare_outcomes,
@@ -20,6 +19,7 @@ from arnas.evaluation.compare import (
     mcnemar,
     paired_interval,
 )
+from arnas.evaluation.result import ROBUST
 from arnas.runtime.errors import UserError
 
 
@@ -219,4 +219,4 @@ def test_the_flags_compared_are_the_robust_ones() -> None:
     assert int(standing.sum()) == cases.ROBUST
     found = compare_records(first, first)
     assert found.robust.both == cases.ROBUST
-    assert found.clean.both == int((first.outcomes["clean"] == STOOD).sum())
+    assert found.clean.both == int((first.outcomes["clean"] == ROBUST).sum())

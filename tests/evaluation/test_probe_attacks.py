@@ -10,11 +10,11 @@ from attacked_trials import SMALL_SUITE, attacked_trial
 from broken_models import THREAT, images_of, trial_of
 from torch import Tensor, nn
 
-from arnas.attacks.pgd import pgd
 from arnas.attacks.objectives import cross_entropy, margin
 from arnas.attacks.oracle import misclassified
+from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import STOOD
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.linear_control import exact_robustness, nearest_mean
 from arnas.evaluation.checks.probes import (
     numeric_ascent,
@@ -23,7 +23,7 @@ from arnas.evaluation.checks.probes import (
     walk,
 )
 from arnas.evaluation.checks.strength import STEPS, entropy_walk, margin_walk
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.result import ROBUST
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -70,10 +70,10 @@ def test_a_walk_averages_over_random_passes() -> None:
 def test_the_probe_is_what_the_model_knows_of_the_first_images() -> None:
     trial = attacked_trial("cnn")
     probe = probe_of(trial)
-    known = trial.outcomes["clean"][:64] == STOOD
+    known = trial.outcomes["clean"][:64] == ROBUST
     assert torch.equal(probe.x, trial.x[:64][known])
     assert torch.equal(probe.labels, trial.y[:64])
-    stood = (trial.outcomes["pgd"] == STOOD) & (trial.outcomes["pgd_margin"] == STOOD)
+    stood = (trial.outcomes["pgd"] == ROBUST) & (trial.outcomes["pgd_margin"] == ROBUST)
     assert torch.equal(probe.stood, stood[:64][known])
     assert 0 < probe.stood.sum() < len(probe.y) < 64
 
@@ -103,7 +103,7 @@ def test_numeric_ascent_breaks_what_can_be_broken_without_a_gradient(
     data = trial_of("cnn", threat=Threat(norm, epsilon))
     model, classes = nearest_mean(data.x, data.y)
     label = torch.searchsorted(classes, data.y)
-    trial = Trial(Hidden(model), data.x.double(), label, data.threat, "by hand", 0, 64)
+    trial = CheckContext(Hidden(model), data.x.double(), label, data.threat, "by hand", 0, 64)
     probe = probe_of(trial)
     exact = exact_robustness(model, probe.x, probe.y, trial.threat)
     broken = numeric_ascent(trial, probe.x, probe.y)
@@ -134,6 +134,6 @@ def test_the_small_suite_leaves_what_its_attacks_leave() -> None:
         left = stood.nonzero().flatten()
         x_adv = pgd(trial.model, x[left], y[left], THREAT, **options)
         stood[left] = ~misclassified(trial.logits(x_adv), y[left])
-    found = torch.stack([value == STOOD for value in trial.outcomes.values()]).all(0)
+    found = torch.stack([value == ROBUST for value in trial.outcomes.values()]).all(0)
     assert torch.equal(found, stood)
     assert list(trial.attacks) == list(SMALL_SUITE)

@@ -13,8 +13,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arnas.evaluation.result import Assessment
-from arnas.evaluation.statistics import wilson
 from arnas.evaluation.record import (
     FORMAT,
     from_record,
@@ -24,13 +22,15 @@ from arnas.evaluation.record import (
     worst_class,
     write_record,
 )
+from arnas.evaluation.result import EvalResult
+from arnas.evaluation.statistics import wilson
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import SEAL, canonical_json, sha256_bytes
 
 CURVE = {"0": wilson(9, 10), "8/255": wilson(5, 10), "1": wilson(0, 10)}
 
 
-def same(first: Assessment, second: Assessment) -> bool:
+def same(first: EvalResult, second: EvalResult) -> bool:
     """Return whether all but the examples is equal, orders included."""
     for name in ("threat", "suite", "clean_accuracy", "robust_accuracy", "checks", "reliable"):
         assert getattr(first, name) == getattr(second, name), name

@@ -11,22 +11,22 @@ from broken_models import HONEST, THREAT, Wrapped, quantise, trained, trial_of
 from checked_models import Bright
 from torch import Tensor, nn
 
-from arnas.attacks.projection import length
 from arnas.attacks.pgd import fgsm
+from arnas.attacks.projection import length
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.run import strength as strength_checks
-from arnas.evaluation.result import FELL, STOOD
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks import strength as strength_checks
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.probes import (
     Probe,
     Walk,
     probe_of,
 )
+from arnas.evaluation.checks.run import Check
 from arnas.evaluation.checks.strength import CORNERS, STEPS, entropy_walk, full_range
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.result import BROKEN, ROBUST
 
 
-def trial_of_model(model: nn.Module, **changes: Any) -> Trial:
+def trial_of_model(model: nn.Module, **changes: Any) -> CheckContext:
     """Return the small suite's outcomes on a model of the digits."""
     trial = trial_of("cnn", count=64, **changes)
     trial.model = model.eval()
@@ -43,12 +43,12 @@ def by_hand(
     values: Tensor | None = None,
     n: int = 100,
     **changes: Any,
-) -> Trial:
+) -> CheckContext:
     """Return a trial whose walks have been taken: flags (steps + 1, n) and values of the loss."""
     calm = torch.zeros(2 * STEPS + 1, n, dtype=torch.bool)
     settled = torch.linspace(0, 2, 2 * STEPS + 1).clamp_max(1)[:, None].expand(-1, n)
     x, y = torch.full((n, 1, 2, 2), 0.5), torch.zeros(n, dtype=torch.int64)
-    trial = Trial(nn.Identity(), x, y, THREAT, "by hand", 0, 64, **changes)
+    trial = CheckContext(nn.Identity(), x, y, THREAT, "by hand", 0, 64, **changes)
     trial.notes["measured.probe"] = Probe(x, y, y == 0, torch.arange(n), y)
     flags = {"entropy": entropy, "margin": margins}
     for name, wrong in flags.items():
@@ -122,12 +122,12 @@ def test_a_loss_that_is_flat_or_no_number_does_not_rise(value: float) -> None:
 def effort(
     monkeypatch: pytest.MonkeyPatch, single: Tensor, entropy: Tensor, second: Tensor
 ) -> Check:
-    def only(trial: Trial, probe: Probe, first: Tensor | None = None) -> Tensor:
+    def only(trial: CheckContext, probe: Probe, first: Tensor | None = None) -> Tensor:
         return single if first is None else second | first
 
     monkeypatch.setattr(strength_checks, "_fgsm", only)
     monkeypatch.setattr(strength_checks, "_second_start", only)
-    return verdict("more_effort", by_hand(entropy=entropy, n=len(single)))
+    return verdict("attack_converged", by_hand(entropy=entropy, n=len(single)))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def effort(
         (30, 40, 40, 42, "WARN"),
     ],
 )
-def test_limits_of_more_effort(
+def test_limits_of_attack_converged(
     single: int,
     twenty: int,
     forty: int,
@@ -162,7 +162,7 @@ def test_limits_of_more_effort(
     assert f"a second start {second - twenty} more" in check.figure
 
 
-def test_more_effort_counts_image_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attack_converged_counts_image_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """FGSM breaks ten images that PGD does not, and PGD ten others: nothing is wrong in sum."""
     single = (torch.arange(100) >= 30) & (torch.arange(100) < 50)
     check = effort(monkeypatch, single, falling(40), torch.zeros(100, dtype=torch.bool))
@@ -187,8 +187,8 @@ def square_only(monkeypatch: pytest.MonkeyPatch, square: int, n: int, **signs: A
     none = torch.zeros(0, dtype=torch.bool)
     monkeypatch.setattr(strength_checks, "numeric_ascent", lambda trial, x, y: none)
     trial = by_hand(n=n, **signs)
-    stood = torch.full((n,), STOOD, dtype=torch.uint8)
-    fell = torch.where(torch.arange(n) < square, FELL, STOOD).to(torch.uint8)
+    stood = torch.full((n,), ROBUST, dtype=torch.uint8)
+    fell = torch.where(torch.arange(n) < square, BROKEN, ROBUST).to(torch.uint8)
     trial.outcomes = {"clean": stood, "apgd_ce": stood, "square": fell}
     return verdict("blackbox", trial)
 
@@ -226,9 +226,9 @@ def test_black_box_attacks_count_after_those_that_see_gradients(
     names: tuple[str, ...], counted: list[str]
 ) -> None:
     trial = by_hand()
-    trial.outcomes = {name: torch.full((100,), STOOD, dtype=torch.uint8) for name in names}
+    trial.outcomes = {name: torch.full((100,), ROBUST, dtype=torch.uint8) for name in names}
     for place, name in enumerate(names[1:]):
-        trial.outcomes[name][: place + 1] = FELL
+        trial.outcomes[name][: place + 1] = BROKEN
     found = strength_checks.black_box_breaks(trial)
     assert found == {name: names.index(name) for name in counted}
 
@@ -252,8 +252,8 @@ def test_honest_networks_do_not_fail(name: str) -> None:
     trial = attacked_trial(name, count=64)
     found = {check: verdict(check, trial).status for check in STRENGTH}
     warned = {check for check, status in found.items() if status != "PASS"}
-    assert warned <= {"more_effort"}
-    assert found["more_effort"] in ("PASS", "WARN")
+    assert warned <= {"attack_converged"}
+    assert found["attack_converged"] in ("PASS", "WARN")
 
 
 @pytest.mark.long
@@ -283,10 +283,10 @@ def test_loud_logits_are_masking(name: str, epsilon: float) -> None:
 @pytest.mark.parametrize(
     ("name", "failing"),
     [
-        ("cnn", {"larger_epsilon", "blackbox", "random_corners"}),
+        ("cnn", {"unbounded_attack", "blackbox", "random_corners"}),
         pytest.param(
             "robust_cnn",
-            {"larger_epsilon", "blackbox", "random_corners"},
+            {"unbounded_attack", "blackbox", "random_corners"},
             marks=pytest.mark.long,
         ),
     ],
@@ -295,7 +295,7 @@ def test_rounded_inputs_are_masking(name: str, failing: set[str]) -> None:
     trial = trial_of_model(Wrapped(trained(name), before=quantise))
     assert {check for check in STRENGTH if verdict(check, trial).status == "FAIL"} == failing
     assert strength_checks.stuck(trial) == 1
-    curve = verdict("larger_epsilon", trial).figure
+    curve = verdict("unbounded_attack", trial).figure
     assert "62 at 0.4," in curve or "63 at 0.4," in curve
     assert int(curve.split(" at 1,")[0].split()[-1]) < 32, "random starts break the most of them"
     assert "no step along the gradient helps on 100 %" in verdict("blackbox", trial).figure
@@ -303,18 +303,18 @@ def test_rounded_inputs_are_masking(name: str, failing: set[str]) -> None:
 
 def test_what_the_suite_should_have_found_is_counted() -> None:
     lazy = attacked_trial("mlp", count=64, attacks={"nothing": nothing})
-    check = verdict("more_effort", lazy)
+    check = verdict("attack_converged", lazy)
     broken = int(entropy_walk(lazy).broken().sum())
     missed = int(check.figure.split("; ")[-1].split()[0])
     assert missed >= broken > 10
-    diligent = verdict("more_effort", attacked_trial("mlp", count=64))
+    diligent = verdict("attack_converged", attacked_trial("mlp", count=64))
     assert int(diligent.figure.split("; ")[-1].split()[0]) <= 1
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_full_range_breaks_what_has_gradients(norm: str) -> None:
     trial = attacked_trial("mlp", norm=norm, epsilon={"linf": 0.05, "l2": 0.3, "l1": 1}[norm])
-    check = verdict("larger_epsilon", trial)
+    check = verdict("unbounded_attack", trial)
     assert check.status == "PASS"
     assert f"0 at {full_range(trial).epsilon:.4g}, which allows every image" in check.figure
     counts = [int(part.split(" at ")[0].split()[-1]) for part in check.figure.split(", ")[:-1]]
@@ -325,7 +325,9 @@ def test_the_full_range_breaks_what_has_gradients(norm: str) -> None:
 @pytest.mark.parametrize(("norm", "pixels"), [("linf", 12), ("l2", 12), ("l1", 12)])
 def test_the_full_range_reaches_every_corner_of_the_box(norm: str, pixels: int) -> None:
     x = torch.zeros(1, 3, 2, 2)
-    trial = Trial(nn.Identity(), x, torch.zeros(1).long(), Threat(norm, 0.5), "by hand", 0, 1)
+    trial = CheckContext(
+        nn.Identity(), x, torch.zeros(1).long(), Threat(norm, 0.5), "by hand", 0, 1
+    )
     assert float(length(torch.ones_like(x), norm)) <= full_range(trial).epsilon * (1 + 1e-7)
 
 
@@ -348,18 +350,18 @@ def test_what_may_stand_where_every_image_is_allowed(
     assert strength_checks._may_stand(probe) == most
 
 
-def halves(slope: float) -> Trial:
+def halves(slope: float) -> CheckContext:
     """Return a trial of a model that tells the brighter half of random images from the other."""
     x = torch.rand(64, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     x = (x * torch.where(torch.arange(64) % 2 == 0, 0.6, 1.4)[:, None, None, None]).clamp(0, 1)
     y = (x.flatten(1).mean(1) > 0.5).long()
-    return finish(Trial(Bright(slope), x, y, Threat("linf", 0.02), "by hand", 0, 32))
+    return finish(CheckContext(Bright(slope), x, y, Threat("linf", 0.02), "by hand", 0, 32))
 
 
 @pytest.mark.parametrize(("slope", "status"), [(1, "PASS"), (0, "FAIL"), (-1, "FAIL")])
 def test_gradients_that_mislead_fail_where_every_image_is_allowed(slope: int, status: str) -> None:
     trial = halves(slope)
-    assert verdict("larger_epsilon", trial).status == status
+    assert verdict("unbounded_attack", trial).status == status
 
 
 @pytest.mark.parametrize("slope", [0, -1])
@@ -379,7 +381,7 @@ def test_numeric_gradients_see_through_a_misleading_one(slope: int) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_constant_model_is_allowed_its_class() -> None:
     trial = attacked_trial("constant", count=64)
-    check = verdict("larger_epsilon", trial)
+    check = verdict("unbounded_attack", trial)
     assert check.status == "WARN"
     assert "FAIL" not in {verdict(name, trial).status for name in STRENGTH}
 
@@ -394,7 +396,7 @@ def test_what_falls_to_half_the_budget_only_is_worth_a_look(
         trial.notes[f"measured.{name}"] = Walk(
             torch.zeros(41, n), torch.zeros(41, n, dtype=torch.bool), torch.zeros(n)
         )
-    check = verdict("larger_epsilon", trial)
+    check = verdict("unbounded_attack", trial)
     assert check.status == "WARN"
     assert "; 0 fall to half" not in check.figure
 
@@ -440,7 +442,7 @@ class Shell(nn.Module):
 
 def test_the_last_iterate_has_gone_through_the_shell() -> None:
     x = torch.full((20, 1, 4, 4), 0.5)
-    trial = Trial(Shell(), x, torch.zeros(20).long(), Threat("linf", 0.1), "by hand", 0, 8)
+    trial = CheckContext(Shell(), x, torch.zeros(20).long(), Threat("linf", 0.1), "by hand", 0, 8)
     check = verdict("silent_success", finish(trial, {"pgd": by_pgd()}))
     assert check.status == "WARN"
     assert check.figure.startswith("20 of 20 images")

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.oracle import Found, Oracle
-from arnas.attacks.suites import Component, Draws, Suite, build_suite, targets_of
+from arnas.attacks.oracle import AttackOutput, Oracle
+from arnas.attacks.suites import Component, RandomStreams, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import FELL, SPARED, STOOD
-from arnas.evaluation.runner import Course, SuiteRun
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED
+from arnas.evaluation.runner import SuiteRun, SuiteState
 from arnas.runtime.files import TensorFile
 from arnas.runtime.progress import silent
-from arnas.runtime.resume import FORGETFUL, Snapshot
+from arnas.runtime.resume import NO_CHECKPOINT, Snapshot
 
 THREAT = Threat("linf", 0.1)
 
@@ -53,13 +53,13 @@ def run_of(suite: Suite, **changed: Any) -> SuiteRun:
         batch_size=8,
         expectation=1,
         device=torch.device("cpu"),
-        keeper=FORGETFUL,
+        checkpointer=NO_CHECKPOINT,
         report=silent,
     )
     return replace(run, **changed)
 
 
-def outcomes(course: Course) -> dict[str, list[int]]:
+def outcomes(course: SuiteState) -> dict[str, list[int]]:
     return {k: v.tolist() for k, v in course.tensors.items() if k != "x_adv"}
 
 
@@ -73,8 +73,8 @@ class Recorder:
         self.known = x
 
     def __call__(
-        self, oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: Draws
-    ) -> Found:
+        self, oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: RandomStreams
+    ) -> AttackOutput:
         who = [int((self.known == one).flatten(1).all(1).nonzero()) for one in x]
         aims = labels[:, 1].tolist() if labels.ndim == 2 else [-1] * len(x)
         self.tried += list(zip(who, aims, strict=True))
@@ -86,7 +86,7 @@ class Recorder:
         truth = labels[:, 0] if labels.ndim == 2 else labels
         for row in broken.nonzero().flatten().tolist():
             x_adv[row] = self.known[(said != truth[row]).nonzero()[0]]
-        return Found(broken, x_adv)
+        return AttackOutput(broken, x_adv)
 
 
 def component(run: Recorder, tries: int = 1, targeted: bool = False) -> Component:
@@ -100,8 +100,8 @@ def test_an_image_that_has_fallen_is_spared_the_rest() -> None:
     wrong = {0, 6, 12, 18}
     assert {image for image, _ in first.tried} == set(range(24)) - wrong
     assert {image for image, _ in second.tried} == set(range(24)) - wrong - {1, 2}
-    assert [course.tensors["first"][i].item() for i in (0, 1, 3)] == [SPARED, FELL, STOOD]
-    assert course.tensors["second"][1] == SPARED
+    assert [course.tensors["first"][i].item() for i in (0, 1, 3)] == [SKIPPED, BROKEN, ROBUST]
+    assert course.tensors["second"][1] == SKIPPED
 
 
 def test_targets_are_tried_until_one_breaks_and_each_once() -> None:
@@ -122,7 +122,7 @@ def test_several_targets_share_a_batch_when_few_images_stand() -> None:
     x, y = images()
     calls: list[int] = []
 
-    def counted(*arguments: Any) -> Found:
+    def counted(*arguments: Any) -> AttackOutput:
         calls.append(len(arguments[1]))
         return recorder(*arguments)
 
@@ -132,11 +132,13 @@ def test_several_targets_share_a_batch_when_few_images_stand() -> None:
 
 
 def test_what_an_attack_only_believes_does_not_count() -> None:
-    def liar(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> Found:
-        return Found(torch.ones(len(x), dtype=torch.bool), x)
+    def liar(
+        oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: RandomStreams
+    ) -> AttackOutput:
+        return AttackOutput(torch.ones(len(x), dtype=torch.bool), x)
 
     course = run_of(Suite({"liar": Component(liar, "fixed", "none")})).finish()
-    assert FELL not in course.tensors["liar"].tolist()
+    assert BROKEN not in course.tensors["liar"].tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
@@ -156,12 +158,12 @@ def test_neither_batches_nor_order_change_an_outcome(norm: str, batch_size: int)
     fallen = 0
     for name in ("clean", *suite.components):
         assert torch.equal(shuffled.tensors[name][back], plain.tensors[name])
-        fallen += int((plain.tensors[name] == FELL).sum())
+        fallen += int((plain.tensors[name] == BROKEN).sum())
     assert 2 < fallen < len(y)
 
 
 class Dying:
-    """A keeper that keeps everything it is offered, and dies at one offer."""
+    """A checkpointer that keeps everything it is offered, and dies at one offer."""
 
     stopping = False
 
@@ -175,7 +177,7 @@ class Dying:
         tensors = {name: value.clone() for name, value in self.kept.tensors.items()}
         return TensorFile(tensors, dict(self.kept.values))
 
-    def offer(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
         tensors, values = snapshot()
         copies = {name: value.clone() for name, value in tensors.items()}
         copied = {
@@ -193,10 +195,10 @@ def test_a_run_that_dies_goes_on_to_the_same_end(dies_at: int) -> None:
     """Outcomes, examples and even the counted passes are those of an undisturbed run."""
     suite = build_suite("apgd_ce,apgd_t,fab_t", "linf", 5)
     whole = run_of(suite).finish()
-    keeper = Dying(dies_at)
+    checkpointer = Dying(dies_at)
     with pytest.raises(KeyboardInterrupt):
-        run_of(suite, keeper=keeper).finish()
-    course = run_of(suite, keeper=keeper).finish()
+        run_of(suite, checkpointer=checkpointer).finish()
+    course = run_of(suite, checkpointer=checkpointer).finish()
     assert outcomes(course) == outcomes(whole)
     assert torch.equal(course.tensors["x_adv"], whole.tensors["x_adv"])
     assert course.passes == whole.passes
@@ -206,7 +208,7 @@ def test_a_signal_stops_between_two_passes() -> None:
     """And what is kept then is the end of the last batches, so nothing is counted twice."""
     suite = build_suite("pgd20,apgd_ce", "linf", 5)
     whole = run_of(suite).finish()
-    keeper = Dying(-1)
+    checkpointer = Dying(-1)
     passes = 0
 
     class Asked(Dying):
@@ -216,19 +218,19 @@ def test_a_signal_stops_between_two_passes() -> None:
             passes += 1
             return passes == 60
 
-    keeper = Asked(-1)
+    checkpointer = Asked(-1)
     model = network()
 
-    def offer(snapshot: Callable[[], Snapshot], now: bool = False) -> None:
-        Dying.offer(keeper, snapshot, now)
+    def maybe_save(snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+        Dying.maybe_save(checkpointer, snapshot, now)
         if passes == 60:
             raise KeyboardInterrupt
 
-    keeper.offer = offer  # type: ignore[method-assign]
+    checkpointer.maybe_save = maybe_save  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        run_of(suite, model=model, keeper=keeper).finish()
+        run_of(suite, model=model, checkpointer=checkpointer).finish()
     passes = 1000
-    course = run_of(suite, keeper=keeper).finish()
+    course = run_of(suite, checkpointer=checkpointer).finish()
     assert outcomes(course) == outcomes(whole)
     assert course.passes == whole.passes
 

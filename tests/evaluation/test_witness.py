@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
-from arnas.evaluation.witness import Witness
+from arnas.evaluation.witness import EvalMonitor
 from arnas.runtime.progress import silent
 
 LINF, L2 = Threat("linf", 0.1), Threat("l2", 0.5)
@@ -33,7 +33,7 @@ def moved(*places: tuple[int, int, float], count: int = 3) -> Tensor:
 
 
 def test_a_new_witness_has_seen_nothing() -> None:
-    witness = Witness()
+    witness = EvalMonitor()
     assert (witness.forwards, witness.awake, witness.examples) == (0, 0, 0)
     assert not witness.changed
     assert witness.finite
@@ -56,7 +56,7 @@ def test_the_largest_perturbation_counts_in_the_norm_of_the_threat(
     threat: Threat, moves: list[tuple[int, int, float]], excess: float
 ) -> None:
     """Each image by itself: 0.3 and 0.4 make 0.5 in one image, and 0.4 in two."""
-    witness = Witness()
+    witness = EvalMonitor()
     witness.see(grey(), moved(*moves), threat)
     assert witness.excess == pytest.approx(excess, abs=1e-12)
     assert witness.examples == 3
@@ -70,7 +70,7 @@ def test_the_extremes_of_all_batches_are_kept() -> None:
         (moved((3, 2, 0.01), count=4), LINF, -0.09),
     ]
     for order in (batches, batches[::-1]):
-        witness = Witness()
+        witness = EvalMonitor()
         for x_adv, threat, _ in order:
             witness.see(grey(len(x_adv)), x_adv, threat)
         assert witness.examples == 1 + 2 + 4
@@ -81,7 +81,7 @@ def test_the_extremes_of_all_batches_are_kept() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_is_remembered(value: float) -> None:
     """An honest batch afterwards does not make up for it."""
-    witness = Witness()
+    witness = EvalMonitor()
     witness.see(grey(), moved((1, 4, value)), LINF)
     assert not witness.finite
     witness.see(grey(), grey(), LINF)
@@ -94,7 +94,7 @@ def test_a_number_that_is_none_is_remembered(value: float) -> None:
 def test_every_pass_of_the_model_is_counted_and_no_other() -> None:
     """Only inside the block, and neither those of its layers nor those of another model."""
     model, other, x = linear_model().eval(), linear_model(), pictures(2)
-    witness = Witness()
+    witness = EvalMonitor()
     model(x)
     with witness.watching(model):
         model(x)
@@ -110,7 +110,7 @@ def test_every_pass_of_the_model_is_counted_and_no_other() -> None:
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
 def test_a_pass_counts_as_awake_if_one_layer_is(layer: int) -> None:
     model, x = normalised_model().eval(), pictures(2)
-    witness = Witness()
+    witness = EvalMonitor()
     with witness.watching(model):
         model(x)
         model[layer].train()
@@ -123,7 +123,7 @@ def test_a_pass_counts_as_awake_if_one_layer_is(layer: int) -> None:
 def test_several_models_are_watched_together_and_each_once() -> None:
     """As a model and the copy that examples are made on, which may be the model itself."""
     model, copy, x = normalised_model().eval(), normalised_model(), pictures(2)
-    witness = Witness()
+    witness = EvalMonitor()
     with witness.watching(model, copy, model):
         model(x)
         model(x)
@@ -136,7 +136,7 @@ def test_several_models_are_watched_together_and_each_once() -> None:
 
 def test_a_model_that_only_stands_awake_is_not_blamed() -> None:
     model = normalised_model().eval()
-    witness = Witness()
+    witness = EvalMonitor()
     with witness.watching(model):
         model.train()
         model.eval()
@@ -151,7 +151,7 @@ def test_a_model_that_only_stands_awake_is_not_blamed() -> None:
 def test_weights_and_buffers_that_are_changed_are_noticed(name: str) -> None:
     """Once is enough, though nothing happens the next time."""
     model = normalised_model()
-    witness = Witness()
+    witness = EvalMonitor()
     with witness.watching(model):
         pass
     assert not witness.changed
@@ -165,7 +165,7 @@ def test_weights_and_buffers_that_are_changed_are_noticed(name: str) -> None:
 
 def test_what_is_put_back_or_changed_outside_does_not_count() -> None:
     model = normalised_model()
-    witness = Witness()
+    witness = EvalMonitor()
     with witness.watching(model):
         model[1].running_mean.add_(1)
         model[1].running_mean.sub_(1)
@@ -177,7 +177,7 @@ def test_what_is_put_back_or_changed_outside_does_not_count() -> None:
 
 def test_two_weights_that_swap_places_are_a_change() -> None:
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
-    witness = Witness()
+    witness = EvalMonitor()
     with witness.watching(model):
         model["a"].weight.data, model["b"].weight.data = (
             model["b"].weight.data,
@@ -188,7 +188,7 @@ def test_two_weights_that_swap_places_are_a_change() -> None:
 
 def test_an_error_ends_the_watch_and_goes_on() -> None:
     model = normalised_model().eval()
-    witness = Witness()
+    witness = EvalMonitor()
     with pytest.raises(ZeroDivisionError), witness.watching(model):
         model[1].running_mean.add_(1)
         raise ZeroDivisionError

@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from arnas.models.weights import weights_sha256
 from arnas.models.loading.load import LoadedModel, load_model
+from arnas.models.weights import weights_sha256
 from arnas.runtime.errors import UserError
 
 SIZES: dict[str, Any] = {"num_classes": 4, "image_size": 8, "in_channels": 2}

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from arnas.models.weights import weights_sha256
 from arnas.models.loading.load import load_model
 from arnas.models.registry import build_model, describe_model, save_weights
+from arnas.models.weights import weights_sha256
 
 PROVENANCE = {
     "run": "mine",

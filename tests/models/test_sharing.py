@@ -20,7 +20,9 @@ Found = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found, Found]:
+def found(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Found, Found, Found]:
     """Return what a process alone, rank 0 and rank 1 have found."""
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as chosen:
@@ -84,7 +86,9 @@ def test_a_training_ends_with_the_same_weights(
     assert worst(found, loss, "selected") == 0
 
 
-def test_the_ranks_have_the_same_bytes(found: tuple[Found, Found, Found]) -> None:
+def test_the_ranks_have_the_same_bytes(
+    found: tuple[Found, Found, Found],
+) -> None:
     _, first, second = found
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -125,7 +125,7 @@ ORIGIN = {"run": "digits", "search": "dsara", "seed": 2}
 def tables(
     count: int, kinds: tuple[str, ...] = ("accurate", "reduction")
 ) -> list[dict[str, Tensor]]:
-    """Return a trajectory of random architecture tables."""
+    """Return a trajectory of random architecture parameters."""
     generator = torch.Generator().manual_seed(0)
     return [{k: 2 * torch.randn(14, 7, generator=generator) for k in kinds} for _ in range(count)]
 

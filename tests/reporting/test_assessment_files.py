@@ -15,9 +15,9 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from arnas.evaluation.result import Assessment
 from arnas.evaluation.checks.run import Check
 from arnas.evaluation.record import from_record, to_record
+from arnas.evaluation.result import EvalResult
 from arnas.reporting.model.files import (
     as_table,
     export_examples,
@@ -125,7 +125,7 @@ def test_a_warning_passes_and_says_so(tmp_path: Path) -> None:
     warned = junit(tmp_path / "j.xml").find(".//testcase[@name='check_1']")
     assert warned is not None
     assert [child.tag for child in warned] == ["system-out"]
-    assert warned[0].text == "WARN: figure 1. What to do: advice 1."
+    assert warned[0].text == "WARN: figure 1. Fix: advice 1."
 
 
 def test_every_text_makes_valid_xml(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_every_text_makes_valid_xml(tmp_path: Path) -> None:
     assert "\U0001f600" in found.attrib["name"]
 
 
-def shown(made: Assessment, title: str = "") -> str:
+def shown(made: EvalResult, title: str = "") -> str:
     console = Console(file=io.StringIO(), width=160, color_system=None)
     console.print(as_table(made, title))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -186,7 +186,7 @@ class Linear(nn.Module):
         return torch.stack([-score, score], dim=1)
 
 
-def rounding_case(epsilon: float) -> tuple[Assessment, Tensor]:
+def rounding_case(epsilon: float) -> tuple[EvalResult, Tensor]:
     """Return four grey images of 100 levels of class 0, which attacks have pushed up."""
     x = torch.full((4, 1, 2, 2), 100 / 255)
     # Above the threshold of 104.2 levels; rounded: 104, below, and 105, above; 3 stands.

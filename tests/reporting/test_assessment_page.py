@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from arnas.evaluation.result import Assessment
-from arnas.evaluation.statistics import wilson
 from arnas.evaluation.record import from_record, to_record
+from arnas.evaluation.result import EvalResult
+from arnas.evaluation.statistics import wilson
 from arnas.reporting.model.page import (
     CLASSES,
     Pictures,
@@ -129,7 +129,7 @@ def test_the_headline_says_that_a_check_failed() -> None:
     _, page = full()
     assert "UNRELIABLE" in page.text
     assert "Do not quote this robust accuracy: 1 check failed" in page.text
-    assert "12 of 64 gradients are zero. What to do: find the detached part." in page.text
+    assert "12 of 64 gradients are zero. Fix: find the detached part." in page.text
     _, page = full(failed=False)
     assert "UNRELIABLE" not in page.text
     assert "Do not quote" not in page.text
@@ -285,7 +285,7 @@ def test_hostile_text_stays_text(evil: str) -> None:
         names=names, provenance=provenance, suite=evil, curve={"1": wilson(1, 2)}, channels=3
     )
     checks = tuple(check._replace(id=evil, figure=evil, advice=evil) for check in made.checks)
-    made = Assessment(**{**vars(made), "checks": checks})
+    made = EvalResult(**{**vars(made), "checks": checks})
     html = render(made, evil, Pictures(cases.images(3), PREDICTED, (evil, evil, evil)))
     page = Page(html)
     assert not {"script", "link", "iframe"} & set(page.tags)

@@ -8,7 +8,7 @@ import pytest
 import report_cases as cases
 import torch
 
-from arnas.reporting import figures, search_figures
+from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.architecture import alpha_rows, gamma_rows, operation_rows
 from arnas.reporting.run.cells import COLOURS, cells_figure
 from arnas.reporting.run.style import styled, svg_bytes

@@ -10,7 +10,7 @@ import assessment_cases as cases
 import pytest
 import yaml
 
-from arnas.evaluation.result import Assessment
+from arnas.evaluation.result import EvalResult
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.model.card import CardMeta, plain, write_model_card
 from arnas.runtime.errors import UserError
@@ -29,7 +29,7 @@ META = CardMeta(
 )
 
 
-def written(tmp_path: Path, made: Assessment, meta: CardMeta | None = META) -> tuple[Any, str]:
+def written(tmp_path: Path, made: EvalResult, meta: CardMeta | None = META) -> tuple[Any, str]:
     write_model_card(tmp_path / "README.md", made, meta)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     empty, head, body = re.split(r"^---$", text, maxsplit=2, flags=re.MULTILINE)
@@ -85,7 +85,7 @@ def test_what_failed_and_warned_is_listed(tmp_path: Path) -> None:
     head, body = written(tmp_path, made)
     assert "> **Unreliable:** these checks of the evaluation failed: gradient." in body
     assert "30 checks ran: 10 passed, 9 warned, 1 failed, 10 had nothing to look at." in body
-    assert "- **FAIL** gradient: 12 of 64 gradients are zero. What to do: find the" in body
+    assert "- **FAIL** gradient: 12 of 64 gradients are zero. Fix: find the" in body
     assert body.count("- **WARN** ") == 9
     assert "figure 3." not in body
     assert head["model-index"][0]["results"][0]["metrics"][1]["name"].endswith("unreliable")
@@ -119,7 +119,7 @@ def test_a_card_needs_no_meta(tmp_path: Path) -> None:
 def test_hostile_names_change_neither_head_nor_text(tmp_path: Path, evil: str) -> None:
     made = cases.assessment(names={"square": evil}, suite=evil, provenance={"model": evil, evil: 1})
     checks = tuple(check._replace(id=evil, figure=evil, advice=evil) for check in made.checks)
-    made = Assessment(**{**vars(made), "checks": checks})
+    made = EvalResult(**{**vars(made), "checks": checks})
     meta = CardMeta(name=evil, license=evil, dataset=evil, tags=[evil], class_names=[evil] * 3)
     head, body = written(tmp_path, made, meta)
     safe = evil.encode("utf-8", "replace").decode()

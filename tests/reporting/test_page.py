@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import report_cases as cases
 
+from arnas.pipeline.plan import FIGURES
+from arnas.reporting.published.sources import load_published
 from arnas.reporting.run.captions import CAPTIONS
 from arnas.reporting.run.page import (
     ReportContent,
@@ -21,9 +23,7 @@ from arnas.reporting.run.page import (
     layouts,
     render,
 )
-from arnas.reporting.published.sources import load_published
 from arnas.reporting.run.words import LABELS
-from arnas.pipeline.plan import FIGURES
 
 ROOT = Path(__file__).parents[2]
 VOID = {"meta", "img", "br", "link", "hr"}

@@ -16,9 +16,16 @@ from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import parse_amount
 from arnas.config.load import parse_yaml
 from arnas.models.registry import MODELS
-from arnas.reporting.published.sources import PUBLISHED, Entry, Published, Source, load_published, size
-from arnas.runtime.errors import UserError
 from arnas.pipeline.plan import stage_versions
+from arnas.reporting.published.sources import (
+    PUBLISHED,
+    Entry,
+    Published,
+    Source,
+    load_published,
+    size,
+)
+from arnas.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TEXT = PUBLISHED.read_text()

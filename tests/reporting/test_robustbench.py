@@ -12,8 +12,8 @@ import torch
 from pydantic import ValidationError
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import Assessment
 from arnas.evaluation.checks.run import Check
+from arnas.evaluation.result import EvalResult
 from arnas.reporting.model.robustbench import (
     BoardEntry,
     board_entry,
@@ -37,7 +37,7 @@ META = BoardEntry(
 
 def whole(
     n: int = CIFAR, attacks: tuple[str, ...] = ATTACKS, failed: bool = False, **changed: Any
-) -> Assessment:
+) -> EvalResult:
     """Return an evaluation in which a tenth is wrong and each attack breaks a tenth."""
     tenth, digits = n // 10, {"clean": "1" * (n - n // 10) + "0" * (n // 10)}
     for number, name in enumerate(attacks):
@@ -50,11 +50,11 @@ def whole(
 
 
 @pytest.fixture(scope="module")
-def standard() -> Assessment:
+def standard() -> EvalResult:
     return whole()
 
 
-def test_an_entry_has_the_form_of_the_boards(tmp_path: Path, standard: Assessment) -> None:
+def test_an_entry_has_the_form_of_the_boards(tmp_path: Path, standard: EvalResult) -> None:
     notes = write_robustbench(tmp_path / "e.json", standard, META)
     assert notes == []
     assert json.loads((tmp_path / "e.json").read_text()) == {
@@ -81,7 +81,7 @@ def test_a_failed_check_makes_it_unreliable(tmp_path: Path) -> None:
     assert entry["footnote"] == "Checks that failed: gradient."
 
 
-def test_attacks_beyond_the_standard_make_the_external_accuracy(standard: Assessment) -> None:
+def test_attacks_beyond_the_standard_make_the_external_accuracy(standard: EvalResult) -> None:
     more = whole(attacks=(*ATTACKS, "transfer"))
     entry = board_entry(more, META)
     assert (entry["autoattack_acc"], entry["external"]) == ("50.00", "40.00")

@@ -11,13 +11,18 @@ import torch
 
 from arnas.runtime.abandoned import age, is_held, remove_slot, state_slots
 from arnas.runtime.errors import UserError
-from arnas.runtime.resume import Snapshot, kept
+from arnas.runtime.resume import Snapshot, checkpointing
 
 
 def cut_short(folder: Path, title: str = "retrain digits/arnas/0") -> None:
     """Leave a state with one save behind."""
-    with pytest.raises(UserError), kept(folder, title, "results/x/manifest.json") as keeper:
-        keeper.offer(lambda: Snapshot({"w": torch.zeros(1000)}, {"epoch": 2, "step": 7}), now=True)
+    with (
+        pytest.raises(UserError),
+        checkpointing(folder, title, "results/x/manifest.json") as checkpointer,
+    ):
+        checkpointer.maybe_save(
+            lambda: Snapshot({"w": torch.zeros(1000)}, {"epoch": 2, "step": 7}), now=True
+        )
         raise UserError("cut short")
 
 
@@ -36,7 +41,7 @@ def test_what_was_cut_short_is_abandoned(tmp_path: Path) -> None:
 
 
 def test_the_lock_decides_not_what_is_written(tmp_path: Path) -> None:
-    with kept(tmp_path / "retrain/abc", "a result"):
+    with checkpointing(tmp_path / "retrain/abc", "a result"):
         (slot,) = state_slots(tmp_path)
         assert slot.held and slot.holder["pid"] == os.getpid()
         (slot.folder / "holder.json").unlink()
@@ -58,16 +63,16 @@ def test_asking_creates_nothing_and_does_not_get_in_the_way(tmp_path: Path) -> N
     fcntl.flock(handle, fcntl.LOCK_SH)
     assert not is_held(lock), "two may ask at once"
     os.close(handle)
-    with kept(tmp_path / "retrain/abc", "a result"):
+    with checkpointing(tmp_path / "retrain/abc", "a result"):
         assert is_held(lock)
 
 
 def test_only_what_is_abandoned_is_removed(tmp_path: Path) -> None:
     cut_short(tmp_path / "retrain/abc")
     (slot,) = state_slots(tmp_path)
-    with kept(tmp_path / "retrain/abc", "a result") as keeper:
+    with checkpointing(tmp_path / "retrain/abc", "a result") as checkpointer:
         assert not remove_slot(slot), "it was taken since"
-        assert keeper.load() is not None
+        assert checkpointer.load() is not None
         cut_short_elsewhere = tmp_path / "derive/def"
         cut_short(cut_short_elsewhere)
         other = next(s for s in state_slots(tmp_path) if s.stage == "derive")

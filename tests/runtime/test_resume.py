@@ -17,7 +17,13 @@ import torch
 from arnas.runtime import resume
 from arnas.runtime.errors import Preempted, UserError
 from arnas.runtime.files import save_tensors
-from arnas.runtime.resume import FORGETFUL, FolderKeeper, Snapshot, kept, save_interval
+from arnas.runtime.resume import (
+    NO_CHECKPOINT,
+    FolderCheckpointer,
+    Snapshot,
+    checkpointing,
+    save_interval,
+)
 
 ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "state.1.safetensors", "state.0.safetensors"
@@ -29,20 +35,20 @@ def snapshot(step: int) -> Snapshot:
 
 
 def test_a_state_comes_back_as_it_was_offered(tmp_path: Path) -> None:
-    FolderKeeper(tmp_path, 0).offer(lambda: snapshot(7))
-    found = FolderKeeper(tmp_path, 0).load()
+    FolderCheckpointer(tmp_path, 0).maybe_save(lambda: snapshot(7))
+    found = FolderCheckpointer(tmp_path, 0).load()
     assert found is not None
     assert found.description == {"step": 7}
     assert torch.equal(found.tensors["weights"], torch.full((3,), 7.0))
 
 
 def test_it_is_saved_when_it_is_due_or_asked_for(tmp_path: Path) -> None:
-    keeper = FolderKeeper(tmp_path, 3600)
-    keeper.offer(lambda: snapshot(1))
-    assert keeper.load() is None
-    keeper.offer(lambda: snapshot(2), now=True)
-    keeper.offer(lambda: snapshot(3))
-    found = keeper.load()
+    checkpointer = FolderCheckpointer(tmp_path, 3600)
+    checkpointer.maybe_save(lambda: snapshot(1))
+    assert checkpointer.load() is None
+    checkpointer.maybe_save(lambda: snapshot(2), now=True)
+    checkpointer.maybe_save(lambda: snapshot(3))
+    found = checkpointer.load()
     assert found is not None and found.description == {"step": 2}
 
 
@@ -52,10 +58,10 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
     damage: str, earlier: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A kill between the two files of a save leaves the same."""
-    keeper = FolderKeeper(tmp_path, 0)
+    checkpointer = FolderCheckpointer(tmp_path, 0)
     if earlier:
-        keeper.offer(lambda: snapshot(6))
-    keeper.offer(lambda: snapshot(7))
+        checkpointer.maybe_save(lambda: snapshot(6))
+    checkpointer.maybe_save(lambda: snapshot(7))
     path = tmp_path / (SECOND if earlier else FIRST)
     beside = path.with_name(f"{path.name}.json")
     data = bytearray(path.read_bytes())
@@ -66,7 +72,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
         beside.unlink()
     elif damage == "not json":
         beside.write_text("{")
-    found = FolderKeeper(tmp_path, 0).load()
+    found = FolderCheckpointer(tmp_path, 0).load()
     assert (found is not None) == earlier
     if found is not None:
         assert found.description == {"step": 6}
@@ -77,25 +83,28 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
 
 def test_saves_go_on_from_the_newest(tmp_path: Path) -> None:
     for step in range(1, 6):
-        keeper = FolderKeeper(tmp_path, 0)
-        found = keeper.load()
+        checkpointer = FolderCheckpointer(tmp_path, 0)
+        found = checkpointer.load()
         assert (found.description["step"] if found else 0) == step - 1
-        keeper.offer(lambda step=step: snapshot(step))
+        checkpointer.maybe_save(lambda step=step: snapshot(step))
 
 
 def test_on_success_nothing_is_left_and_after_a_failure_the_state_is(tmp_path: Path) -> None:
     folder = tmp_path / "retrain/abc"
-    with pytest.raises(UserError, match="a mistake"), kept(folder, "a result") as keeper:
-        keeper.offer(lambda: snapshot(7), now=True)
+    with (
+        pytest.raises(UserError, match="a mistake"),
+        checkpointing(folder, "a result") as checkpointer,
+    ):
+        checkpointer.maybe_save(lambda: snapshot(7), now=True)
         raise UserError("a mistake")
-    with kept(folder, "a result") as keeper:
-        found = keeper.load()
+    with checkpointing(folder, "a result") as checkpointer:
+        found = checkpointer.load()
         assert found is not None and found.description == {"step": 7}
     assert not folder.exists()
 
 
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with kept(tmp_path, "retrain digits/arnas/0"):
+    with checkpointing(tmp_path, "retrain digits/arnas/0"):
         done = elsewhere(tmp_path, Path.cwd())
     assert done.returncode == 2
     assert f"retrain digits/arnas/0 is being made by process {os.getpid()} on " in done.stderr
@@ -104,14 +113,14 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_copy_of_the_checkout_works_beside(tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
-    with kept(tmp_path / "state", "retrain digits/arnas/0"):
+    with checkpointing(tmp_path / "state", "retrain digits/arnas/0"):
         assert elsewhere(tmp_path / "state", tmp_path / "copy").returncode == 0
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert elsewhere(tmp_path, Path.cwd(), code).returncode == -signal.SIGKILL
-    with kept(tmp_path, "a result"):
+    with checkpointing(tmp_path, "a result"):
         pass
 
 
@@ -121,8 +130,8 @@ def elsewhere(folder: Path, cwd: Path, code: str = "pass") -> subprocess.Complet
         import sys
         from pathlib import Path
         from arnas.runtime.errors import one_sentence
-        from arnas.runtime.resume import kept
-        with one_sentence(), kept(Path({str(folder)!r}), "retrain digits/arnas/0") as keeper:
+        from arnas.runtime.resume import checkpointing
+        with one_sentence(), checkpointing(Path({str(folder)!r}), "retrain digits/arnas/0") as saver:
             {code}
     """
     return subprocess.run(
@@ -138,19 +147,22 @@ def elsewhere(folder: Path, cwd: Path, code: str = "pass") -> subprocess.Complet
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Preempted, match=number.name), kept(tmp_path, "a result") as keeper:
-        assert keeper.load() is None
+    with (
+        pytest.raises(Preempted, match=number.name),
+        checkpointing(tmp_path, "a result") as checkpointer,
+    ):
+        assert checkpointer.load() is None
         os.kill(os.getpid(), number)
-        keeper.offer(lambda: snapshot(9))
+        checkpointer.maybe_save(lambda: snapshot(9))
         raise AssertionError("the loop goes on after a signal")
     assert signal.getsignal(number) == before
-    with kept(tmp_path, "a result") as keeper:
-        found = keeper.load()
+    with checkpointing(tmp_path, "a result") as checkpointer:
+        found = checkpointer.load()
         assert found is not None and found.description == {"step": 9}
 
 
 def test_a_signal_where_nothing_is_looped_over_ends_at_once(tmp_path: Path) -> None:
-    with pytest.raises(Preempted), kept(tmp_path, "a result"):
+    with pytest.raises(Preempted), checkpointing(tmp_path, "a result"):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the work goes on after a signal")
 
@@ -158,7 +170,7 @@ def test_a_signal_where_nothing_is_looped_over_ends_at_once(tmp_path: Path) -> N
 def test_the_exit_code_says_try_again(tmp_path: Path) -> None:
     done = elsewhere(tmp_path, tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
     assert done.returncode == 75
-    assert done.stderr == "stopped by SIGTERM; the same command goes on from here.\n"
+    assert done.stderr == "stopped by SIGTERM; rerun the same command to resume.\n"
 
 
 def test_the_interval_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +185,8 @@ def test_the_interval_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_library_loop_keeps_nothing_by_default() -> None:
-    FORGETFUL.offer(lambda: snapshot(1), now=True)
-    assert FORGETFUL.load() is None
+    NO_CHECKPOINT.maybe_save(lambda: snapshot(1), now=True)
+    assert NO_CHECKPOINT.load() is None
 
 
 def large(step: int) -> Snapshot:
@@ -196,15 +208,15 @@ def test_a_large_state_is_written_while_the_run_goes_on(
         write(*what)  # type: ignore[arg-type]
 
     monkeypatch.setattr(resume, "save_tensors", slowly)
-    keeper, state = FolderKeeper(tmp_path, 0), large(1)
-    keeper.offer(lambda: state)
+    checkpointer, state = FolderCheckpointer(tmp_path, 0), large(1)
+    checkpointer.maybe_save(lambda: state)
     assert began.wait(30), "the loop has gone on before the file is there"
     assert not list(tmp_path.iterdir())
     state.tensors["w"].fill_(2)
     state.values["n"].append(2)
     go_on.set()
-    keeper.settle()
-    found = FolderKeeper(tmp_path, 0).load()
+    checkpointer.settle()
+    found = FolderCheckpointer(tmp_path, 0).load()
     assert found is not None
     assert (float(found.tensors["w"][0]), found.description) == (1.0, {"n": [1]})
 
@@ -212,19 +224,19 @@ def test_a_large_state_is_written_while_the_run_goes_on(
 def test_a_save_that_failed_ends_the_run_at_the_next_and_keeps_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = FolderKeeper(tmp_path, 0)
-    keeper.offer(lambda: large(1))
-    keeper.settle()
+    checkpointer = FolderCheckpointer(tmp_path, 0)
+    checkpointer.maybe_save(lambda: large(1))
+    checkpointer.settle()
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    keeper.offer(lambda: large(2))
+    checkpointer.maybe_save(lambda: large(2))
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        keeper.offer(lambda: large(3))
+        checkpointer.maybe_save(lambda: large(3))
     monkeypatch.undo()
-    found = FolderKeeper(tmp_path, 0).load()
+    found = FolderCheckpointer(tmp_path, 0).load()
     assert found is not None
     assert found.description == {"n": [1]}
 
@@ -238,7 +250,7 @@ def test_a_state_folder_that_cannot_be_made_is_named(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     refused = pytest.raises(UserError, match=f"state/0 cannot be written: {os.strerror(number)}")
-    with refused, kept(tmp_path / "state", "retrain x"):
+    with refused, checkpointing(tmp_path / "state", "retrain x"):
         raise AssertionError("it has begun")
 
 
@@ -246,5 +258,5 @@ def test_a_file_of_another_kind_is_named_and_not_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_tensors(tmp_path / FIRST, {"w": torch.zeros(1)}, {"model": "another"})
-    assert FolderKeeper(tmp_path, 0).load() is None
+    assert FolderCheckpointer(tmp_path, 0).load() is None
     assert f"{FIRST} is no state of a run. It is not used." in capsys.readouterr().err

@@ -160,7 +160,7 @@ def _edge_matches(edge: MixedOp, source: nn.Module, place: int) -> Iterator[Matc
 
 
 def copy_into(supernet: Supernet, oracle: PlainSupernet) -> None:
-    """Give the oracle the supernet's weights, running statistics and architecture tables."""
+    """Give the oracle the supernet's weights, running statistics and architecture parameters."""
     with torch.no_grad():
         for match in matches(supernet, oracle):
             batched = dict(match.batched.named_parameters()) | dict(match.batched.named_buffers())

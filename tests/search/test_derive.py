@@ -1,4 +1,4 @@
-"""From architecture tables to genotypes, against a search over everything a cell could be."""
+"""From architecture parameters to genotypes, against a search over everything a cell could be."""
 
 from __future__ import annotations
 

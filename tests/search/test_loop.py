@@ -348,7 +348,7 @@ def test_the_tables_take_adam_s_step_along_the_weighted_combination(
 
 
 def test_the_weights_take_sgd_s_step_on_adversarial_examples(attacks: list[AttackCall]) -> None:
-    """Slope of the mean cross-entropy in training mode, times the schedule's rate."""
+    """LossAndGrad of the mean cross-entropy in training mode, times the schedule's rate."""
     options = OPTIONS.model_copy(update={"weights": PLAIN_WEIGHTS})
     state, supernet = fresh(options=options), fresh(options=options).supernet.train()
     run_stage(state, task(WARMUP, data=ONE_STEP, options=options), silent)

@@ -12,7 +12,7 @@ from loop_cases import ADVERSARIAL, DATA, MULTIOBJECTIVE, OPTIONS, STEPS, THREAT
 from search_cases import bits
 
 from arnas.runtime.progress import silent
-from arnas.runtime.resume import FORGETFUL, Keeper
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer
 from arnas.search.loop import SearchTask, run_stage
 from arnas.search.state import state_tensors
 from arnas.search.step import StagePlan
@@ -25,12 +25,12 @@ PLANS = {
 }
 
 
-def run(plan: StagePlan, keeper: Keeper = FORGETFUL) -> object:
+def run(plan: StagePlan, checkpointer: Checkpointer = NO_CHECKPOINT) -> object:
     """Search from the same beginning and return all that is left, as bytes and text."""
     state = fresh()
     rows: list[str] = []
     task = SearchTask(plan, DATA, OPTIONS, THREAT, 0)
-    history = run_stage(state, task, silent, lambda row: rows.append(json.dumps(row)), keeper)
+    history = run_stage(state, task, silent, lambda row: rows.append(json.dumps(row)), checkpointer)
     assert rows == [json.dumps(row) for row in history]
     return rows, {name: bits(value) for name, value in state_tensors(state).items()}
 

@@ -134,5 +134,5 @@ def test_a_state_of_another_supernet_is_refused(
 def test_a_file_without_tables_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_tensors(path, {"weight": torch.zeros(3)}, {})
-    with pytest.raises(UserError, match="no architecture tables"):
+    with pytest.raises(UserError, match="no architecture parameters"):
         load_trajectory(path)

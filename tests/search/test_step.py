@@ -151,7 +151,7 @@ def pair() -> tuple[SearchState, Oracle]:
     return SearchState(supernet, sgd, adam), Oracle(net, momentum)
 
 
-class Course(NamedTuple):
+class SuiteState(NamedTuple):
     found: SearchState
     figures: list[dict[str, float]]
     expected: Oracle
@@ -159,7 +159,7 @@ class Course(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def course() -> Course:
+def course() -> SuiteState:
     state, oracle = pair()
     plan = package.StagePlan(
         "multiobjective", 1, "second", "min_norm", RADIUS, adversarial_weight=WEIGHT
@@ -174,17 +174,17 @@ def course() -> Course:
         package.weight_step(state, batch.train, options)
         gammas.append(oracle.architecture_step(batch))
         oracle.weight_step(batch.train)
-    return Course(state, figures, oracle, gammas)
+    return SuiteState(state, figures, oracle, gammas)
 
 
-def test_the_tables_are_those_of_the_formulas(course: Course) -> None:
+def test_the_tables_are_those_of_the_formulas(course: SuiteState) -> None:
     for kind, table in course.found.supernet.alphas.items():
         expected = course.expected.tables()[f"alphas.{kind}"]
         assert (table - expected).abs().max() < 1e-10
         assert relative_error(table.detach(), expected.detach()) < 1e-10
 
 
-def test_the_weights_are_those_of_the_formulas(course: Course) -> None:
+def test_the_weights_are_those_of_the_formulas(course: SuiteState) -> None:
     oracle = copy.deepcopy(course.expected.net)
     copy_into(course.found.supernet, oracle)
     found, expected = dict(oracle.named_parameters()), course.expected.weights()
@@ -192,7 +192,7 @@ def test_the_weights_are_those_of_the_formulas(course: Course) -> None:
         assert (found[name] - weight).abs().max() < 1e-10, name
 
 
-def test_gamma_is_shared_and_inside(course: Course) -> None:
+def test_gamma_is_shared_and_inside(course: SuiteState) -> None:
     found = [figures["gamma"] for figures in course.figures]
     assert found == pytest.approx(course.gammas, abs=1e-10)
     assert any(0 < gamma < 1 for gamma in found), "a gamma at an end would hide the mixture"

@@ -12,7 +12,7 @@ from plain_supernet import Match, PlainSupernet, copy_into, matches
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.search.supernet import Supernet
 from arnas.spaces.genotype import PRIMITIVES
 from arnas.spaces.options import SpaceOptions
@@ -218,7 +218,7 @@ def test_batch_mode_of_an_attack_leaves_statistics_alone() -> None:
     supernet(images(case, 0))
     before = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
     x = images(case, 1)
-    with attacked(supernet, "batch") as model:
+    with frozen_eval(supernet, "batch") as model:
         logits, gradient = backward(model, x)
         assert all(p.grad is None for p in supernet.parameters())
     after = dict(supernet.named_buffers())
@@ -234,7 +234,7 @@ def test_eval_mode_of_an_attack_uses_running_statistics() -> None:
     for model in (supernet, oracle):
         model(images(case, 0))
     x = images(case, 1)
-    with attacked(supernet, "eval") as model:
+    with frozen_eval(supernet, "eval") as model:
         logits, _ = backward(model, x)
     assert supernet.training
     assert_near(logits, oracle.eval()(x).detach())

@@ -12,10 +12,10 @@ from fake_run import make, make_all, record, state_of
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.runtime.errors import UserError
-from arnas.runtime.resume import kept
 from arnas.pipeline.dvc import _targets, adopt, unfit
 from arnas.pipeline.jobs import Instance, instances
+from arnas.runtime.errors import UserError
+from arnas.runtime.resume import checkpointing
 
 TEXT = (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
 RETRAIN = "retrain digits/arnas/0"
@@ -84,7 +84,7 @@ def test_a_result_of_another_input_is_refused(params: Params) -> None:
 def test_nothing_is_adopted_while_something_runs(params: Params) -> None:
     instance = named(RETRAIN, params)
     with (
-        kept(state_of(instance, params), RETRAIN, str(instance.manifest)),
+        checkpointing(state_of(instance, params), RETRAIN, str(instance.manifest)),
         pytest.raises(UserError, match=f"{RETRAIN} is being made by process .* wait for it"),
     ):
         adopt()

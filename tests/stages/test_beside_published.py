@@ -10,11 +10,11 @@ import pytest
 from tiny_run import CELL, exit_code
 
 from arnas.config.load import load_params
+from arnas.pipeline.jobs import find_instance
 from arnas.reporting.published.compare import COLUMNS
 from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file
 from arnas.runtime.manifest import write_manifest
 from arnas.spaces.published import GENOTYPES
-from arnas.pipeline.jobs import find_instance
 
 TABLE = Path("results/tables/golden/published.csv")
 REPORT = Path("results/golden/report.html")

@@ -16,13 +16,15 @@ from tiny_run import ROOT, exit_code
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.data.sizes import dataset_size
-from arnas.runtime.errors import UserError
-from arnas.stages import cost, network_cost, stopwatch
+from arnas.cost import estimate as cost
+from arnas.cost import networks as network_cost
+from arnas.cost import stopwatch
 from arnas.cost.estimate import estimate
-from arnas.cost.table import Cost
 from arnas.cost.networks import Line, Part, Speed
 from arnas.cost.stopwatch import Timing, time_steps
+from arnas.cost.table import Cost
+from arnas.data.sizes import dataset_size
+from arnas.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 PRESETS = ROOT / "workflow/presets"

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from arnas.config.load import check_params, load_params
+from arnas.pipeline.freshness import LONG_AGO, expected, why_stale, write_token
+from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.runner import run_command
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_json, write_json
 from arnas.runtime.manifest import write_manifest
-from arnas.pipeline.freshness import LONG_AGO, expected, why_stale, write_token
 from arnas.stages.data import run as run_data
-from arnas.pipeline.jobs import find_instance
-from arnas.pipeline.runner import run_command
 
 ROOT = Path(__file__).parents[2]
 AXES = {"dataset": "digits"}

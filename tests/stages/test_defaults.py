@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import arnas.config.params
-from arnas.runtime.options import Options
 from arnas.pipeline.plan import stage_versions
+from arnas.runtime.options import Options
 
 LEDGER = Path(__file__).with_name("defaults.json")
 assert arnas.config.params.Params, "imported for the option models it assembles"

@@ -15,11 +15,11 @@ from arnas.data.splits import Splits, load_splits, save_splits
 from arnas.evaluation import transfer as evaluation
 from arnas.evaluation.whitebox import predict
 from arnas.models.registry import describe_model, model_from_description, save_weights
+from arnas.pipeline.jobs import Instance, find_instance
+from arnas.pipeline.runner import run_command
 from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.seeds import seeded
 from arnas.stages import blackbox, data, whitebox
-from arnas.pipeline.jobs import Instance, find_instance
-from arnas.pipeline.runner import run_command
 
 ROOT = Path(__file__).parents[2]
 CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}

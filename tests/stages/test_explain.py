@@ -13,11 +13,11 @@ from fake_run import make, make_all, record
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.runtime.errors import UserError
-from arnas.runtime.manifest import read_manifest
 from arnas.pipeline.explain import explain
 from arnas.pipeline.jobs import Instance, instances
 from arnas.pipeline.snakemake import put_in_order
+from arnas.runtime.errors import UserError
+from arnas.runtime.manifest import read_manifest
 
 SMOKE: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()

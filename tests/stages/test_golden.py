@@ -19,9 +19,9 @@ import torch
 from tiny_run import COMMANDS
 
 from arnas.config.load import load_params
-from arnas.runtime.files import load_tensors, read_json, read_json_lines
 from arnas.pipeline.jobs import find_instance
 from arnas.pipeline.plan import stage_versions
+from arnas.runtime.files import load_tensors, read_json, read_json_lines
 
 GOLDEN = Path(__file__).with_name("golden.json")
 RELATIVE = 2e-3

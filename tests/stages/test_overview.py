@@ -24,14 +24,14 @@ from rich.console import Console
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.reporting.run.tables import whitebox_rows
-from arnas.runtime.files import load_tensors, save_tensors, write_json
-from arnas.runtime.resume import FolderKeeper, Snapshot, kept
 from arnas.pipeline import status_table as overview_table
 from arnas.pipeline.jobs import Instance, instances
 from arnas.pipeline.key_figures import key_figure
 from arnas.pipeline.status import Overview, Status, overview
 from arnas.pipeline.status_table import as_text, follow
+from arnas.reporting.run.tables import whitebox_rows
+from arnas.runtime.files import load_tensors, save_tensors, write_json
+from arnas.runtime.resume import FolderCheckpointer, Snapshot, checkpointing
 
 ROOT = Path(__file__).parents[2]
 RETRAIN = "retrain digits/arnas/0"
@@ -62,7 +62,7 @@ def seen(params: Params) -> dict[str, Status]:
 
 def save(folder: Path, epoch: int, step: int) -> None:
     values = {"epoch": epoch, "step": step, "history": ["{}"]}
-    FolderKeeper(folder, 0).offer(lambda: Snapshot({"w": torch.zeros(9)}, values))
+    FolderCheckpointer(folder, 0).maybe_save(lambda: Snapshot({"w": torch.zeros(9)}, values))
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def at_work(state: Path, title: str, result: Path, cwd: Path) -> Iterator[subpro
     program = f"""
         import sys, time
         from pathlib import Path
-        from arnas.runtime.resume import kept
-        with kept(Path({str(state.absolute())!r}), {title!r}, {str(result)!r}):
+        from arnas.runtime.resume import checkpointing
+        with checkpointing(Path({str(state.absolute())!r}), {title!r}, {str(result)!r}):
             print("held", flush=True)
             time.sleep(60)
     """
@@ -160,7 +160,7 @@ def test_another_set_of_inputs_is_named(params: Params) -> None:
     gone = sorted(inputs)[0]
     record(report, inputs={**{k: v for k, v in inputs.items() if k != gone}, "x.csv": "0"})
     detail = seen(params)["report"].detail
-    assert detail == f"its inputs are others, now also {gone}, no more x.csv"
+    assert detail == f"its input files changed, now also {gone}, no more x.csv"
 
 
 def test_a_remade_input_makes_its_consumers_stale(params: Params) -> None:
@@ -206,7 +206,7 @@ def test_a_process_at_work_is_named_until_it_is_killed(params: Params, tmp_path:
 def test_a_process_with_other_settings_is_running_too(params: Params) -> None:
     make_all(params)
     instance = named(RETRAIN, params)
-    with kept(state_of(instance, with_epochs(9)), RETRAIN, str(instance.manifest)):
+    with checkpointing(state_of(instance, with_epochs(9)), RETRAIN, str(instance.manifest)):
         found = seen(params)[RETRAIN]
     assert found.state == "running"
     assert found.detail.endswith("with settings or inputs other than the present ones")
@@ -220,12 +220,12 @@ def test_copies_and_other_runs_are_named_apart(
     state = state_of(instance, params).absolute()
     (tmp_path / "copy").mkdir()
     monkeypatch.chdir(tmp_path / "copy")
-    with kept(state, RETRAIN, str(instance.manifest)):
+    with checkpointing(state, RETRAIN, str(instance.manifest)):
         monkeypatch.chdir(tmp_path)
         found = overview(params)
     assert not found.running
     assert found.elsewhere[0].startswith(f"{RETRAIN} in {tmp_path}/copy, process {os.getpid()} on")
-    with kept(state, RETRAIN, "results/other/manifest.json"):
+    with checkpointing(state, RETRAIN, "results/other/manifest.json"):
         found = overview(params)
     assert not found.running and len(found.elsewhere) == 1
 
@@ -235,9 +235,9 @@ def test_a_damaged_state_is_partial_by_the_save_that_is_whole(params: Params) ->
     state = state_of(named(RETRAIN, params), params)
     slot = state / "0"
     save(slot, epoch=0, step=1)
-    newest = FolderKeeper(slot, 0)
+    newest = FolderCheckpointer(slot, 0)
     newest.load()
-    newest.offer(lambda: Snapshot({}, {"epoch": 1, "step": 0}), now=True)
+    newest.maybe_save(lambda: Snapshot({}, {"epoch": 1, "step": 0}), now=True)
     assert seen(params)[RETRAIN].detail == "1 of 2 epochs"
     (slot / "state.0.safetensors.json").write_text("{")
     assert seen(params)[RETRAIN].detail == "0 of 2 epochs, step 1"
@@ -256,7 +256,9 @@ def test_an_evaluation_says_how_many_batches(params: Params) -> None:
     make_all(params, but=[WHITEBOX])
     slot = state_of(named(WHITEBOX, params), params) / "0"
     batches = {"last.fgsm": 3, "selected.pgd20": 2}
-    FolderKeeper(slot, 0).offer(lambda: Snapshot({}, {"batches": batches, "witnesses": {}}))
+    FolderCheckpointer(slot, 0).maybe_save(
+        lambda: Snapshot({}, {"batches": batches, "witnesses": {}})
+    )
     assert seen(params)[WHITEBOX].detail == "5 batches of attacks"
 
 
@@ -313,7 +315,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 def test_looking_writes_nothing(params: Params, tmp_path: Path) -> None:
     make_all(params, but=[RETRAIN])
     instance = named(RETRAIN, params)
-    with kept(state_of(instance, params), RETRAIN, str(instance.manifest)):
+    with checkpointing(state_of(instance, params), RETRAIN, str(instance.manifest)):
         before = files(tmp_path)
         overview(params)
         assert files(tmp_path) == before
@@ -327,8 +329,8 @@ def test_files_may_come_and_go_meanwhile(params: Params) -> None:
 
     def churn() -> None:
         while not ended.is_set():
-            with kept(state, RETRAIN, str(instance.manifest)) as keeper:
-                keeper.offer(lambda: Snapshot({}, {"epoch": 1, "step": 1}), now=True)
+            with checkpointing(state, RETRAIN, str(instance.manifest)) as checkpointer:
+                checkpointer.maybe_save(lambda: Snapshot({}, {"epoch": 1, "step": 1}), now=True)
                 make(instance, params)
             instance.manifest.unlink()
 
@@ -379,7 +381,7 @@ def test_following_goes_on_while_something_runs(
     make_all(params, but=[RETRAIN])
     instance = named(RETRAIN, params)
     console = Console(width=200, file=io.StringIO())
-    with kept(state_of(instance, params), RETRAIN, str(instance.manifest)):
+    with checkpointing(state_of(instance, params), RETRAIN, str(instance.manifest)):
         thread = threading.Thread(target=follow, args=(params, console))
         thread.start()
         thread.join(1)

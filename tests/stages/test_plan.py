@@ -12,9 +12,9 @@ import yaml
 
 from arnas.config.load import check_params, load_params
 from arnas.config.params import Params
-from arnas.runtime.errors import UserError
 from arnas.pipeline.jobs import find_instance, gathered, instances
 from arnas.pipeline.plan import STAGES, stage_versions
+from arnas.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

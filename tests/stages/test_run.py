@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from arnas.pipeline.runner import Job, run_command
 from arnas.runtime.errors import Preempted, UserError, one_sentence
 from arnas.stages import data
-from arnas.pipeline.runner import Job, run_command
 
 ROOT = Path(__file__).parents[2]
 AXES = {"dataset": "digits"}
@@ -59,7 +59,7 @@ def test_a_mistake_and_a_signal_end_with_the_next_command(
 ) -> None:
     for error, code, line in (
         (UserError("the cause."), 2, "error: the cause."),
-        (Preempted("SIGUSR1"), 75, "stopped by SIGUSR1; the same command goes on from here."),
+        (Preempted("SIGUSR1"), 75, "stopped by SIGUSR1; rerun the same command to resume."),
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_, one_sentence():

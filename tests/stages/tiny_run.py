@@ -11,9 +11,9 @@ import yaml
 
 from arnas.cli import main
 from arnas.config.load import load_params
+from arnas.pipeline.jobs import find_instance
 from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file
 from arnas.runtime.manifest import write_manifest
-from arnas.pipeline.jobs import find_instance
 
 ROOT = Path(__file__).parents[2]
 SEARCH = {"search": "dsara", "seed": "0"}

@@ -11,7 +11,7 @@ from cut_runs import Cut, Stop
 from training_cases import bits, small_net, task
 
 from arnas.runtime.progress import silent
-from arnas.runtime.resume import FORGETFUL, Keeper
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer
 from arnas.training.loop import train
 
 EPOCHS, STEPS = 3, 2
@@ -19,12 +19,12 @@ OFFERS = EPOCHS * (STEPS + 1)
 """After each step and after each epoch."""
 
 
-def run(keeper: Keeper = FORGETFUL, **changes: Any) -> object:
+def run(checkpointer: Checkpointer = NO_CHECKPOINT, **changes: Any) -> object:
     """Train a fresh network and return all that the training left, as bytes and text."""
     model = small_net()
     rows: list[str] = []
     what = task(epochs=EPOCHS, **changes)
-    result = train(model, what, silent, lambda row: rows.append(json.dumps(row)), keeper)
+    result = train(model, what, silent, lambda row: rows.append(json.dumps(row)), checkpointer)
     assert rows == [json.dumps(row) for row in result.history]
     return (
         rows,

@@ -15,8 +15,8 @@ import torch
 from attackable import write_factory
 from killing import saves, states
 
-from arnas.evaluation.result import Assessment
 from arnas.evaluation.record import read_record
+from arnas.evaluation.result import EvalResult
 
 pytestmark = pytest.mark.long
 
@@ -87,7 +87,7 @@ def test_killed_at_random_points(whole: Path, tmp_path: Path, kind: signal.Signa
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def outcomes(found: Assessment) -> dict[str, list[int]]:
+def outcomes(found: EvalResult) -> dict[str, list[int]]:
     return {name: flags.tolist() for name, flags in found.outcomes.items()}
 
 

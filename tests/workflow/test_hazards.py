@@ -20,8 +20,8 @@ import yaml
 from engines import copy_checkout, jobs_to_run, run
 
 from arnas.config.load import load_params
-from arnas.runtime.files import read_json
 from arnas.pipeline.jobs import instances
+from arnas.runtime.files import read_json
 
 pytestmark = pytest.mark.long
 

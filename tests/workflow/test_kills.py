@@ -108,7 +108,7 @@ def test_a_signal_ends_with_75_and_the_next_run_goes_on(folders: tuple[Path, Pat
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
     stopped, following = said.splitlines()[-2:]
-    assert stopped == "stopped by SIGTERM; the same command goes on from here."
+    assert stopped == "stopped by SIGTERM; rerun the same command to resume."
     assert following == "next: python -m arnas retrain --dataset digits --network arnas --seed 1"
     finish(killed, "retrain", axes)
     for path in instance(whole, "retrain", axes).outputs.values():

@@ -13,8 +13,8 @@ from engines import copy_checkout, jobs_to_run, run, seen_by_dvc
 from PIL import Image
 
 from arnas.config.load import load_params
-from arnas.runtime.files import load_tensors
 from arnas.pipeline.jobs import instances
+from arnas.runtime.files import load_tensors
 
 pytestmark = pytest.mark.long
 

@@ -79,7 +79,7 @@ def test_a_killed_rank_ends_the_other_and_the_next_run_goes_on(
     os.kill(other, signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "error: rank 1 ended by SIGKILL; the same command goes on from here." in said
+    assert "error: rank 1 ended by SIGKILL; rerun the same command to resume." in said
     assert said.endswith(f"next: python -m arnas {COMMAND}\n")
     assert not members(process.pid)
     assert states(folder)
@@ -111,7 +111,7 @@ def test_a_signal_to_all_of_them_saves_once_and_ends_with_75(
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert said.count("stopped by SIGTERM; the same command goes on from here.") == 1
+    assert said.count("stopped by SIGTERM; rerun the same command to resume.") == 1
     assert not members(process.pid)
     finished(folder, COMMAND)
     assert (folder / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()

@@ -82,7 +82,7 @@ rule search_multiobjective:
         " 2>&1 | tee {log}"
 
 
-# The architecture tables of the chosen epoch become a genotype and its drawing.
+# The architecture parameters (alphas) of the chosen epoch become a genotype and its drawing.
 rule derive:
     input:
         state="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors",

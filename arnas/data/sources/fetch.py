@@ -39,7 +39,7 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequiredFile:
     """A file that a reader needs."""
 
     path: str
@@ -50,17 +50,17 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class _Shelf:
+class DatasetFiles:
     """A dataset's files in their folder."""
 
     where: str
     """Path of the dataset's settings, for messages."""
     root: Path
-    files: tuple[Wanted, ...]
+    files: tuple[RequiredFile, ...]
     home: str
     download: bool
 
-    def missing(self) -> list[Wanted]:
+    def missing(self) -> list[RequiredFile]:
         """Return which of the files are not there; one that is another file is an error."""
         if os.path.lexists(self.root) and not self.root.is_dir():
             raise UserError(
@@ -92,7 +92,7 @@ class _Shelf:
                     f" right to read it, or set ARNAS_DATA or {self.where}.root to another folder."
                 )
 
-    def check_room(self, lacking: list[Wanted]) -> None:
+    def check_room(self, lacking: list[RequiredFile]) -> None:
         """Raise if the folder, or what it would be made in, may not be written."""
         place = next(path for path in (self.root, *self.root.parents) if os.path.lexists(path))
         if not place.is_dir() or os.access(place, os.W_OK | os.X_OK):
@@ -122,7 +122,7 @@ class _Shelf:
                 f"delete it, and the next run fetches it, or replace it by that of {self.home}."
             )
 
-    def give_up(self, lacking: list[Wanted], reason: str) -> UserError:
+    def give_up(self, lacking: list[RequiredFile], reason: str) -> UserError:
         """Return the error for files that cannot be had."""
         remotes = dict.fromkeys(file.remote for file in lacking)
         sources = " and ".join(f"{remote.filename} (md5 {remote.md5})" for remote in remotes)
@@ -133,7 +133,7 @@ class _Shelf:
         )
 
 
-def prepare(name: str, options: OfficialOptions, files: Sequence[Wanted], home: str) -> Path:
+def prepare(name: str, options: OfficialOptions, files: Sequence[RequiredFile], home: str) -> Path:
     """Return the folder that has every one of the files, verified; fetch those that are missing.
 
     Two processes may prepare the same dataset at the same time: one waits for the other.
@@ -155,49 +155,49 @@ def prepare(name: str, options: OfficialOptions, files: Sequence[Wanted], home: 
         When a file is missing and cannot be had, is damaged, or is in the way.
     """
     root = dataset_root(options.root)
-    shelf = _Shelf(f"data.{name}", root, tuple(files), home, options.download)
-    with _explained(shelf):
-        lacking = shelf.missing()
+    dataset = DatasetFiles(f"data.{name}", root, tuple(files), home, options.download)
+    with _explained(dataset):
+        lacking = dataset.missing()
         here = any(os.path.lexists(root / file.remote.filename) for file in lacking)
         if lacking and not (options.download or here):
-            raise shelf.give_up(lacking, "download is false")
+            raise dataset.give_up(lacking, "download is false")
         if lacking:
-            shelf.check_room(lacking)
-            _complete(shelf, mark=f".arnas-{lacking[0].remote.filename}")
+            dataset.check_room(lacking)
+            _complete(dataset, mark=f".arnas-{lacking[0].remote.filename}")
     return root
 
 
-def _complete(shelf: _Shelf, mark: str) -> None:
+def _complete(dataset: DatasetFiles, mark: str) -> None:
     """Bring the files that are missing; `mark` begins the names of what lies beside them."""
-    made = [path for path in (shelf.root, *shelf.root.parents) if not os.path.lexists(path)]
-    shelf.root.mkdir(parents=True, exist_ok=True)
-    lock = shelf.root / f"{mark}.lock"
+    made = [path for path in (dataset.root, *dataset.root.parents) if not os.path.lexists(path)]
+    dataset.root.mkdir(parents=True, exist_ok=True)
+    lock = dataset.root / f"{mark}.lock"
     try:
         with FileLock(lock):
             try:
-                _bring(shelf, mark)
+                _download_missing(dataset, mark)
             except (OSError, UserError):
-                _unmake(made, lock)
+                _remove_created_dirs(made, lock)
                 raise
     except FileNotFoundError:
-        if os.path.lexists(shelf.root):
+        if os.path.lexists(dataset.root):
             raise
         # Another process had made the folder, failed, and removed it while we waited.
-        _complete(shelf, mark)
+        _complete(dataset, mark)
 
 
-def _bring(shelf: _Shelf, mark: str) -> None:
+def _download_missing(dataset: DatasetFiles, mark: str) -> None:
     """Bring the files that are missing; no other process does so now."""
-    for left in shelf.root.glob(f"{mark}-*"):  # by a process that was killed
+    for left in dataset.root.glob(f"{mark}-*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    while lacking := shelf.missing():
+    while lacking := dataset.missing():
         remote = lacking[0].remote
-        with TemporaryDirectory(dir=shelf.root, prefix=f"{mark}-") as name:
-            source = _fetched(shelf, remote, lacking, Path(name))
-            _move(shelf, source, remote, lacking, Path(name, "new"))
+        with TemporaryDirectory(dir=dataset.root, prefix=f"{mark}-") as name:
+            source = _fetched(dataset, remote, lacking, Path(name))
+            _move(dataset, source, remote, lacking, Path(name, "new"))
 
 
-def _unmake(made: list[Path], lock: Path) -> None:
+def _remove_created_dirs(made: list[Path], lock: Path) -> None:
     """Remove the folders that were made, innermost first, if nothing but our lock is in them.
 
     A mistyped root would else stay behind, and be found by the next run.
@@ -209,21 +209,23 @@ def _unmake(made: list[Path], lock: Path) -> None:
                 path.rmdir()
 
 
-def _fetched(shelf: _Shelf, remote: Remote, lacking: list[Wanted], folder: Path) -> Path:
+def _fetched(
+    dataset: DatasetFiles, remote: Remote, lacking: list[RequiredFile], folder: Path
+) -> Path:
     """Return the path of a remote file that is here: in the root, or now in `folder`."""
-    here = shelf.root / remote.filename
+    here = dataset.root / remote.filename
     if os.path.lexists(here):
-        shelf.check(here, remote.md5)
+        dataset.check(here, remote.md5)
         return here
-    if not shelf.download:
-        raise shelf.give_up(lacking, "download is false")
+    if not dataset.download:
+        raise dataset.give_up(lacking, "download is false")
     try:
         with _quiet(), _impatient():
             download_url(remote.url, folder, remote.filename, remote.md5)
     except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
         another = isinstance(error, RuntimeError) and (folder / remote.filename).is_file()
         reason = "another file came" if another else _reason(error)
-        raise shelf.give_up(lacking, f"fetching {remote.url} failed ({reason})") from None
+        raise dataset.give_up(lacking, f"fetching {remote.url} failed ({reason})") from None
     return folder / remote.filename
 
 
@@ -234,13 +236,15 @@ def _reason(error: BaseException) -> str:
     return one_line(getattr(cause, "strerror", None) or cause, 120) or type(cause).__name__
 
 
-def _move(shelf: _Shelf, source: Path, remote: Remote, lacking: list[Wanted], new: Path) -> None:
+def _move(
+    dataset: DatasetFiles, source: Path, remote: Remote, lacking: list[RequiredFile], new: Path
+) -> None:
     """Give the missing files of a remote file their names, each when it is whole.
 
     Members of an archive are read by the names that are needed; no path in it is trusted.
     """
     for file in (file for file in lacking if file.remote == remote):
-        target = shelf.root / file.path
+        target = dataset.root / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.path == remote.filename:
             source.replace(target)
@@ -256,9 +260,9 @@ def _move(shelf: _Shelf, source: Path, remote: Remote, lacking: list[Wanted], ne
 
 
 @contextmanager
-def _explained(shelf: _Shelf) -> Iterator[None]:
+def _explained(dataset: DatasetFiles) -> Iterator[None]:
     """Turn what a disk or an archive refuses into one sentence."""
-    where, root = shelf.where, shelf.root
+    where, root = dataset.where, dataset.root
     try:
         yield
     except OSError as error:

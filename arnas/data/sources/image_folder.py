@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from arnas.data.sources.decode import decode, strict_images
 from arnas.data.options import ImageFolderOptions, user_folder
+from arnas.data.sources.decode import decode, strict_images
 from arnas.data.sources.raw import Part, RawImages, check_room, joined
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes

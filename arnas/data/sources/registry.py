@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
+from arnas.data.options import DatasetOptions, DigitsOptions, ShapesOptions
 from arnas.data.sources.image_folder import read_image_folder
 from arnas.data.sources.npz import read_npz
-from arnas.data.sources.torchvision_sets import read_cifar, read_svhn
-from arnas.data.options import DatasetOptions, DigitsOptions, ShapesOptions
 from arnas.data.sources.raw import RawImages
 from arnas.data.sources.shapes import draw_shapes
-from arnas.data.splits import DatasetInfo, Splits, cut
 from arnas.data.sources.tiny_imagenet import TINY_IMAGENET, read_tiny_imagenet
+from arnas.data.sources.torchvision_sets import read_cifar, read_svhn
+from arnas.data.splits import DatasetInfo, Splits, cut
 
 
 @dataclass(frozen=True)

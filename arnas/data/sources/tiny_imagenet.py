@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arnas.data.sources.decode import decode, strict_images
-from arnas.data.sources.fetch import Remote, Wanted, prepare
 from arnas.data.options import TinyImageNetOptions, dataset_root
+from arnas.data.sources.decode import decode, strict_images
+from arnas.data.sources.fetch import Remote, RequiredFile, prepare
 from arnas.data.sources.raw import Part, RawImages, joined
 from arnas.runtime.errors import UserError, one_line
 
@@ -99,7 +99,7 @@ def _tree(options: TinyImageNetOptions, name: str, form: Form, open_files: ExitS
             f"data.{name} is read from {one_line(folder)}, which is a file: remove it, and put the "
             f"folder or {form.zip.filename} there."
         )
-    files = [Wanted(form.zip.filename, form.zip.md5, form.zip)]
+    files = [RequiredFile(form.zip.filename, form.zip.md5, form.zip)]
     path = prepare(name, options, files, form.home) / form.zip.filename
     archive = open_files.enter_context(zipfile.ZipFile(path))
     return _zip_tree(archive, form, f"data.{name}: {one_line(path)}")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from arnas.data.sources.fetch import Remote, Wanted, prepare
 from arnas.data.options import Cifar10Options, Cifar100Options, SvhnOptions
+from arnas.data.sources.fetch import Remote, RequiredFile, prepare
 from arnas.data.sources.raw import Part, RawImages, joined
 from arnas.runtime.errors import UserError, one_line
 
@@ -40,7 +40,7 @@ def read_cifar(options: Cifar10Options | Cifar100Options, name: str, reader: Any
     """
     archive = Remote(reader.url, reader.filename, reader.tgz_md5)
     listed = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
-    files = [Wanted(f"{reader.base_folder}/{file}", md5, archive) for file, md5 in listed]
+    files = [RequiredFile(f"{reader.base_folder}/{file}", md5, archive) for file, md5 in listed]
     root = prepare(name, options, files, CIFAR_HOME)
     with _unchanged(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the pickles are older than the present numpy
@@ -70,7 +70,7 @@ def read_svhn(options: SvhnOptions, name: str, reader: Any) -> RawImages:
     """
     folds = ["train", *(["extra"] if options.extra else []), "test"]
     files = [
-        Wanted(file, md5, Remote(url, file, md5))
+        RequiredFile(file, md5, Remote(url, file, md5))
         for url, file, md5 in (reader.split_list[fold] for fold in folds)
     ]
     root = prepare(name, options, files, SVHN_HOME)

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
+from arnas.evaluation.checks.context import CheckContext, CheckFn
 from arnas.evaluation.checks.run import Check
-from arnas.evaluation.checks.context import Trial, Verdict
 from arnas.runtime.errors import Preempted, UserError, one_line
 from arnas.runtime.seeds import derive_seed, seeded
 
 TINY = 1e-30
 ANSWERS, REPEATS = "answers", "repeats"
-"""Keys of `Trial.notes` under which the functions of these names keep what they found."""
+"""Keys of `CheckContext.notes` under which the functions of these names keep what they found."""
 PASSES = 3
 SAME_AGAIN, OTHER_AGAIN = 1e-6, 1e-4
 """Difference of the logits of equal passes, relative to their size, up to which they are the same,
@@ -29,7 +29,7 @@ and from which the model draws random numbers; between them sums run in any orde
 NEEDED = "the model must map images (n, C, H, W) in [0, 1] to logits (n, classes), for every n"
 
 
-def guarded(name: str, look: Callable[[Trial], Check]) -> Verdict:
+def guarded(name: str, look: Callable[[CheckContext], Check]) -> CheckFn:
     """Return a check that cannot raise and that leaves no trace.
 
     Modes, weights, buffers, `requires_grad`, gradients, the images and the global random numbers of
@@ -43,7 +43,7 @@ def guarded(name: str, look: Callable[[Trial], Check]) -> Verdict:
         The check. What it raises becomes FAIL with the first line of the exception.
     """
 
-    def verdict(trial: Trial) -> Check:
+    def verdict(trial: CheckContext) -> Check:
         try:
             if not len(trial.x):
                 return Check(name, "SKIP", "there are no images", "give at least one image")
@@ -169,9 +169,9 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-def clean_logits(trial: Trial, x: Tensor, batch_size: int | None = None) -> Tensor:
+def clean_logits(trial: CheckContext, x: Tensor, batch_size: int | None = None) -> Tensor:
     """Return the logits of images in evaluation mode, of shape (N, classes)."""
-    with attacked(trial.model), torch.no_grad():
+    with frozen_eval(trial.model), torch.no_grad():
         parts = torch.split(x, batch_size or trial.batch_size)
         return torch.cat([forward(trial.model, part) for part in parts])
 
@@ -213,7 +213,7 @@ class Answers(NamedTuple):
     """Greatest distance of the logits from those of the first image."""
 
 
-def answers(trial: Trial) -> Answers:
+def answers(trial: CheckContext) -> Answers:
     """Return what the model says of all images, in evaluation mode; asked once a trial."""
     found: Answers | None = trial.notes.get(ANSWERS)
     if found is None:
@@ -221,10 +221,10 @@ def answers(trial: Trial) -> Answers:
     return found
 
 
-def _ask(trial: Trial) -> Answers:
+def _ask(trial: CheckContext) -> Answers:
     """Send all images through the model."""
     parts, first = [], None
-    with attacked(trial.model), torch.no_grad():
+    with frozen_eval(trial.model), torch.no_grad():
         for x, y in zip(
             torch.split(trial.x, trial.batch_size),
             torch.split(trial.y, trial.batch_size),
@@ -249,7 +249,7 @@ def _ask(trial: Trial) -> Answers:
     return Answers(logits.shape[1], logits.dtype, *columns)
 
 
-def repeats(trial: Trial) -> tuple[float, int, int]:
+def repeats(trial: CheckContext) -> tuple[float, int, int]:
     """Return how far passes differ, how many predictions change, and the images looked at."""
     found: tuple[float, int, int] | None = trial.notes.get(REPEATS)
     if found is None:
@@ -271,12 +271,12 @@ def distance(first: Tensor, second: Tensor) -> float:
     return float(gap.nan_to_num(torch.inf).max())
 
 
-def tolerance(share: float, trial: Trial) -> float:
+def tolerance(share: float, trial: CheckContext) -> float:
     """Return a tolerance in units of the logits' size, no finer than the types resolve."""
     return max(share, *(2 * torch.finfo(d).eps for d in (trial.x.dtype, answers(trial).dtype)))
 
 
-def is_random(trial: Trial) -> bool:
+def is_random(trial: CheckContext) -> bool:
     """Return whether equal passes differ by more than the order of sums can explain."""
     worst, flips, _ = repeats(trial)
     again = tolerance(SAME_AGAIN, trial)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import AttackResult
 from arnas.evaluation.checks.run import Check
+from arnas.evaluation.result import AttackResult
 from arnas.runtime.seeds import per_image_uniform
 
 PROBE = 64
@@ -21,7 +21,7 @@ PROBE = 64
 
 
 @dataclass
-class Trial:
+class CheckContext:
     """One model on trial. Checks leave model, images and outcomes alone."""
 
     model: nn.Module
@@ -48,9 +48,9 @@ class Trial:
     attacks: Mapping[str, AttackResult] = field(default_factory=dict)
     """After the attacks: results in their order."""
     outcomes: Mapping[str, Tensor] = field(default_factory=dict)
-    """After the attacks: as `Assessment.outcomes`."""
+    """After the attacks: as `EvalResult.outcomes`."""
     x_adv: Tensor | None = None
-    """After the attacks: as `Assessment.x_adv`."""
+    """After the attacks: as `EvalResult.x_adv`."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What one check has measured and another one uses."""
 
@@ -64,12 +64,12 @@ class Trial:
         return self.x[:PROBE], self.y[:PROBE]
 
     def oracle(self) -> Oracle:
-        """Return the model as attacks ask it; only inside `arnas.attacks.eval_mode.attacked`."""
+        """Return the model as attacks ask it; only inside `arnas.attacks.eval_mode.frozen_eval`."""
         return Oracle(self.model, self.batch_size, self.expectation)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits in evaluation mode, with the model as it was afterwards."""
-        with attacked(self.model):
+        with frozen_eval(self.model):
             return Oracle(self.model, self.batch_size).logits(x)
 
     def uniform(self, purpose: str, count: int) -> Tensor:
@@ -80,5 +80,5 @@ class Trial:
         return numbers.to(self.x)
 
 
-Verdict = Callable[[Trial], Check]
+CheckFn = Callable[[CheckContext], Check]
 """One check of the list. It never raises: what it cannot look at is SKIP, with the reason."""

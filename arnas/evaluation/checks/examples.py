@@ -1,7 +1,7 @@
 """The checks that are made when the attacks of an evaluation have run, 13 to 30 of the list.
 
 Those here look at what the attacks left and at what is known of model and data;
-`arnas.evaluation.checks.strength` and `arnas.evaluation.checks.linear_control` attack again. A verdict FAIL
+`checks.strength` and `checks.linear_control` attack again. A verdict FAIL
 says that the robust accuracy is wrong or not credible, WARN that something is worth a look.
 """
 
@@ -16,25 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arnas.attacks.projection import length
-from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.oracle import misclassified
+from arnas.attacks.pgd import fgsm, pgd
+from arnas.attacks.projection import length
 from arnas.attacks.threat import GREY_LEVELS, Threat
-from arnas.evaluation.result import FELL, SPARED, STOOD
-from arnas.evaluation.checks.run import FEW, SLACK, TOLERANCE, Check, Status, failed_checks
-from arnas.evaluation.checks.linear_control import controls
 from arnas.evaluation.checks.base import own_randomness, untouched
+from arnas.evaluation.checks.context import CheckContext, CheckFn
+from arnas.evaluation.checks.linear_control import controls
 from arnas.evaluation.checks.probes import NotApplicableError, withstood
+from arnas.evaluation.checks.run import FEW, SLACK, TOLERANCE, Check, Status, failed_checks
 from arnas.evaluation.checks.strength import (
+    attack_converged,
     blackbox,
-    larger_epsilon,
     loss_still_rising,
     margin_against_entropy,
-    more_effort,
     random_corners,
     silent_success,
+    unbounded_attack,
 )
-from arnas.evaluation.checks.context import Trial, Verdict
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED
 from arnas.runtime.errors import one_line
 
 TIE = 1e-4
@@ -49,16 +49,16 @@ NEEDED = {
     "the versions of the packages": ("packages",),
     "the device": ("device",),
 }
-"""What a row must say, and the keys of `Trial.known` that say it."""
+"""What a row must say, and the keys of `CheckContext.known` that say it."""
 
 
-def ball_and_box(trial: Trial) -> Check:
+def ball_and_box(trial: CheckContext) -> Check:
     """Check 13: every example lies in the ball and the box; and what rounding to 8 bits changes."""
     x_adv, stood, norm = _examples(trial), withstood(trial), trial.threat.norm
     (excess, outside), allowed = _leaving(trial, x_adv), _rounding(trial, x_adv)
     bad = int(((excess > allowed) | (outside > TOLERANCE)).sum())
     low, high = (float(value) for value in x_adv.aminmax())
-    fell = (trial.outcomes["clean"].cpu() == STOOD) & ~stood
+    fell = (trial.outcomes["clean"].cpu() == ROBUST) & ~stood
     rounded = (GREY_LEVELS * x_adv[fell]).round().clamp(0, GREY_LEVELS) / GREY_LEVELS
     kept, n = (
         int(misclassified(_logits(trial, rounded), trial.y.cpu()[fell]).sum()),
@@ -82,7 +82,7 @@ def ball_and_box(trial: Trial) -> Check:
     )
 
 
-def _examples(trial: Trial) -> Tensor:
+def _examples(trial: CheckContext) -> Tensor:
     """Return the examples on the CPU."""
     if trial.x_adv is None or not len(trial.y):
         raise NotApplicableError("no attack has been run yet")
@@ -91,7 +91,9 @@ def _examples(trial: Trial) -> Tensor:
     return trial.x_adv.cpu()
 
 
-def _leaving(trial: Trial, x_adv: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _leaving(
+    trial: CheckContext, x_adv: Tensor, chosen: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return by how much examples of the chosen images leave the ball, and the box."""
     x = trial.x.cpu() if chosen is None else trial.x.cpu()[chosen]
     excess, outside = [torch.zeros(0)], [torch.zeros(0)]
@@ -105,14 +107,14 @@ def _leaving(trial: Trial, x_adv: Tensor, chosen: Tensor | None = None) -> tuple
     return torch.cat(excess), torch.cat(outside)
 
 
-def _rounding(trial: Trial, x_adv: Tensor) -> float:
+def _rounding(trial: CheckContext, x_adv: Tensor) -> float:
     """Return what storing pixels may add to the norm of a perturbation, besides `TOLERANCE`."""
     half_a_step = torch.finfo(x_adv.dtype).eps / 4
     each = torch.full((1, x_adv[0].numel()), half_a_step, dtype=torch.float64)
     return TOLERANCE + float(length(each, trial.threat.norm))
 
 
-def _logits(trial: Trial, x: Tensor) -> Tensor:
+def _logits(trial: CheckContext, x: Tensor) -> Tensor:
     """Return the logits of images on the CPU, batch by batch on the device of the model."""
     if not len(x):
         return torch.zeros((0, 1))
@@ -120,15 +122,15 @@ def _logits(trial: Trial, x: Tensor) -> Tensor:
     return torch.cat([trial.logits(part.to(trial.x, copy=True)).cpu() for part in parts])
 
 
-def untouched_and_finite(trial: Trial) -> Check:
+def examples_valid(trial: CheckContext) -> Check:
     """Check 14: examples are numbers, and the image itself where it was wrong or has stood."""
     x_adv, stood = _examples(trial), withstood(trial)
-    wrong = trial.outcomes["clean"].cpu() != STOOD
+    wrong = trial.outcomes["clean"].cpu() != ROBUST
     broken = ~x_adv.flatten(1).isfinite().all(1)
     touched = (x_adv != trial.x.cpu().to(x_adv)).flatten(1).any(1) & (wrong | stood) & ~broken
     bad = int(broken.sum()) + int(touched.sum())
     return Check(
-        "untouched_and_finite",
+        "examples_valid",
         "FAIL" if bad else "PASS",
         f"{int(broken.sum())} of {len(x_adv)} examples hold NaN or infinity; {int(touched.sum())} "
         f"of {int((wrong | stood).sum())} images that were wrong or have stood were changed",
@@ -136,7 +138,7 @@ def untouched_and_finite(trial: Trial) -> Check:
     )
 
 
-def recount(trial: Trial) -> Check:
+def recount(trial: CheckContext) -> Check:
     """Check 15: the stored examples, classified again, give the robust accuracy that is claimed."""
     claimed, n = withstood(trial), len(trial.y)
     logits = _logits(trial, _examples(trial))
@@ -169,7 +171,7 @@ def _is_tie(logits: Tensor) -> Tensor:
     return top[:, 0] - top[:, 1] <= TIE * logits.abs().amax(1)
 
 
-def epsilon_zero(trial: Trial) -> Check:
+def epsilon_zero(trial: CheckContext) -> Check:
     """Check 16: an attack without a budget changes no image and no answer."""
     x, y = (values.detach().clone() for values in trial.probe())
     if not len(y):
@@ -177,7 +179,7 @@ def epsilon_zero(trial: Trial) -> Check:
     nothing = Threat(trial.threat.norm, 0.0)
     clean = ~misclassified(trial.logits(x), y).cpu()
     if trial.outcomes:
-        clean = trial.outcomes["clean"].cpu()[: len(y)] == STOOD
+        clean = trial.outcomes["clean"].cpu()[: len(y)] == ROBUST
     attacks = (fgsm(trial.model, x, y, nothing), pgd(trial.model, x, y, nothing, steps=3))
     changed = int(torch.stack([(x_adv != x).flatten(1).any(1) for x_adv in attacks]).any(0).sum())
     flags = [~misclassified(trial.logits(x_adv), y).cpu() for x_adv in attacks]
@@ -192,27 +194,27 @@ def epsilon_zero(trial: Trial) -> Check:
     )
 
 
-def union(trial: Trial) -> Check:
+def union(trial: CheckContext) -> Check:
     """Check 24: robust is, image by image, who withstood every attack."""
     outcomes = {name: value.cpu() for name, value in trial.outcomes.items()}
     stood = withstood(trial)
-    left, faults, most = outcomes["clean"] == STOOD, [], ("none", 0)
-    if bool((outcomes["clean"] == SPARED).any()):
+    left, faults, most = outcomes["clean"] == ROBUST, [], ("none", 0)
+    if bool((outcomes["clean"] == SKIPPED).any()):
         faults.append("clean spares images")
     if set(outcomes) - {"clean"} != set(trial.attacks):
         faults.append("attacks and outcomes have other names")
     for name, result in trial.attacks.items():
         outcome = outcomes.get(name, torch.zeros(0))
-        if outcome.shape != left.shape or not bool(((outcome == SPARED) == ~left).all()):
+        if outcome.shape != left.shape or not bool(((outcome == SKIPPED) == ~left).all()):
             faults.append(f"{name} was not run on just those that stood before")
             break
-        left = left & (outcome == STOOD)
-        fell = int((outcome == FELL).sum())
+        left = left & (outcome == ROBUST)
+        fell = int((outcome == BROKEN).sum())
         counted = (result.attacked, result.broken, result.standing.correct, result.standing.n)
-        if counted != (int((outcome != SPARED).sum()), fell, int(left.sum()), len(left)):
+        if counted != (int((outcome != SKIPPED).sum()), fell, int(left.sum()), len(left)):
             faults.append(f"the counts of {name} are not those of its outcomes")
         most = max(most, (name, fell), key=lambda found: found[1])
-    clean, robust = int((outcomes["clean"] == STOOD).sum()), int(stood.sum())
+    clean, robust = int((outcomes["clean"] == ROBUST).sum()), int(stood.sum())
     if not faults and not bool((left == stood).all()):
         faults.append("the union is not what every attack leaves")
     if robust > clean:
@@ -227,7 +229,7 @@ def union(trial: Trial) -> Check:
     )
 
 
-def selection(trial: Trial) -> Check:
+def selection(trial: CheckContext) -> Check:
     """Check 26: the checkpoint was not chosen on the images that it is judged on."""
     how = trial.known.get("selection")
     if how is None:
@@ -260,7 +262,7 @@ def _course(history: Any) -> list[float]:
     return [float(value) for value in rows if value is not None]
 
 
-def catastrophic_overfitting(trial: Trial) -> Check:
+def catastrophic_overfitting(trial: CheckContext) -> Check:
     """Check 27: robust accuracy never collapsed from one epoch to the next."""
     course = _course(trial.known.get("training_history"))
     if len(course) < 2:
@@ -277,7 +279,7 @@ def catastrophic_overfitting(trial: Trial) -> Check:
     )
 
 
-def corruptions(trial: Trial) -> Check:
+def corruptions(trial: CheckContext) -> Check:
     """Check 28: the accuracy on corrupted images belongs to images of this size."""
     found = trial.known.get("corruptions")
     if not isinstance(found, Mapping) or not {"mean", "size"} <= set(found):
@@ -292,7 +294,7 @@ def corruptions(trial: Trial) -> Check:
     )
 
 
-def provenance(trial: Trial) -> Check:
+def provenance(trial: CheckContext) -> Check:
     """Check 29: the row says what was evaluated and how."""
     missing = [name for name, keys in NEEDED.items() if not any(map(trial.known.get, keys))]
     if not trial.attacks or not all(a.settings and a.citation for a in trial.attacks.values()):
@@ -306,7 +308,7 @@ def provenance(trial: Trial) -> Check:
     )
 
 
-def ranking(trial: Trial) -> Check:
+def ranking(trial: CheckContext) -> Check:
     """Check 30: a row with a failed check is written, but kept out of rankings."""
     if "checks" not in trial.notes:
         raise NotApplicableError("no other check was made")
@@ -319,7 +321,7 @@ def ranking(trial: Trial) -> Check:
     )
 
 
-def _judged(name: str, judge: Verdict, trial: Trial) -> Check:
+def _judged(name: str, judge: CheckFn, trial: CheckContext) -> Check:
     """Return a verdict, whatever happens: SKIP where none applies, FAIL where the model raises."""
     try:
         with own_randomness(name, trial.seed), untouched(trial.model):
@@ -333,13 +335,13 @@ def _judged(name: str, judge: Verdict, trial: Trial) -> Check:
         return Check(name, "FAIL", words, advice)
 
 
-_JUDGES: dict[str, Verdict] = {
+_JUDGES: dict[str, CheckFn] = {
     "ball_and_box": ball_and_box,
-    "untouched_and_finite": untouched_and_finite,
+    "examples_valid": examples_valid,
     "recount": recount,
     "epsilon_zero": epsilon_zero,
-    "more_effort": more_effort,
-    "larger_epsilon": larger_epsilon,
+    "attack_converged": attack_converged,
+    "unbounded_attack": unbounded_attack,
     "margin_against_entropy": margin_against_entropy,
     "blackbox": blackbox,
     "random_corners": random_corners,
@@ -353,7 +355,7 @@ _JUDGES: dict[str, Verdict] = {
     "provenance": provenance,
     "ranking": ranking,
 }
-ATTACK_CHECKS: dict[str, Verdict] = {
+ATTACK_CHECKS: dict[str, CheckFn] = {
     name: partial(_judged, name, judge) for name, judge in _JUDGES.items()
 }
 """Name to verdict, in the order of the list."""

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.projection import shaped
-from arnas.attacks.eval_mode import attacked
-from arnas.evaluation.checks.run import Check
-from arnas.evaluation.checks.gradients import check_labels
 from arnas.evaluation.checks.base import clean_logits, forward, own_randomness
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation.checks.gradients import check_labels
+from arnas.evaluation.checks.run import Check
 from arnas.runtime.errors import Preempted
 
 NAME = "finite_differences"
@@ -83,7 +83,7 @@ class _Comparison(NamedTuple):
         return float(self.cosine.nanmedian().nan_to_num(-1.0))
 
 
-def finite_differences(trial: Trial) -> Check:
+def finite_differences(trial: CheckContext) -> Check:
     """8: along random directions, and its own, the gradient is the derivative of the logits."""
     check_labels(trial)
     x, y = _chosen(trial)
@@ -93,11 +93,11 @@ def finite_differences(trial: Trial) -> Check:
         return Check(NAME, "SKIP", figure, "look at the check determinism")
     if probe.gradient is None:
         return Check(NAME, "FAIL", "the logits have no gradient by the image", DETACHED)
-    with attacked(probe.model), torch.no_grad():
+    with frozen_eval(probe.model), torch.no_grad():
         return _judge(probe, trial.seed)
 
 
-def _chosen(trial: Trial) -> tuple[Tensor, Tensor]:
+def _chosen(trial: CheckContext) -> tuple[Tensor, Tensor]:
     """Return the first images that are classified correctly, or the first ones, and labels."""
     x, y = trial.probe()
     right = clean_logits(trial, x).argmax(1) == y
@@ -108,7 +108,7 @@ def _chosen(trial: Trial) -> tuple[Tensor, Tensor]:
     return x + INSIDE * inward * trial.uniform("inside", len(x)), y
 
 
-def _exact_probe(trial: Trial, x: Tensor, y: Tensor) -> _Probe | None:
+def _exact_probe(trial: CheckContext, x: Tensor, y: Tensor) -> _Probe | None:
     """Return a probe of a copy in float64, or None if the model knows one type only."""
     try:
         model = copy.deepcopy(trial.model).double()
@@ -124,7 +124,7 @@ def _exact_probe(trial: Trial, x: Tensor, y: Tensor) -> _Probe | None:
 
 def _probe(model: nn.Module, seed: int, x: Tensor, y: Tensor) -> _Probe | None:
     """Return a probe, or None if the logits change from pass to pass."""
-    with attacked(model), torch.enable_grad():
+    with frozen_eval(model), torch.enable_grad():
         x = x.clone().requires_grad_()
         found = _logits(model, x, seed)
         again = _logits(model, x.detach(), seed)

@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from arnas.attacks.projection import project, random_perturbation
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, cross_entropy, margin
-from arnas.evaluation.checks.run import Check, Status
+from arnas.attacks.projection import project, random_perturbation
 from arnas.evaluation.checks.base import Answers, answers, forward
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation.checks.run import Check, Status
 from arnas.runtime.errors import UserError
 
 SUM_TO_ONE = 1e-5
@@ -28,7 +28,7 @@ SAME_ANSWER = 1e-6
 """Distance of all images' logits, relative to their size, up to which they are constant."""
 
 
-def logits(trial: Trial) -> Check:
+def logits(trial: CheckContext) -> Check:
     """6: the outputs are logits, finite, of enough classes, and not too large."""
     found = answers(trial)
     n = len(found.gap)
@@ -60,7 +60,7 @@ _Finding = tuple[Status, str, str]
 """Status, what was found, what to do."""
 
 
-def _no_logits(trial: Trial, found: Answers) -> _Finding | None:
+def _no_logits(trial: CheckContext, found: Answers) -> _Finding | None:
     """Return why the outputs are no logits that can be attacked, if so."""
     broken = int((~found.finite).sum())
     low, high = int(trial.y.min()), int(trial.y.max())
@@ -152,7 +152,7 @@ def _few_classes(found: Answers) -> _Finding | None:
     )
 
 
-def gradient(trial: Trial) -> Check:
+def gradient(trial: CheckContext) -> Check:
     """7: a gradient reaches every image, of the cross-entropy and of the margin."""
     x, y = trial.probe()
     name, n = "gradient", len(x)
@@ -160,7 +160,7 @@ def gradient(trial: Trial) -> Check:
     unit = trial.uniform("gradient", n)
     away = x + project(x, random_perturbation(unit, trial.threat), trial.threat)
     counts: dict[str, tuple[int, int]] = {}
-    with attacked(trial.model):
+    with frozen_eval(trial.model):
         for objective in (cross_entropy, margin):
             missing = torch.zeros(n, dtype=torch.bool, device=x.device)
             odd = missing.clone()
@@ -194,7 +194,7 @@ def gradient(trial: Trial) -> Check:
     return Check(name, status, figure, advice)
 
 
-def _slope(trial: Trial, images: Tensor, y: Tensor, objective: Objective) -> Tensor | None:
+def _slope(trial: CheckContext, images: Tensor, y: Tensor, objective: Objective) -> Tensor | None:
     """Return an objective's gradient by the images, or None if there is no graph between them."""
     parts = []
     for part, labels in zip(
@@ -210,7 +210,7 @@ def _slope(trial: Trial, images: Tensor, y: Tensor, objective: Objective) -> Ten
     return torch.cat(parts)
 
 
-def check_labels(trial: Trial) -> None:
+def check_labels(trial: CheckContext) -> None:
     """Refuse labels that the model has no logit for, on which a GPU would stop the process.
 
     Raises

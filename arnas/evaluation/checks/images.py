@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from arnas.attacks.pgd import ROUNDING
 from arnas.attacks.threat import GREY_LEVELS, parse_amount
-from arnas.evaluation.checks.run import Check, Status
 from arnas.evaluation.checks.base import answers, clean_logits, is_random
+from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation.checks.run import Check, Status
 from arnas.evaluation.statistics import Accuracy, wilson
-from arnas.evaluation.checks.context import Trial
 from arnas.runtime.errors import Preempted, UserError, one_line
 
 TWICE_SCALED = 1.5 / GREY_LEVELS
@@ -55,7 +55,7 @@ EXPECTED = 10
 """Images expected of a class from which it is odd that there is none."""
 
 
-def input_range(trial: Trial) -> Check:
+def input_range(trial: CheckContext) -> Check:
     """4: pixels in [0, 1], in float32, normalised once, and that inside the model."""
     x, y = trial.x, trial.y
     name = "input_range"
@@ -101,7 +101,7 @@ def _range_problem(x: Tensor, low: float, high: float, finite: bool) -> str:
     return "divide the images by 255 once, not twice" if high <= TWICE_SCALED else ""
 
 
-def _recorded_normalisation(trial: Trial) -> Check | None:
+def _recorded_normalisation(trial: CheckContext) -> Check | None:
     """Compare the constants recorded with the checkpoint with those inside the model."""
     recorded = [_numbers(trial.known.get(key)) for key in ("mean", "std")]
     if recorded[0] is None or recorded[1] is None:
@@ -170,7 +170,7 @@ def _words(numbers: Tensor) -> str:
     return one_line(", ".join(f"{number:.4g}" for number in numbers.tolist()), 60)
 
 
-def _tried_normalisations(trial: Trial) -> Check | None:
+def _tried_normalisations(trial: CheckContext) -> Check | None:
     """Look whether the model does clearly better on images prepared in another way."""
     x, y = trial.x[:TRIED], trial.y[:TRIED]
     plain = _accuracy(trial, x, y)
@@ -224,12 +224,12 @@ def _preparations(x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     return {OWN: by(by_channel.mean(1), std), **found}
 
 
-def _accuracy(trial: Trial, x: Tensor, y: Tensor) -> Accuracy:
+def _accuracy(trial: CheckContext, x: Tensor, y: Tensor) -> Accuracy:
     """Return the clean accuracy on images."""
     return wilson(int((clean_logits(trial, x).argmax(1) == y).sum()), len(y))
 
 
-def clean_accuracy(trial: Trial) -> Check:
+def clean_accuracy(trial: CheckContext) -> Check:
     """5: the clean accuracy is that which was recorded with the checkpoint."""
     name = "clean_accuracy_recorded"
     measured = wilson(int(answers(trial).correct.sum()), len(trial.x))
@@ -263,7 +263,7 @@ def _contradicts(measured: Accuracy, stated: float) -> bool:
     return bool(binomtest(closer, measured.n, stated / 100).pvalue < IMPOSSIBLE)
 
 
-def epsilon_unit(trial: Trial) -> Check:
+def epsilon_unit(trial: CheckContext) -> Check:
     """9: the budget in three units, and whether it looks like another one."""
     threat, written = trial.threat, trial.known.get("epsilon_written")
     figure = str(threat)
@@ -305,7 +305,7 @@ def _doubt(norm: str, epsilon: float, pixels: int) -> str:
     return next((doubt for applies, doubt in doubts if applies), "")
 
 
-def subset(trial: Trial) -> Check:
+def subset(trial: CheckContext) -> Check:
     """10: which images, how many, and what they can tell."""
     x, y, n = trial.x, trial.y, len(trial.x)
     indices = torch.arange(n) if trial.indices is None else trial.indices.detach().cpu().long()
@@ -341,7 +341,7 @@ def subset(trial: Trial) -> Check:
     return Check("test_subset", "WARN" if advice else "PASS", figure, advice)
 
 
-def _crowd(trial: Trial, y: Tensor) -> str:
+def _crowd(trial: CheckContext, y: Tensor) -> str:
     """Return what is odd about the numbers of images of each class, or nothing."""
     classes = int(y.max()) + 1
     try:

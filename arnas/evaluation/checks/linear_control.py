@@ -17,10 +17,10 @@ from arnas.attacks.apgd import apgd
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.run import FEW, SLACK, Check, Status
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.probes import NotApplicableError
+from arnas.evaluation.checks.run import FEW, SLACK, Check, Status
 from arnas.evaluation.checks.strength import full_range, margin_against_entropy
-from arnas.evaluation.checks.context import Trial
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 """Order of the norm that bounds what a budget does to a linear function."""
@@ -147,7 +147,7 @@ class Control(NamedTuple):
     exact: Exact
 
 
-def make_control(trial: Trial) -> Control:
+def make_control(trial: CheckContext) -> Control:
     """Return the control for a trial's images and budget.
 
     Where the budget is too small for it to lose a quarter of its images, a power of two times as
@@ -178,14 +178,14 @@ def make_control(trial: Trial) -> Control:
         threat = Threat(full.norm, min(2 * threat.epsilon, full.epsilon))
 
 
-def controls(trial: Trial) -> Check:
+def controls(trial: CheckContext) -> Check:
     """Check 25: the attacks find on a linear classifier what there is, and no more."""
     control = make_control(trial)
     exact, threat = control.exact, control.threat
     broken = attack_control(control)
     impossible = int((broken & exact.robust).sum())
     falls, missed = int(exact.breakable.sum()), int((exact.breakable & ~broken).sum())
-    loud = Trial(
+    loud = CheckContext(
         scaled(control.model, LOUD, torch.float32),
         control.x.float(),
         control.y,

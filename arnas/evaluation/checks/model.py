@@ -19,10 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from arnas.attacks.eval_mode import attacked
-from arnas.evaluation.checks.run import Check, Status
-from arnas.evaluation.checks.finite_differences import finite_differences
-from arnas.evaluation.checks.gradients import gradient, logits
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.evaluation.checks.base import (
     PASSES,
     SAME_AGAIN,
@@ -37,8 +34,11 @@ from arnas.evaluation.checks.base import (
     tolerance,
     untouched,
 )
+from arnas.evaluation.checks.context import CheckContext, CheckFn
+from arnas.evaluation.checks.finite_differences import finite_differences
+from arnas.evaluation.checks.gradients import gradient, logits
 from arnas.evaluation.checks.images import clean_accuracy, epsilon_unit, input_range, subset
-from arnas.evaluation.checks.context import Trial, Verdict
+from arnas.evaluation.checks.run import Check, Status
 from arnas.runtime.errors import Preempted
 
 FEW_IMAGES = 32
@@ -56,13 +56,13 @@ ASLEEP = (_BatchNorm, _DropoutNd, nn.modules.instancenorm._InstanceNorm)
 """Modules that compute something else in training mode."""
 
 
-def _eval_mode(trial: Trial) -> Check:
+def _eval_mode(trial: CheckContext) -> Check:
     """1: every submodule goes into evaluation mode, where a pass changes nothing."""
     modules = list(trial.model.modules())
     awake = sum(module.training for module in modules)
     images = trial.x[: trial.batch_size]
     seen = images.clone()
-    with untouched(trial.model) as changed, attacked(trial.model), torch.no_grad():
+    with untouched(trial.model) as changed, frozen_eval(trial.model), torch.no_grad():
         trial.model(seen)
         stubborn = [module for module in modules if module.training]
         different = changed()
@@ -89,7 +89,7 @@ def _eval_mode(trial: Trial) -> Check:
     return Check("eval_mode", status, "; ".join(found), advice)
 
 
-def _batch_size_invariance(trial: Trial) -> Check:
+def _batch_size_invariance(trial: CheckContext) -> Check:
     """2: an image's logits are the same in every batch."""
     name = "batch_size_invariance"
     advice = "use running statistics in evaluation mode: an image must not see its neighbours"
@@ -118,7 +118,7 @@ def _batch_size_invariance(trial: Trial) -> Check:
     )
 
 
-def _determinism(trial: Trial) -> Check:
+def _determinism(trial: CheckContext) -> Check:
     """3: equal passes give equal logits, or the attacks average over the random numbers."""
     worst, flips, images = repeats(trial)
     figure = (
@@ -142,7 +142,7 @@ def _determinism(trial: Trial) -> Check:
     return Check("determinism", status, figure, advice)
 
 
-def _precision(trial: Trial) -> Check:
+def _precision(trial: CheckContext) -> Check:
     """11: nothing is computed in less than float32, or the predictions are the same in it."""
     found = _coarse(trial.model, trial.x[:2])
     if not found:
@@ -179,7 +179,7 @@ def _coarse(model: nn.Module, x: Tensor) -> list[str]:
 
     handles = [module.register_forward_hook(look) for module in model.modules()]
     try:
-        with attacked(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             forward(model, x)
     finally:
         for handle in handles:
@@ -198,12 +198,12 @@ def _names(tensors: Any) -> set[str]:
     }
 
 
-def _rechecked(trial: Trial) -> tuple[int, int]:
+def _rechecked(trial: CheckContext) -> tuple[int, int]:
     """Return how many predictions change in float32, and the images looked at."""
     images = trial.x[:RECHECKED]
     full = copy.deepcopy(trial.model).float()
     as_is = clean_logits(trial, images).argmax(1)
-    with _full_float32(trial), torch.no_grad(), attacked(full):
+    with _full_float32(trial), torch.no_grad(), frozen_eval(full):
         if _coarse(full, images[:2].float()):
             raise TypeError
         parts = torch.split(images.float(), trial.batch_size)
@@ -219,7 +219,7 @@ def _arithmetic(kind: str) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _full_float32(trial: Trial) -> Iterator[None]:
+def _full_float32(trial: CheckContext) -> Iterator[None]:
     """Switch autocast and shortened products off inside the block."""
     kind = trial.x.device.type
     before = [(place, place.fp32_precision) for place in _arithmetic(kind)]
@@ -233,7 +233,7 @@ def _full_float32(trial: Trial) -> Iterator[None]:
             place.fp32_precision = setting
 
 
-def _frozen_while_crafting(trial: Trial) -> Check:
+def _frozen_while_crafting(trial: CheckContext) -> Check:
     """12: while examples are made, weights are frozen and no layer is in training mode."""
     awake: set[str] = set()
     handles = []
@@ -251,7 +251,7 @@ def _frozen_while_crafting(trial: Trial) -> Check:
     of_batch = [p for p, m in layers if isinstance(m, _BatchNorm) and m.running_mean is None]
     x, y = trial.probe()
     try:
-        with untouched(trial.model) as changed, attacked(trial.model):
+        with untouched(trial.model) as changed, frozen_eval(trial.model):
             x = x.clone().requires_grad_()
             with torch.enable_grad():
                 found = forward(trial.model, x)
@@ -287,7 +287,7 @@ def _frozen_while_crafting(trial: Trial) -> Check:
     )
 
 
-MODEL_CHECKS: dict[str, Verdict] = {
+MODEL_CHECKS: dict[str, CheckFn] = {
     name: guarded(name, look)
     for name, look in {
         "eval_mode": _eval_mode,

@@ -11,13 +11,13 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from arnas.attacks.projection import ascent_direction, length, project, random_perturbation, shaped
-from arnas.attacks.eval_mode import attacked
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, margin
 from arnas.attacks.oracle import misclassified
+from arnas.attacks.projection import ascent_direction, length, project, random_perturbation, shaped
 from arnas.attacks.threat import Threat
 from arnas.evaluation import result as assessment
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.checks.context import CheckContext
 from arnas.runtime.seeds import make_generator
 
 STEPS = 20
@@ -60,7 +60,7 @@ class Walk(NamedTuple):
         return self.wrong[: None if steps is None else steps + 1].any(0)
 
 
-def remembered(trial: Trial, name: str, measure: Callable[[], T]) -> T:
+def remembered(trial: CheckContext, name: str, measure: Callable[[], T]) -> T:
     """Return what an earlier check has measured under a name, or measure it."""
     key = f"measured.{name}"
     if key not in trial.notes:
@@ -69,14 +69,14 @@ def remembered(trial: Trial, name: str, measure: Callable[[], T]) -> T:
     return found
 
 
-def withstood(trial: Trial) -> Tensor:
+def withstood(trial: CheckContext) -> Tensor:
     """Return which images withstood the suite, bool of shape (n,) on the CPU."""
     if "clean" not in trial.outcomes:
         raise NotApplicableError("no attack has been run yet")
     return assessment.withstood(trial.outcomes).cpu()
 
 
-def probe_of(trial: Trial) -> Probe:
+def probe_of(trial: CheckContext) -> Probe:
     """Return the images that the checks attack; not applicable if the model knows none."""
 
     def measure() -> Probe:
@@ -95,7 +95,7 @@ def probe_of(trial: Trial) -> Probe:
     return probe
 
 
-def perturbation(trial: Trial, purpose: str, threat: Threat | None = None) -> Tensor:
+def perturbation(trial: CheckContext, purpose: str, threat: Threat | None = None) -> Tensor:
     """Return a random point of the ball for each of the probe's images, not yet in the box."""
     probe = probe_of(trial)
     unit = trial.uniform(purpose, len(probe.labels))[probe.places]
@@ -103,7 +103,7 @@ def perturbation(trial: Trial, purpose: str, threat: Threat | None = None) -> Te
 
 
 def walk(
-    trial: Trial,
+    trial: CheckContext,
     x: Tensor,
     y: Tensor,
     start: Tensor,
@@ -124,7 +124,7 @@ def walk(
     start
         Perturbation to start from; projected first.
     objective
-        What to climb.
+        Objective to maximise.
     threat
         Norm and budget; by default those of the trial.
     steps
@@ -137,7 +137,7 @@ def walk(
     oracle, delta = trial.oracle(), project(x, start.to(x), threat)
     best, top = delta, torch.full((len(x),), -torch.inf).to(x)
     values, wrong = [], []
-    with attacked(trial.model):
+    with frozen_eval(trial.model):
         for _ in range(steps + 1):
             slope = oracle.slope(x + delta, y, objective)
             values.append(slope.value)
@@ -159,7 +159,7 @@ def _step(x: Tensor, delta: Tensor, slope: Tensor, size: float, threat: Threat) 
     return project(x, delta + size * ascent_direction(slope, threat.norm), threat)
 
 
-def numeric_ascent(trial: Trial, x: Tensor, y: Tensor) -> Tensor:
+def numeric_ascent(trial: CheckContext, x: Tensor, y: Tensor) -> Tensor:
     """Return which images fall to ascent of the margin along differences of forward passes.
 
     Simultaneous perturbation (SPSA; Uesato et al., arXiv 1802.05666, section 4): the slope is the
@@ -168,7 +168,7 @@ def numeric_ascent(trial: Trial, x: Tensor, y: Tensor) -> Tensor:
     """
     threat, oracle = trial.threat, trial.oracle()
     delta, broken = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    with attacked(trial.model):
+    with frozen_eval(trial.model):
         for step in range(STEPS):
             left = (~broken).nonzero().flatten()
             if not len(left):

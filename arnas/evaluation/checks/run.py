@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from arnas.evaluation.statistics import Accuracy
-from arnas.evaluation.witness import Witness
+from arnas.evaluation.witness import EvalMonitor
 
 Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 TOLERANCE = 1e-6
@@ -50,7 +50,7 @@ def not_run(name: str, figure: str, advice: str) -> Check:
     return Check(name, "WARN", figure, advice)
 
 
-def eval_mode(witness: Witness) -> Check:
+def eval_mode(witness: EvalMonitor) -> Check:
     """Check that every pass is in evaluation mode and that the model comes out unchanged."""
     figure = (
         f"{witness.awake} of {witness.forwards} forward passes with a submodule in training mode, "
@@ -65,7 +65,7 @@ def eval_mode(witness: Witness) -> Check:
     )
 
 
-def box_and_ball(witness: Witness) -> Check:
+def box_and_ball(witness: EvalMonitor) -> Check:
     """Check that every example lies in the ball and in [0, 1]."""
     inside = (
         witness.finite

@@ -1,6 +1,6 @@
 """Checks whether the attacks were strong enough for their result to mean anything.
 
-Each runs small attacks of its own on the images of `arnas.evaluation.checks.context.Trial.probe` that the
+Each runs small attacks of its own on the images of `CheckContext.probe` that the
 model classifies correctly, and looks for the signs of obfuscated gradients of Athalye et al. (arXiv
 1802.00420, section 3.1), of the checklist of Carlini et al. (arXiv 1902.06705) and of the
 indicators of attack failure of Pintor et al. (arXiv 2106.09947). What one has measured is kept in
@@ -12,12 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from arnas.attacks.projection import length, project, shaped
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.oracle import misclassified
+from arnas.attacks.projection import length, project, shaped
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import FELL
-from arnas.evaluation.checks.run import FEW, MARGIN_FAIL, SLACK, Check, Status
+from arnas.evaluation.checks.context import CheckContext
 from arnas.evaluation.checks.probes import (
     STEPS,
     NotApplicableError,
@@ -29,7 +28,8 @@ from arnas.evaluation.checks.probes import (
     remembered,
     walk,
 )
-from arnas.evaluation.checks.context import Trial
+from arnas.evaluation.checks.run import FEW, MARGIN_FAIL, SLACK, Check, Status
+from arnas.evaluation.result import BROKEN
 
 SHARE, ONE = 0.005, 1
 """Share of the images, and images, that twice the effort may break besides."""
@@ -56,24 +56,24 @@ STUCK = 0.1
 """Share of images on which no step along the gradient gained anything: a sign of masking."""
 
 
-def entropy_walk(trial: Trial) -> Walk:
+def entropy_walk(trial: CheckContext) -> Walk:
     """Return PGD-20 on the cross-entropy and 20 steps more of the same size."""
     return remembered(trial, "entropy", lambda: _pgd_and_on(trial, cross_entropy))
 
 
-def margin_walk(trial: Trial) -> Walk:
+def margin_walk(trial: CheckContext) -> Walk:
     """Return the same on the margin, from the same start."""
     return remembered(trial, "margin", lambda: _pgd_and_on(trial, margin))
 
 
-def _pgd_and_on(trial: Trial, objective: Objective) -> Walk:
+def _pgd_and_on(trial: CheckContext, objective: Objective) -> Walk:
     """Return PGD-20 and 20 steps more of the same size."""
     probe, size = probe_of(trial), 2.5 * trial.threat.epsilon / STEPS
     start = perturbation(trial, "start")
     return walk(trial, probe.x, probe.y, start, objective=objective, steps=2 * STEPS, size=size)
 
 
-def more_effort(trial: Trial) -> Check:
+def attack_converged(trial: CheckContext) -> Check:
     """Check 17: twenty steps break what one step breaks, and twice the effort hardly more."""
     probe, entropy = probe_of(trial), entropy_walk(trial)
     single, second = _fgsm(trial, probe), _second_start(trial, probe, entropy.broken(STEPS))
@@ -87,7 +87,7 @@ def more_effort(trial: Trial) -> Check:
     if lag > max(SLACK * n, ONE):
         status = "FAIL"
     return Check(
-        "more_effort",
+        "attack_converged",
         status,
         f"of {n} images {int(single.sum())} fall to FGSM, {int(twenty.sum())} to PGD-20 ({lost} to "
         f"FGSM only); twice the steps break {steps} more, a second start {starts} more; {missed} "
@@ -98,7 +98,7 @@ def more_effort(trial: Trial) -> Check:
     )
 
 
-def _fgsm(trial: Trial, probe: Probe) -> Tensor:
+def _fgsm(trial: CheckContext, probe: Probe) -> Tensor:
     """Return which images one step of the whole budget breaks."""
     start, size = torch.zeros_like(probe.x), trial.threat.epsilon
     return walk(
@@ -106,7 +106,7 @@ def _fgsm(trial: Trial, probe: Probe) -> Tensor:
     ).broken()
 
 
-def _second_start(trial: Trial, probe: Probe, first: Tensor) -> Tensor:
+def _second_start(trial: CheckContext, probe: Probe, first: Tensor) -> Tensor:
     """Return which images PGD-20 breaks from the first start or another one."""
     broken, left = first.clone(), (~first).nonzero().flatten()
     if len(left):
@@ -116,12 +116,12 @@ def _second_start(trial: Trial, probe: Probe, first: Tensor) -> Tensor:
     return broken
 
 
-def _had_withstood(trial: Trial) -> str:
+def _had_withstood(trial: CheckContext) -> str:
     """Return what the flags of the probe's images tell, in words."""
     return "had withstood the suite" if trial.outcomes else "stood before"
 
 
-def larger_epsilon(trial: Trial) -> Check:
+def unbounded_attack(trial: CheckContext) -> Check:
     """Check 18: accuracy falls along epsilon, to nothing where every image is allowed."""
     probe, full = probe_of(trial), full_range(trial)
     n, curve = len(probe.y), []
@@ -146,7 +146,7 @@ def larger_epsilon(trial: Trial) -> Check:
     if len(standing) > _may_stand(probe):
         status = "FAIL"
     return Check(
-        "larger_epsilon",
+        "unbounded_attack",
         status,
         f"of {n} images stand {', '.join(curve)}; {lost} fall to half of epsilon but not to "
         "epsilon itself",
@@ -165,7 +165,7 @@ def _may_stand(probe: Probe) -> float:
     return most if constant else max(min(most, UNREACHED * len(probe.y)), FEW)
 
 
-def full_range(trial: Trial) -> Threat:
+def full_range(trial: CheckContext) -> Threat:
     """Return the budget that allows every image: the diagonal of the box."""
     pixels = trial.x[0].numel()
     return Threat(
@@ -174,7 +174,7 @@ def full_range(trial: Trial) -> Threat:
 
 
 def _go_on(
-    trial: Trial, standing: Tensor, at: Tensor, threat: Threat, objective: Objective = margin
+    trial: CheckContext, standing: Tensor, at: Tensor, threat: Threat, objective: Objective = margin
 ) -> tuple[Tensor, Tensor]:
     """Attack the images that stand from where they are; return those left and their best tries."""
     if not len(standing):
@@ -186,7 +186,7 @@ def _go_on(
     return standing[left], found.best[left]
 
 
-def margin_against_entropy(trial: Trial) -> Check:
+def margin_against_entropy(trial: CheckContext) -> Check:
     """Check 19: an attack on the margin breaks no more images than one on the cross-entropy.
 
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
@@ -212,7 +212,7 @@ def margin_against_entropy(trial: Trial) -> Check:
     )
 
 
-def blackbox(trial: Trial) -> Check:
+def blackbox(trial: CheckContext) -> Check:
     """Check 20: no image falls only to attacks that do not see the model's gradients."""
     _not_of_random_models(trial)
     probe, n = probe_of(trial), len(trial.y)
@@ -240,18 +240,18 @@ def blackbox(trial: Trial) -> Check:
     )
 
 
-def black_box_breaks(trial: Trial) -> dict[str, int]:
+def black_box_breaks(trial: CheckContext) -> dict[str, int]:
     """Return what Square and transferred examples broke after attacks that see gradients."""
     found, seen = {}, False
     for name, outcome in trial.outcomes.items():
         if name == "square" or name.startswith("transfer"):
-            found.update({name: int((outcome == FELL).sum())} if seen else {})
+            found.update({name: int((outcome == BROKEN).sum())} if seen else {})
         else:
             seen = seen or name != "clean"
     return found
 
 
-def _signs_of_masking(trial: Trial) -> list[str]:
+def _signs_of_masking(trial: CheckContext) -> list[str]:
     """Return what besides black-box attacks says that the gradients mislead, in words."""
     signs = []
     if margin_against_entropy(trial).status != "PASS":
@@ -263,13 +263,13 @@ def _signs_of_masking(trial: Trial) -> list[str]:
     return signs
 
 
-def stuck(trial: Trial) -> float:
+def stuck(trial: CheckContext) -> float:
     """Return the share of images whose margin no step of PGD-20 raises above that of its start."""
     values = margin_walk(trial).values
     return float((values[1:].amax(0) <= values[0]).float().mean())
 
 
-def random_corners(trial: Trial) -> Check:
+def random_corners(trial: CheckContext) -> Check:
     """Check 21: random points of the ball's surface break nothing that the attacks left."""
     _not_of_random_models(trial)
     probe = probe_of(trial)
@@ -297,7 +297,7 @@ def random_corners(trial: Trial) -> Check:
     )
 
 
-def silent_success(trial: Trial) -> Check:
+def silent_success(trial: CheckContext) -> Check:
     """Check 22: how many images an attack that keeps its last iterate would lose."""
     _not_of_random_models(trial)
     wrong = entropy_walk(trial).wrong[: STEPS + 1]
@@ -310,7 +310,7 @@ def silent_success(trial: Trial) -> Check:
     )
 
 
-def loss_still_rising(trial: Trial) -> Check:
+def loss_still_rising(trial: CheckContext) -> Check:
     """Check 23: the loss of the images that stand has stopped rising.
 
     Looked at are the last ten of forty steps: with twenty of this size, ten are still on their way
@@ -330,7 +330,7 @@ def loss_still_rising(trial: Trial) -> Check:
     )
 
 
-def _not_of_random_models(trial: Trial) -> None:
+def _not_of_random_models(trial: CheckContext) -> None:
     """Skip a check that random answers would set off by themselves."""
     if trial.expectation > 1:
         raise NotApplicableError(

@@ -10,9 +10,9 @@ from torch import nn
 
 from arnas.models.families.densenet import DenseNet121
 from arnas.models.families.mobilenet import MobileNetV2
-from arnas.models.families.vgg import VGG16
 from arnas.models.families.preact_resnet import PREACT_STAGES, PreActivationNetwork, wide_stages
 from arnas.models.families.resnet import ResNet
+from arnas.models.families.vgg import VGG16
 
 MIN_IMAGE_SIZE = 4
 """Of most models."""

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from arnas.data.untrusted import HEAD, read_foreign
 from arnas.models.loading.factory import FORM, is_factory, make_model
-from arnas.models.weights import check_values, fit_weights, weights_sha256
-from arnas.models.registry import MODELS, build_model, load_weights
 from arnas.models.loading.torch_files import ENDINGS, read_state_dict
+from arnas.models.registry import MODELS, build_model, load_weights
+from arnas.models.weights import check_values, load_state_dict_checked, weights_sha256
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import (
     description_path,
@@ -52,7 +52,7 @@ class LoadedModel:
     source: str
     """Where it comes from, in words."""
     known: Mapping[str, Any]
-    """What its file says of it, JSON values with the keys of `arnas.evaluation.checks.context.Trial.known`,
+    """What its file says of it, JSON values with the keys of `CheckContext.known`,
     besides ``trained``, the file's own account of its training."""
     warnings: tuple[str, ...]
     """Sentences without their full stop."""
@@ -144,7 +144,7 @@ def _made(
         model = make_model(spec)
         if content is None:
             return _Made(model, spec, f"{spec}, with the weights that it sets itself", {})
-        notes = fit_weights(model, content.tensors, content.source)
+        notes = load_state_dict_checked(model, content.tensors, content.source)
         source = f"{spec} with the weights of {content.source}"
         return _Made(model, spec, source, {}, (*content.notes, *notes))
     if weights is not None:
@@ -215,7 +215,7 @@ def _of_zoo(
     model = build_model(
         name, num_classes=max(classes, 2), in_channels=in_channels, image_size=image_size
     )
-    notes = fit_weights(model, content.tensors, content.source)
+    notes = load_state_dict_checked(model, content.tensors, content.source)
     source = f"{name} of the zoo with the weights of {content.source}"
     return _Made(model.eval(), name, source, {}, (*content.notes, *notes))
 

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field
 
-from arnas.evaluation.result import Assessment
-from arnas.evaluation.statistics import Accuracy
 from arnas.evaluation.record import plain_json, worst_class
+from arnas.evaluation.result import EvalResult
+from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.model.page import class_name, flat
 from arnas.runtime.files import write_bytes
 
@@ -58,7 +58,7 @@ class CardMeta(BaseModel, frozen=True, extra="forbid"):
     class_names: list[str] = Field(default_factory=list)
 
 
-def write_model_card(path: Path, assessment: Assessment, meta: CardMeta | None = None) -> None:
+def write_model_card(path: Path, assessment: EvalResult, meta: CardMeta | None = None) -> None:
     """Write the card of the evaluated model, atomically; the same evaluation gives the same bytes.
 
     Parameters
@@ -82,7 +82,7 @@ def write_model_card(path: Path, assessment: Assessment, meta: CardMeta | None =
     write_bytes(path, text.encode("utf-8", "replace"))
 
 
-def card_head(assessment: Assessment, meta: CardMeta) -> dict[str, Any]:
+def card_head(assessment: EvalResult, meta: CardMeta) -> dict[str, Any]:
     """Return what the hub reads; accuracies are in percent."""
     dataset = _dataset(assessment, meta)
     results = [
@@ -124,7 +124,7 @@ def card_head(assessment: Assessment, meta: CardMeta) -> dict[str, Any]:
     }
 
 
-def card_text(assessment: Assessment, meta: CardMeta) -> str:
+def card_text(assessment: EvalResult, meta: CardMeta) -> str:
     """Return the card below its head, as Markdown."""
     parts = [f"# {plain(_name(assessment, meta))}"]
     failed = assessment.failed
@@ -158,17 +158,17 @@ def plain(text: object) -> str:
     return MARKUP.sub(r"\\\1", visible).replace("\\<", "&lt;")
 
 
-def _name(assessment: Assessment, meta: CardMeta) -> str:
+def _name(assessment: EvalResult, meta: CardMeta) -> str:
     """Return what the model is called."""
     return meta.name or str(assessment.provenance.get("model") or "model")
 
 
-def _dataset(assessment: Assessment, meta: CardMeta) -> str:
+def _dataset(assessment: EvalResult, meta: CardMeta) -> str:
     """Return what the dataset is called."""
     return meta.dataset or str(assessment.provenance.get("data") or UNKNOWN)
 
 
-def _evaluated(assessment: Assessment, meta: CardMeta) -> str:
+def _evaluated(assessment: EvalResult, meta: CardMeta) -> str:
     """Return threat, images and attacks in words."""
     left_out = assessment.provenance.get("suite_leaves_out")
     lines = [
@@ -184,7 +184,7 @@ def _evaluated(assessment: Assessment, meta: CardMeta) -> str:
     return _list(lines)
 
 
-def _results(assessment: Assessment) -> str:
+def _results(assessment: EvalResult) -> str:
     """Return the table of accuracies."""
     rows = [("clean", assessment.clean_accuracy)]
     rows += [(f"after {name}", found.standing) for name, found in assessment.attacks.items()]
@@ -203,7 +203,7 @@ def _figures(found: Accuracy) -> str:
     return f"{found.percent:.2f} | {found.low:.2f} to {found.high:.2f} | {found.n:,}"
 
 
-def _worst(assessment: Assessment, meta: CardMeta) -> str:
+def _worst(assessment: EvalResult, meta: CardMeta) -> str:
     """Return the worst class in a sentence."""
     label = worst_class(assessment)
     clean, robust = assessment.per_class()[label]
@@ -214,7 +214,7 @@ def _worst(assessment: Assessment, meta: CardMeta) -> str:
     )
 
 
-def _checks(assessment: Assessment) -> str:
+def _checks(assessment: EvalResult) -> str:
     """Return how the checks came out, and each that failed or warned."""
     counts = {
         status: sum(check.status == status for check in assessment.checks)
@@ -225,8 +225,7 @@ def _checks(assessment: Assessment) -> str:
         f"{counts['FAIL']} failed, {counts['SKIP']} had nothing to look at."
     )
     remarks = [
-        f"**{check.status}** {plain(check.id)}: {plain(check.figure)}. What to do: "
-        f"{plain(check.advice)}."
+        f"**{check.status}** {plain(check.id)}: {plain(check.figure)}. Fix: {plain(check.advice)}."
         for status in ("FAIL", "WARN")
         for check in assessment.checks
         if check.status == status
@@ -234,7 +233,7 @@ def _checks(assessment: Assessment) -> str:
     return "\n\n".join([summary, _list(remarks)] if remarks else [summary])
 
 
-def _limitations(assessment: Assessment, meta: CardMeta) -> list[str]:
+def _limitations(assessment: EvalResult, meta: CardMeta) -> list[str]:
     """Return what the figures do not say."""
     found = [*LIMITATIONS]
     if assessment.n < 1000:
@@ -244,7 +243,7 @@ def _limitations(assessment: Assessment, meta: CardMeta) -> list[str]:
     return [*found, *meta.limitations]
 
 
-def _reproduce(assessment: Assessment, meta: CardMeta) -> str:
+def _reproduce(assessment: EvalResult, meta: CardMeta) -> str:
     """Return the command, if it is known, and the provenance."""
     parts = []
     if meta.command:

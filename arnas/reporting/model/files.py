@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from arnas.attacks.projection import length
-from arnas.attacks.eval_mode import attacked, home
+from arnas.attacks.eval_mode import frozen_eval, home
 from arnas.attacks.oracle import Oracle, misclassified
-from arnas.evaluation.result import Assessment
+from arnas.attacks.projection import length
 from arnas.evaluation.checks.run import Check
+from arnas.evaluation.result import EvalResult
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.reporting.model.page import check_pictures, fallen, pixels, png_bytes
 from arnas.runtime.errors import UserError
@@ -48,7 +48,7 @@ class Rounded(NamedTuple):
 
 
 def gate(
-    assessment: Assessment, fail_under: float | None, *, allow_flagged: bool = False
+    assessment: EvalResult, fail_under: float | None, *, allow_flagged: bool = False
 ) -> str | None:
     """Return why an evaluation does not pass, in one sentence, or None if it does.
 
@@ -100,7 +100,7 @@ def check_percentage(value: float) -> None:
 
 def write_junit(
     path: Path,
-    assessment: Assessment,
+    assessment: EvalResult,
     fail_under: float | None = None,
     *,
     allow_flagged: bool = False,
@@ -156,7 +156,7 @@ def _gate(fail_under: float | None, allow_flagged: bool) -> str:
     return " and ".join(parts) or "evaluated"
 
 
-def _properties(assessment: Assessment) -> dict[str, str]:
+def _properties(assessment: EvalResult) -> dict[str, str]:
     """Return the figures that a reader of the tests needs."""
     return {
         "threat": str(assessment.threat),
@@ -173,11 +173,11 @@ def _add_check(suite: ET.Element, check: Check) -> None:
     case = ET.SubElement(suite, "testcase", names)
     if check.status == "FAIL":
         failure = ET.SubElement(case, "failure", {"type": "check", "message": _xml(check.figure)})
-        failure.text = _xml(f"{check.figure}. What to do: {check.advice}.")
+        failure.text = _xml(f"{check.figure}. Fix: {check.advice}.")
     elif check.status == "SKIP":
         ET.SubElement(case, "skipped", {"message": _xml(check.figure)})
     else:
-        warned = f" What to do: {check.advice}." if check.status == "WARN" else ""
+        warned = f" Fix: {check.advice}." if check.status == "WARN" else ""
         output = ET.SubElement(case, "system-out")
         output.text = _xml(f"{check.status}: {check.figure}.{warned}")
 
@@ -192,7 +192,7 @@ def shown(accuracy: Accuracy) -> str:
     return f"{accuracy.percent:.2f} % [{accuracy.low:.2f}, {accuracy.high:.2f}]"
 
 
-def as_table(assessment: Assessment, title: str = "") -> Table:
+def as_table(assessment: EvalResult, title: str = "") -> Table:
     """Return an evaluation as one table for a terminal.
 
     Names are shown as they are: square brackets in them are no markup.
@@ -260,14 +260,14 @@ def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
 def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Return logits on the CPU; images go to the model's device and type batch by batch."""
     device, dtype = home(model)
-    with attacked(model):
+    with frozen_eval(model):
         oracle = Oracle(model, batch_size)
         parts = torch.split(images, batch_size)
         return torch.cat([oracle.logits(part.to(device, dtype)).cpu() for part in parts])
 
 
 def recount_rounded(
-    model: nn.Module, assessment: Assessment, x: Tensor, batch_size: int
+    model: nn.Module, assessment: EvalResult, x: Tensor, batch_size: int
 ) -> Rounded:
     """Judge the examples again as an image file holds them: rounded to 8 bits.
 
@@ -306,7 +306,7 @@ def recount_rounded(
 
 
 def export_examples(
-    folder: Path, assessment: Assessment, x: Tensor, predicted: Tensor | None = None
+    folder: Path, assessment: EvalResult, x: Tensor, predicted: Tensor | None = None
 ) -> list[Path]:
     """Write the examples as one archive of arrays, and those of fallen images as PNGs.
 
@@ -371,7 +371,7 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return stream.getvalue()
 
 
-def _check_examples(assessment: Assessment, x: Tensor, predicted: Tensor | None = None) -> None:
+def _check_examples(assessment: EvalResult, x: Tensor, predicted: Tensor | None = None) -> None:
     """Raise unless there are examples, and images and predictions fit them."""
     if len(assessment.x_adv) != assessment.n:
         raise UserError(

@@ -18,15 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from arnas.attacks.threat import parse_amount
-from arnas.evaluation.result import FELL, STOOD, Assessment
 from arnas.evaluation.checks.run import Check, Status
-from arnas.evaluation.statistics import Accuracy
 from arnas.evaluation.record import worst_class
+from arnas.evaluation.result import BROKEN, ROBUST, EvalResult
+from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.run.style import PALETTE
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import write_bytes
 
-TEMPLATE = "assessment.html.j2"
+TEMPLATE = "evaluation.html.j2"
 EXAMPLES = 8
 """Images shown with their examples."""
 CLASSES = 20
@@ -89,7 +89,7 @@ class Fates(NamedTuple):
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the page shows of images, which an `Assessment` does not hold."""
+    """What the page shows of images, which an `EvalResult` does not hold."""
 
     x: Tensor | None = None
     """The images that were attacked: float of shape (n, C, H, W) in [0, 1]."""
@@ -100,7 +100,7 @@ class Pictures:
 
 def write_page(
     path: Path,
-    assessment: Assessment,
+    assessment: EvalResult,
     title: str,
     *,
     x: Tensor | None = None,
@@ -135,12 +135,12 @@ def write_page(
     write_bytes(path, html.encode("utf-8", "replace"))
 
 
-def render(assessment: Assessment, title: str, pictures: Pictures | None = None) -> str:
+def render(assessment: EvalResult, title: str, pictures: Pictures | None = None) -> str:
     """Return the HTML of the page; parameters as for `write_page`."""
     pictures = pictures or Pictures()
     check_pictures(assessment, pictures.x, pictures.predicted)
     environment = Environment(
-        loader=PackageLoader("arnas.reporting", "."),
+        loader=PackageLoader("arnas.reporting.model", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -168,7 +168,7 @@ def render(assessment: Assessment, title: str, pictures: Pictures | None = None)
     )
 
 
-def check_pictures(assessment: Assessment, x: Tensor | None, predicted: Tensor | None) -> None:
+def check_pictures(assessment: EvalResult, x: Tensor | None, predicted: Tensor | None) -> None:
     """Raise unless images and predictions are as many, and of the size, as those evaluated.
 
     Raises
@@ -189,15 +189,15 @@ def check_pictures(assessment: Assessment, x: Tensor | None, predicted: Tensor |
         )
 
 
-def fallen(assessment: Assessment) -> Tensor:
+def fallen(assessment: EvalResult) -> Tensor:
     """Return which images were classified correctly and fell to an attack, bool of shape (n,)."""
-    return (assessment.outcomes["clean"] == STOOD) & ~assessment.robust_flags
+    return (assessment.outcomes["clean"] == ROBUST) & ~assessment.robust_flags
 
 
-def broken_by(assessment: Assessment, place: int) -> str:
+def broken_by(assessment: EvalResult, place: int) -> str:
     """Return the attack that the image at a place fell to first, or nothing if it did not."""
     for name in assessment.attacks:
-        if int(assessment.outcomes[name][place]) == FELL:
+        if int(assessment.outcomes[name][place]) == BROKEN:
             return name
     return ""
 
@@ -207,7 +207,7 @@ def class_name(label: int, names: Sequence[str]) -> str:
     return str(names[label]) if 0 <= label < len(names) else str(label)
 
 
-def class_bars(assessment: Assessment, names: Sequence[str]) -> list[Bar]:
+def class_bars(assessment: EvalResult, names: Sequence[str]) -> list[Bar]:
     """Return robust and clean accuracy of each class; the worst one is marked."""
     worst = worst_class(assessment)
     return [
@@ -222,7 +222,7 @@ def _lowest(bars: Sequence[Bar]) -> list[Bar]:
     return [bars[place] for place in sorted(order[:CLASSES])]
 
 
-def curve_points(assessment: Assessment) -> list[Point]:
+def curve_points(assessment: EvalResult) -> list[Point]:
     """Return the curve with the places of its budgets, which grow with their square roots."""
     budgets = {epsilon: parse_amount(epsilon) for epsilon in assessment.curve}
     most = max(budgets.values(), default=0) or 1
@@ -232,14 +232,14 @@ def curve_points(assessment: Assessment) -> list[Point]:
     ]
 
 
-def fates(assessment: Assessment) -> Fates:
+def fates(assessment: EvalResult) -> Fates:
     """Return a picture with one pixel for each image, coloured by what it fell to first."""
     names = ["withstands everything", "misclassified without an attack", *assessment.attacks]
     colours = [STOOD_COLOUR, WRONG_COLOUR]
     colours += [PALETTE[place % len(PALETTE)] for place in range(len(assessment.attacks))]
     fate = torch.zeros(assessment.n, dtype=torch.int64)
     for number, outcomes in reversed(list(enumerate(_in_order(assessment), start=1))):
-        fate[outcomes == FELL] = number
+        fate[outcomes == BROKEN] = number
     # Wide enough to fit between two paragraphs, from ten to some thousand images.
     columns = min(assessment.n, max(10, math.ceil(math.sqrt(4 * assessment.n))))
     rows = -(-assessment.n // columns)
@@ -253,7 +253,7 @@ def fates(assessment: Assessment) -> Fates:
     return Fates(png_url(palette[cells.reshape(rows, columns)]), columns, rows, legend)
 
 
-def _in_order(assessment: Assessment) -> list[Tensor]:
+def _in_order(assessment: EvalResult) -> list[Tensor]:
     """Return the outcomes without an attack and of each attack."""
     return [assessment.outcomes[name] for name in ("clean", *assessment.attacks)]
 
@@ -264,7 +264,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def examples(assessment: Assessment, pictures: Pictures) -> list[Example]:
+def examples(assessment: EvalResult, pictures: Pictures) -> list[Example]:
     """Return the first images that fell, with their examples; none if there are no examples."""
     if not assessment.x_adv.shape[0] or assessment.x_adv.shape[1] not in (1, 3):
         return []
@@ -294,7 +294,7 @@ def examples(assessment: Assessment, pictures: Pictures) -> list[Example]:
     return found
 
 
-def _amplified(assessment: Assessment, x: Tensor | None) -> float:
+def _amplified(assessment: EvalResult, x: Tensor | None) -> float:
     """Return the factor that makes the largest change among the examples shown fill the greys."""
     places = fallen(assessment).nonzero().flatten()[:EXAMPLES]
     if x is None or not len(places) or not len(assessment.x_adv):

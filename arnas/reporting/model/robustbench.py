@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from arnas.attacks.suites import SUITES
 from arnas.attacks.threat import GREY_LEVELS, Threat
-from arnas.evaluation.result import Assessment
+from arnas.evaluation.result import EvalResult
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import write_json
 
@@ -67,7 +67,7 @@ class BoardEntry(BaseModel, frozen=True, extra="forbid"):
 
 def write_robustbench(
     path: Path,
-    assessment: Assessment,
+    assessment: EvalResult,
     meta: BoardEntry | None = None,
     *,
     force: bool = False,
@@ -110,7 +110,7 @@ def write_robustbench(
     return [*missing, *([f"fill in by hand: {', '.join(empty)}"] if empty else [])]
 
 
-def missing_for_board(assessment: Assessment, meta: BoardEntry) -> list[str]:
+def missing_for_board(assessment: EvalResult, meta: BoardEntry) -> list[str]:
     """Return what keeps an evaluation from being an entry, in parts of a sentence."""
     dataset = _dataset(assessment, meta)
     if meta.corruptions_acc is not None:
@@ -143,7 +143,7 @@ def missing_for_board(assessment: Assessment, meta: BoardEntry) -> list[str]:
 
 
 def board_entry(
-    assessment: Assessment, meta: BoardEntry, missing: list[str] | None = None
+    assessment: EvalResult, meta: BoardEntry, missing: list[str] | None = None
 ) -> dict[str, Any]:
     """Return the entry; `missing` is what its footnote says of it.
 
@@ -183,7 +183,7 @@ def board_entry(
     return {**entry, "footnote": " ".join(footnote)} if footnote else entry
 
 
-def standard_accuracy(assessment: Assessment) -> float:
+def standard_accuracy(assessment: EvalResult) -> float:
     """Return the robust accuracy after AutoAttack's standard attacks, in percent.
 
     Attacks after them, as those with examples of other models, make the ``external`` accuracy,
@@ -204,7 +204,7 @@ def epsilon_text(threat: Threat) -> str:
     return f"{threat.epsilon:g}"
 
 
-def _dataset(assessment: Assessment, meta: BoardEntry) -> str:
+def _dataset(assessment: EvalResult, meta: BoardEntry) -> str:
     """Return the dataset as the boards call it."""
     name = meta.dataset or str(assessment.provenance.get("data", ""))
     return re.sub("[^a-z0-9]", "", name.lower())

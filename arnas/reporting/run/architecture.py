@@ -61,7 +61,7 @@ def alpha_rows(origin: Row, trajectory: Sequence[Mapping[str, Tensor]]) -> list[
     origin
         The columns that name the run, its search and the seed.
     trajectory
-        The architecture tables, kind to shape (14, 7), before the first epoch and after each one.
+        The architecture parameters, kind to shape (14, 7), initially and after each epoch.
     """
     rows: list[Row] = []
     for epoch, tables in enumerate(trajectory):

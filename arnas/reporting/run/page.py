@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from arnas.reporting.run.captions import CAPTIONS
 from arnas.reporting.published.sources import load_published
+from arnas.reporting.run.captions import CAPTIONS
 from arnas.reporting.run.tables import CELL, UNION
 from arnas.reporting.run.words import LABELS, in_short, shown
 
@@ -45,7 +45,7 @@ class ReportContent:
 def render(content: ReportContent) -> str:
     """Return the HTML of a report."""
     environment = Environment(
-        loader=PackageLoader("arnas.reporting", "."),
+        loader=PackageLoader("arnas.reporting.run", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.registry import ATTACKS
-from arnas.evaluation.checks.run import run as checks
+from arnas.evaluation.checks import run as checks
 from arnas.evaluation.checks.run import Check
 from arnas.evaluation.statistics import wilson
 from arnas.runtime.errors import UserError
