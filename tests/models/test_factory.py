@@ -10,8 +10,8 @@ import pytest
 import torch
 from foreign_cases import SIZES, refusal, stored
 
-from arnas.models.loading.factory import is_factory
 from arnas.models.loading.load import load_model
+from arnas.runtime.references import is_reference
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_images_need_not_be_square(user_code: Callable[[str], str]) -> None:
         ("def make(:", "failed (SyntaxError: "),
         ("raise ValueError('first\\nsecond')", "failed (ValueError: first); correct the module"),
         ("import sys\nsys.exit(3)", "failed (SystemExit: 3)"),
-        ("other = 1", "has no 'make'; name a function"),
+        ("other = 1", "has no 'make'; correct the name"),
         ("make = 3", "is of type int, allowed are a function without arguments"),
         ("def make():\n    return {}", "returned an object of type dict, allowed is"),
         ("def make():\n    return 'a' + 1", "failed when it was called without arguments (TypeEr"),
@@ -160,7 +160,7 @@ def test_what_cannot_be_imported_is_named(user_code: Callable[[str], str]) -> No
     ],
 )
 def test_only_the_form_of_a_factory_is_imported(text: str, expected: bool) -> None:
-    assert is_factory(text) is expected
+    assert is_reference(text) is expected
 
 
 def test_the_path_is_left_as_it_was(user_code: Callable[[str], str]) -> None:

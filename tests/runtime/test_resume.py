@@ -131,7 +131,7 @@ def elsewhere(folder: Path, cwd: Path, code: str = "pass") -> subprocess.Complet
         from pathlib import Path
         from arnas.runtime.errors import one_sentence
         from arnas.runtime.resume import checkpointing
-        with one_sentence(), checkpointing(Path({str(folder)!r}), "retrain digits/arnas/0") as saver:
+        with one_sentence(), checkpointing(Path({str(folder)!r}), "retrain digits/a/0") as saver:
             {code}
     """
     return subprocess.run(

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import nn
 
-from arnas.runtime.errors import UserError, one_line
-
-FORM = "package.module:factory"
-
-
-def is_factory(spec: str) -> bool:
-    """Return whether a text has the form ``package.module:factory``."""
-    module, colon, name = spec.partition(":")
-    parts = [*module.split("."), *name.split(".")]
-    return bool(colon) and all(part.isidentifier() for part in parts)
+from arnas.runtime.errors import UserError
+from arnas.runtime.references import first_line, importing, load_reference
 
 
 def make_model(spec: str) -> nn.Module:
@@ -42,8 +30,8 @@ def make_model(spec: str) -> nn.Module:
     UserError
         When it cannot be imported or called, or is something else.
     """
-    with _importing():
-        value = _imported(spec)
+    value = load_reference(spec)
+    with importing():
         made = value if isinstance(value, nn.Module) else _called(spec, value)
         if not isinstance(made, nn.Module):
             raise UserError(
@@ -51,43 +39,6 @@ def make_model(spec: str) -> nn.Module:
                 "torch.nn.Module: wrap what it computes in a module's `forward`."
             )
         return _bare(made).eval()
-
-
-@contextmanager
-def _importing() -> Iterator[None]:
-    """Let modules of the current folder be imported, as ``python -m`` does."""
-    sys.path.insert(0, "")
-    importlib.invalidate_caches()  # a file may have been written a moment ago
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            sys.path.remove("")
-
-
-def _imported(spec: str) -> Any:
-    """Return what the text names."""
-    module, _, name = spec.partition(":")
-    try:
-        value: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        absent = error.name if isinstance(error, ModuleNotFoundError) else None
-        if absent and f"{module}.".startswith(f"{absent}."):
-            raise UserError(
-                f"{spec}: there is no module '{absent}' in the current folder or among the "
-                f"installed packages; the form is {FORM}."
-            ) from None
-        raise UserError(
-            f"{spec}: importing {module} failed ({_first_line(error)}); correct the module."
-        ) from None
-    for part in name.split("."):
-        if not hasattr(value, part):
-            raise UserError(
-                f"{spec}: {module} has no '{name}'; name a function without arguments that returns "
-                "a torch.nn.Module, or such a module."
-            )
-        value = getattr(value, part)
-    return value
 
 
 def _called(spec: str, value: Any) -> Any:
@@ -101,7 +52,7 @@ def _called(spec: str, value: Any) -> Any:
         return value()
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"{spec} failed when it was called without arguments ({_first_line(error)}); correct "
+            f"{spec} failed when it was called without arguments ({first_line(error)}); correct "
             "it, or name another function."
         ) from None
 
@@ -115,9 +66,3 @@ def _bare(model: nn.Module) -> nn.Module:
         if not isinstance(inside, nn.Module):
             return model
         model = inside
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the kind of an error with the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return one_line(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, 200)

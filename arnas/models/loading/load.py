@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arnas.data.untrusted import HEAD, read_foreign
-from arnas.models.loading.factory import FORM, is_factory, make_model
+from arnas.models.loading.factory import make_model
 from arnas.models.loading.torch_files import ENDINGS, read_state_dict
 from arnas.models.registry import MODELS, build_model, load_weights
 from arnas.models.weights import check_values, load_state_dict_checked, weights_sha256
@@ -25,6 +25,7 @@ from arnas.runtime.files import (
     read_json_lines,
     sha256_bytes,
 )
+from arnas.runtime.references import FORM, is_reference
 from arnas.runtime.seeds import seeded
 from arnas.spaces.network import Normalise
 
@@ -138,7 +139,7 @@ def _made(
             )
         side = image_size if isinstance(image_size, int) else min(image_size or [SIDE])
         return _of_zoo(spec, _found(weights), num_classes, in_channels or 3, side)
-    if is_factory(spec):
+    if is_reference(spec):
         # The file first: whoever made it is less known than the code.
         content = None if weights is None else _read(_found(weights))
         model = make_model(spec)

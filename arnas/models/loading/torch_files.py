@@ -21,9 +21,9 @@ from torch import Tensor
 
 from arnas.data.sources.raw import check_room
 from arnas.data.untrusted import read_foreign
-from arnas.models.loading.factory import FORM
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes
+from arnas.runtime.references import FORM
 
 ENDINGS = (".pt", ".pth", ".pt.tar", ".pth.tar", ".ckpt", ".bin")
 """How the names of such files end."""
