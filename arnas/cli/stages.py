@@ -16,7 +16,7 @@ Seed = Annotated[str, typer.Option(help="The replicate, a whole number from 0 up
 
 @app.command()
 def data(dataset: Dataset) -> None:
-    """Prepare a dataset: images, labels and the four parts."""
+    """Prepare a dataset: images, labels and the four splits."""
     from arnas.pipeline.runner import run_command
     from arnas.stages.data import run
 

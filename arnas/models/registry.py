@@ -286,7 +286,7 @@ class _Described(BaseModel):
 
 class _Trained(_Origin):
     epoch: int
-    selection_clean: float
+    val_clean: float
 
 
 def load_trained(

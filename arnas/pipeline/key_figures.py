@@ -41,9 +41,7 @@ def _derive(instance: Instance) -> str:
 
 def _retrain(instance: Instance) -> str:
     found = _description(instance, "selected")["provenance"]
-    return (
-        f"selection: clean {found['selection_clean']:.1f}, robust {found['selection_robust']:.1f}"
-    )
+    return f"val: clean {found['val_clean']:.1f}, robust {found['val_robust']:.1f}"
 
 
 def _whitebox(instance: Instance) -> str:

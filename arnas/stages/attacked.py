@@ -25,7 +25,7 @@ def images_to_attack(job: Job) -> tuple[Splits, Tensor, Tensor]:
     """
     use_full_float32()
     splits = load_splits(job.inputs["splits"], job.axes["dataset"])
-    images, y = splits.part("test")
+    images, y = splits.subset("test")
     return splits, pixels_to_attack(splits, images, job.device), y.to(job.device)
 
 

@@ -166,10 +166,10 @@ def _ends(rows: Tensor, curve: list[Threat], clean: Tensor, x: Tensor, y: Tensor
 
 def _selection(job: Job, splits: Splits, model: nn.Module, origin: dict[str, Any]) -> Check:
     """Return the check that the checkpoint was chosen on images that are no test images."""
-    images, y = splits.part("selection").to(job.device)
+    images, y = splits.subset("val").to(job.device)
     right = predict(model, splits.pixels(images), job.params.whitebox.batch_size) == y
     measured = 100 * float(right.float().mean())
-    return checks.selection_honest(origin["selection_clean"], measured, len(y), leaked(splits))
+    return checks.selection_honest(origin["val_clean"], measured, len(y), leaked(splits))
 
 
 def _same_epoch(provenance: dict[str, Any]) -> bool:

@@ -126,7 +126,7 @@ def test_a_mistake_leaves_the_manifest_of_unchanged_outputs(settings: dict[str, 
 def test_a_file_of_the_users_own_is_hashed(settings: dict[str, Any], tmp_path: Path) -> None:
     images = np.zeros((200, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(200) % 2)
-    sizes = {"source": "npz", "path": "mine.npz", "test_images": 20, "selection_images": 20}
+    sizes = {"source": "npz", "path": "mine.npz", "test_images": 20, "val_images": 20}
     settings["data"]["mine"] = sizes
     Path("params.yaml").write_text(yaml.safe_dump(settings))
     run_command("data", {"dataset": "mine"}, run_data)

@@ -33,7 +33,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.delenv("ARNAS_PARAMS", raising=False)
     monkeypatch.setenv("ARNAS_DEVICE", "cpu")
     content: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
-    content["data"]["digits"] |= {"test_images": TEST, "selection_images": SELECTION}
+    content["data"]["digits"] |= {"test_images": TEST, "val_images": SELECTION}
     content["run"] |= {"searches": [], "networks": ["arnas", "arnas_undefended"]}
     content["whitebox"] |= {"autoattack_images": 2}
     use(content)
@@ -55,7 +55,7 @@ def instance(command: str, axes: dict[str, str]) -> Instance:
 
 def pixels_to_attack() -> tuple[Tensor, Tensor]:
     """Return the test images and their labels."""
-    images, y = splits().part("test")
+    images, y = splits().subset("test")
     return splits().pixels(images), y
 
 
@@ -66,7 +66,7 @@ def quick_network(seed: int) -> tuple[nn.Module, dict[str, Any]]:
     )
     with seeded("a test", seed):
         model = model_from_description(described, "a test").eval()
-    images, y = splits().part("train", "search_validation")
+    images, y = splits().subset("train", "search_val")
     features: list[Tensor] = []
     hook = model.classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))
     with torch.no_grad():
@@ -84,7 +84,7 @@ def quick_network(seed: int) -> tuple[nn.Module, dict[str, Any]]:
 def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
     """Store a quick network as both checkpoints of a cell and return it."""
     model, described = quick_network(seed)
-    images, y = splits().part("selection")
+    images, y = splits().subset("val")
     right = predict(model, splits().pixels(images), 256) == y
     paths = instance("retrain", axes).outputs
     loss = load_params(Path("params.yaml")).networks[axes["network"]].loss
@@ -96,7 +96,7 @@ def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
             "loss": loss,
             "checkpoint": key,
             "epoch": 2,
-            "selection_clean": 100 * float(right.float().mean()),
+            "val_clean": 100 * float(right.float().mean()),
             **changes.get(key, {}),
         }
         save_weights(paths[key], model, described, provenance)
@@ -174,7 +174,7 @@ def test_checks_whose_attacks_were_not_named_say_so(settings: dict[str, Any]) ->
 
 
 def test_a_checkpoint_chosen_on_other_images_fails(settings: dict[str, Any]) -> None:
-    store(CELL, 0, selected={"selection_clean": 12.5})
+    store(CELL, 0, selected={"val_clean": 12.5})
     settings["whitebox"] |= {"attacks": [], "last_attacks": []}
     use(settings)
     _, description = attacked()

@@ -109,7 +109,7 @@ def test_an_npz_is_an_input_of_its_data_stage() -> None:
         "source": "npz",
         "path": "mine.npz",
         "test_images": 5,
-        "selection_images": 5,
+        "val_images": 5,
     }
     found = find_instance("data", {"dataset": "mine"}, check_params(content, "test"))
     assert [str(path) for path in found.inputs.values()] == ["mine.npz"]

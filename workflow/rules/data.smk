@@ -8,7 +8,7 @@ OUTPUTS:
 """
 
 
-# Read a dataset and divide it into train, search_validation, selection and test.
+# Read a dataset and divide it into train, search_val, val and test.
 rule data:
     input:
         user_files,

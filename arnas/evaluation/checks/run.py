@@ -182,29 +182,29 @@ def _lag(surplus: int, n: int) -> Status:
 def selection_honest(
     recorded: float, measured: float, images: int, leaked: tuple[int, int]
 ) -> Check:
-    """Check that the checkpoint was chosen on the selection images, and that no test image leaked.
+    """Check that the checkpoint was chosen on the validation images, and that no test image leaked.
 
     Parameters
     ----------
     recorded
-        Clean accuracy on the selection images that training noted for the checkpoint, in percent.
+        Clean accuracy on the validation images that training noted for the checkpoint, in percent.
     measured
         The same, measured now.
     images
-        Number of selection images; one may be judged differently by another device's rounding.
+        Number of validation images; one may be judged differently by another device's rounding.
     leaked
-        Test images that are also in another part, and those that have an equal copy there.
+        Test images that are also in another split, and those that have an equal copy there.
     """
     shared, copies = leaked
     same = abs(recorded - measured) < 100 / images + 1e-3
     return Check(
         "selection_not_test",
         "FAIL" if shared or not same else "WARN" if copies else "PASS",
-        f"clean accuracy on the selection images is {measured:.2f} %, noted when it was chosen "
-        f"{recorded:.2f} %; {shared} test images are in another part, {copies} have a copy there",
+        f"clean accuracy on the validation images is {measured:.2f} %, noted when it was chosen "
+        f"{recorded:.2f} %; {shared} test images are in another split, {copies} have a copy there",
         "remove the copies from the dataset"
         if same and not shared
-        else "retrain: the checkpoint was not chosen on these selection images",
+        else "retrain: the checkpoint was not chosen on these validation images",
     )
 
 

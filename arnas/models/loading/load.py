@@ -35,7 +35,7 @@ LAST_LAYER = "classifier.weight"
 """The tensor of every model of the zoo that has one row for each class."""
 HISTORY = "history.jsonl"
 """What the stage `retrain` leaves beside its weights."""
-SELECTED = "the epoch that was best on the selection images"
+SELECTED = "the epoch that was best on the validation images"
 LAST = "the last epoch"
 SIDE = 32
 """Side of the images in pixels that a model of the zoo is built for where nobody says."""
@@ -243,12 +243,16 @@ def _account(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file says of its training, under the keys that the checks know."""
     known: dict[str, Any] = {"trained": dict(provenance)} if provenance else {}
     dataset = provenance.get("dataset")
-    for key, where in (("clean_accuracy", "clean_accuracy_on"), ("selection_clean", None)):
+    for key, where in (
+        ("clean_accuracy", "clean_accuracy_on"),
+        ("val_clean", None),
+        ("selection_clean", None),  # of weights that earlier versions exported
+    ):
         value = provenance.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             known["clean_accuracy"] = float(value)
             images = (
-                f"the selection images of {dataset}" if where is None else provenance.get(where)
+                f"the validation images of {dataset}" if where is None else provenance.get(where)
             )
             known["clean_accuracy_on"] = str(images or "images that are not named")
             break
@@ -266,11 +270,8 @@ def _history(path: Path, provenance: Mapping[str, Any]) -> dict[str, list[float]
     try:
         rows = read_json_lines(path)
         chosen = rows[provenance["epoch"] - 1]
-        fits = all(
-            chosen[key] == provenance[key]
-            for key in ("epoch", "selection_clean", "selection_robust")
-        )
-        course = [float(row["selection_robust"]) for row in rows]
+        fits = all(chosen[key] == provenance[key] for key in ("epoch", "val_clean", "val_robust"))
+        course = [float(row["val_robust"]) for row in rows]
     except (UserError, LookupError, TypeError, ValueError):
         return {}
     return {"training_history": course} if fits and len(rows) == provenance.get("epochs") else {}

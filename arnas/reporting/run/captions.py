@@ -39,7 +39,7 @@ CAPTIONS: dict[str, Caption] = {
     ),
     "learning_curves": Caption(
         "Learning curves",
-        "Accuracy after every epoch, clean (blue) and under PGD (orange), on the selection images "
+        "Accuracy after every epoch, clean (blue) and under PGD (orange), on the validation images "
         "(solid) and on the first training images (dotted). A dotted orange line that leaves the "
         "solid one is robust overfitting. Dashed: the epoch that was selected.",
         "training.csv",
