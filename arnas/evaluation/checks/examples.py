@@ -29,13 +29,13 @@ NOISE = 2.58
 
 
 def model_unchanged(context: CheckContext) -> Check:
-    """During the attacks every pass was in evaluation mode, and the model was not changed."""
+    """Fail if a pass of an attack was in training mode, or an attack changed the model."""
     assert context.monitor is not None
     return eval_mode(context.monitor)._replace(id="model_unchanged")
 
 
 def ball_and_box(context: CheckContext) -> Check:
-    """Check 13: every example lies in the ball and the box; and what rounding to 8 bits changes."""
+    """Fail if an example leaves the ball or [0, 1], warn if rounding to 8 bits undoes it."""
     x_adv, stood, norm = _examples(context), withstood(context), context.threat.norm
     (excess, outside), allowed = _leaving(context, x_adv), _rounding(context, x_adv)
     bad = int(((excess > allowed) | (outside > TOLERANCE)).sum())
@@ -106,7 +106,7 @@ def _logits(context: CheckContext, x: Tensor) -> Tensor:
 
 
 def examples_valid(context: CheckContext) -> Check:
-    """Check 14: examples are numbers, and the image itself where it was wrong or has stood."""
+    """Fail if an example holds NaN, or an image was changed that no attack broke."""
     x_adv, stood = _examples(context), withstood(context)
     wrong = context.outcomes["clean"].cpu() != ROBUST
     broken = ~x_adv.flatten(1).isfinite().all(1)
@@ -122,7 +122,7 @@ def examples_valid(context: CheckContext) -> Check:
 
 
 def examples_reproduce(context: CheckContext) -> Check:
-    """Check 15: the stored examples, classified again, give the robust accuracy that is claimed."""
+    """Fail if the stored examples, classified again, give another robust accuracy."""
     claimed, n = withstood(context), len(context.y)
     logits = _logits(context, _examples(context))
     again = ~misclassified(logits, context.y.cpu())
@@ -155,7 +155,7 @@ def _is_tie(logits: Tensor) -> Tensor:
 
 
 def epsilon_zero(context: CheckContext) -> Check:
-    """Check 16: an attack without a budget changes no image and no answer."""
+    """Fail if an attack with epsilon 0 changes an image or a prediction."""
     x, y = (values.detach().clone() for values in context.probe())
     if not len(y):
         raise NotApplicableError("there are no images")
@@ -178,7 +178,7 @@ def epsilon_zero(context: CheckContext) -> Check:
 
 
 def union(context: CheckContext) -> Check:
-    """Check 24: robust is, image by image, who withstood every attack."""
+    """Fail if robust accuracy is not the share of images that withstood every attack."""
     outcomes = {name: value.cpu() for name, value in context.outcomes.items()}
     stood = withstood(context)
     left, faults, most = outcomes["clean"] == ROBUST, [], ("none", 0)

@@ -184,7 +184,7 @@ def make_control(context: CheckContext) -> Control:
 
 
 def linear_control(context: CheckContext) -> Check:
-    """Check 25: the attacks find on a linear classifier what there is, and no more."""
+    """Fail if the attacks miss the exact answer on a linear classifier."""
     control = make_control(context)
     exact, threat = control.exact, control.threat
     broken = attack_control(control)

@@ -68,7 +68,7 @@ def box_and_ball(monitor: EvalMonitor) -> Check:
 
 
 def blackbox_ball_and_box(monitor: EvalMonitor) -> Check:
-    """Check the same of the examples that are shown to other networks, and of Square's."""
+    """Fail if an example for other networks, or of Square, leaves the ball or [0, 1]."""
     return box_and_ball(monitor)._replace(id="blackbox_ball_and_box")
 
 
@@ -110,7 +110,7 @@ def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
 
 
 def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
-    """Check that many small steps break at least as many images as one large step."""
+    """Fail if PGD-20 breaks clearly fewer images than FGSM."""
     surplus = int(iterative.sum()) - int(single.sum())
     lost = int(((iterative == 1) & (single == 0)).sum())
     return Check(
@@ -124,7 +124,7 @@ def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
 
 
 def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
-    """Check that more steps break at least as many images, and few more."""
+    """Fail if PGD-100 breaks clearly fewer images than PGD-20, warn if far more."""
     status = _lag(int(more.sum()) - int(fewer.sum()), len(fewer))
     drop = 100 * (int(fewer.sum()) - int(more.sum())) / len(fewer)
     if status == "PASS" and drop > CONVERGED:
@@ -138,7 +138,7 @@ def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
 
 
 def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
-    """Check that an attack on the margin does not break many more images than the cross-entropy.
+    """Fail if CW-inf breaks over 10 points more than PGD-100: the loss saturates.
 
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
     """
@@ -165,7 +165,7 @@ def _lag(surplus: int, n: int) -> Status:
 def selection_not_test(
     recorded: float, measured: float, images: int, leaked: tuple[int, int]
 ) -> Check:
-    """Check that the checkpoint was chosen on the selection images, and that no test image leaked.
+    """Fail if the checkpoint was not chosen on the validation images, or splits overlap.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def selection_not_test(
 
 
 def control_falls(control: Mapping[str, Accuracy]) -> Check:
-    """Check that an undefended network falls, or the attacks are too weak to say anything.
+    """Fail if the undefended network keeps its accuracy: the attacks do not work.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
 
 
 def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> Check:
-    """Check that no image falls only to attacks that do not see the model.
+    """Fail if a black-box attack leaves clearly fewer images than all white-box ones.
 
     Parameters
     ----------
