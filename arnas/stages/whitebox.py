@@ -74,7 +74,7 @@ def run(job: Job) -> None:
             verdicts.append(_selection(job, splits, model, origin))
             tensors["curve"] = rows
         earlier = found
-    verdicts = [checks.eval_mode(seen), checks.box_and_ball(seen), *verdicts]
+    verdicts = [checks.model_unchanged(seen), checks.box_and_ball(seen), *verdicts]
     for check in verdicts:
         job.report(planned, planned, f"{check.status} {check.id}: {check.evidence}")
     description = {

@@ -126,7 +126,7 @@ def test_a_plain_network_passes_every_check_that_was_asked_for(settings: dict[st
     tensors, description = attacked()
     found = [(check["id"], check["status"]) for check in description["checks"]]
     assert found == [
-        ("eval_mode", "PASS"),
+        ("model_unchanged", "PASS"),
         ("ball_and_box", "PASS"),
         ("iterative_not_weaker", "PASS"),
         ("more_steps_not_weaker", "PASS"),
@@ -160,7 +160,7 @@ def test_checks_whose_attacks_were_not_named_say_so(settings: dict[str, Any]) ->
         "unbounded_attack",
     }
     assert {name for name, status in found.items() if status == "PASS"} == {
-        "eval_mode",
+        "model_unchanged",
         "ball_and_box",
         "selection_not_test",
     }

@@ -76,7 +76,7 @@ _ENTRIES = (
     CheckEntry("test_subset", "model", "images"),
     CheckEntry("precision", "model", "model"),
     CheckEntry("frozen_while_crafting", "model", "model"),
-    CheckEntry("model_unchanged", "attacks", "examples", applies="monitored"),
+    CheckEntry("model_unchanged", "attacks", "run", applies="monitored"),
     CheckEntry("ball_and_box", "attacks", "examples", CARLINI, applies="attacked"),
     CheckEntry("examples_valid", "attacks", "examples", applies="attacked"),
     CheckEntry("examples_reproduce", "attacks", "examples", ROBUSTBENCH, applies="attacked"),
@@ -166,6 +166,8 @@ def run_check(name: str, context: CheckContext) -> Check:
 
     def check(context: CheckContext) -> Check:
         _require(entry, context)
+        if entry.applies == "monitored":
+            return function(context.monitor)
         if entry.attacks:
             return function(*(context.outcomes[attack] == 1 for attack in entry.attacks))
         return function(context)

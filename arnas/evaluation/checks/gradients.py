@@ -123,7 +123,8 @@ def gradient(context: CheckContext) -> Check:
     check_labels(context)
     unit = context.uniform("gradient", n)
     away = x + project(x, random_perturbation(unit, context.threat), context.threat)
-    missing, odd = ({o: torch.zeros_like(y, dtype=torch.bool) for o in OBJECTIVES} for _ in "ab")
+    missing = {objective: torch.zeros_like(y, dtype=torch.bool) for objective in OBJECTIVES}
+    odd = {objective: torch.zeros_like(y, dtype=torch.bool) for objective in OBJECTIVES}
     with frozen_eval(context.model):
         for objective in OBJECTIVES:
             for images in (x, away):

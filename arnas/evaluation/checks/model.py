@@ -1,10 +1,7 @@
 """Checks of a model before it is attacked: modes, batches, randomness, precision.
 
-The first twelve checks of an evaluation, in their order, are in `MODEL_CHECKS`; those of images and
-budget are in `arnas.evaluation.checks.images`, those of logits and gradients in
-`arnas.evaluation.checks.gradients`. They look for what makes a robust accuracy wrong before any
-attack has run (Athalye et al., arXiv 1802.00420; Carlini et al., arXiv 1902.06705, section 3; Croce
-et al., arXiv 2010.09670, section 2): FAIL says that it would be, WARN that somebody should look.
+They look for what makes a robust accuracy wrong before any attack has run: FAIL says that it would
+be, WARN that somebody should look.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Checks for the known ways of measuring a robustness that is not there.
-
-Each returns its verdict with the evidence it rests on and what to do. They follow the signs of
-obfuscated gradients of Athalye et al. (arXiv 1802.00420) and the checklist of Carlini et al.
-(arXiv 1902.06705).
-"""
+"""Checks of plain data: attacks against each other, networks against each other, and the splits."""
 
 from __future__ import annotations
 
@@ -28,15 +23,15 @@ def not_run(name: str, evidence: str, advice: str) -> Check:
     return Check(name, "WARN", evidence, advice)
 
 
-def eval_mode(monitor: EvalMonitor) -> Check:
-    """Check that every pass is in evaluation mode and that the model comes out unchanged."""
+def model_unchanged(monitor: EvalMonitor) -> Check:
+    """Fail if a pass of an attack was in training mode, or an attack changed the model."""
     evidence = (
         f"{monitor.awake} of {monitor.forwards} forward passes with a submodule in training mode, "
         f"weights and buffers {'changed' if monitor.changed else 'unchanged'}"
     )
     bad = monitor.awake or monitor.changed
     return Check(
-        "eval_mode",
+        "model_unchanged",
         "FAIL" if bad else "PASS",
         evidence,
         "call model.eval() for every submodule and keep it so while attacking",

@@ -1,10 +1,9 @@
 """Checks whether the attacks were strong enough for their result to mean anything.
 
-Each runs small attacks of its own on the images of `CheckContext.probe` that the
-model classifies correctly, and looks for the signs of obfuscated gradients of Athalye et al. (arXiv
-1802.00420, section 3.1), of the checklist of Carlini et al. (arXiv 1902.06705) and of the
-indicators of attack failure of Pintor et al. (arXiv 2106.09947). What one has measured is kept in
-the context's notes for the others.
+They attack the images of `CheckContext.probe` that the model classifies correctly, and look for the
+signs of obfuscated gradients of Athalye et al. (arXiv 1802.00420, section 3.1), of the checklist of
+Carlini et al. (arXiv 1902.06705) and of the indicators of attack failure of Pintor et al. (arXiv
+2106.09947). PGD runs once on each objective and serves all of them.
 """
 
 from __future__ import annotations
