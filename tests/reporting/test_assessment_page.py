@@ -152,7 +152,7 @@ def test_every_check_is_there_grouped_by_status() -> None:
     page = Page(render(made, "x"))
     for check in made.checks:
         assert check.id in page.text
-        assert check.figure in page.text
+        assert check.evidence in page.text
         assert (check.advice in page.text) == (check.status != "PASS")
     ids = [check.id for check in made.checks]
     order = [cell for row in page.rows for cell in row[:1] if re.sub(r"^\d+", "", cell) in ids]
@@ -284,7 +284,7 @@ def test_hostile_text_stays_text(evil: str) -> None:
     made = cases.assessment(
         names=names, provenance=provenance, suite=evil, curve={"1": wilson(1, 2)}, channels=3
     )
-    checks = tuple(check._replace(id=evil, figure=evil, advice=evil) for check in made.checks)
+    checks = tuple(check._replace(id=evil, evidence=evil, advice=evil) for check in made.checks)
     made = EvalResult(**{**vars(made), "checks": checks})
     html = render(made, evil, Pictures(cases.images(3), PREDICTED, (evil, evil, evil)))
     page = Page(html)

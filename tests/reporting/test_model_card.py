@@ -118,7 +118,7 @@ def test_a_card_needs_no_meta(tmp_path: Path) -> None:
 )
 def test_hostile_names_change_neither_head_nor_text(tmp_path: Path, evil: str) -> None:
     made = cases.assessment(names={"square": evil}, suite=evil, provenance={"model": evil, evil: 1})
-    checks = tuple(check._replace(id=evil, figure=evil, advice=evil) for check in made.checks)
+    checks = tuple(check._replace(id=evil, evidence=evil, advice=evil) for check in made.checks)
     made = EvalResult(**{**vars(made), "checks": checks})
     meta = CardMeta(name=evil, license=evil, dataset=evil, tags=[evil], class_names=[evil] * 3)
     head, body = written(tmp_path, made, meta)
