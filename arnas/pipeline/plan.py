@@ -38,8 +38,8 @@ FIGURES = (
 
 
 def _tensors(path: str, key: str) -> dict[str, str]:
-    """Return a safetensors file and its description as two named outputs or inputs."""
-    return {key: f"{path}.safetensors", f"{key}_description": f"{path}.safetensors.json"}
+    """Return a safetensors file as a named output or input."""
+    return {key: f"{path}.safetensors"}
 
 
 def _tables(*names: str, long: tuple[str, ...] = ()) -> dict[str, str]:
@@ -191,8 +191,8 @@ STAGES: tuple[Stage, ...] = (
         _SPLITS,
         gpus="any",
         gathers={
-            "retrain": ("selected", "selected_description"),
-            "blackbox_examples": ("examples", "examples_description"),
+            "retrain": ("selected",),
+            "blackbox_examples": ("examples",),
         },
     ),
     Stage(
@@ -203,10 +203,10 @@ STAGES: tuple[Stage, ...] = (
         _tables("datasets", "models", "operations", "examples", long=("alphas", "gamma")),
         "results/{name}/analysis/manifest.json",
         gathers={
-            "data": ("splits_description",),
-            "search_multiobjective": ("state", "state_description"),
-            "retrain": ("selected_description",),
-            "blackbox_examples": ("examples", "examples_description"),
+            "data": ("splits",),
+            "search_multiobjective": ("state",),
+            "retrain": ("selected",),
+            "blackbox_examples": ("examples",),
         },
     ),
     Stage(
@@ -230,9 +230,9 @@ STAGES: tuple[Stage, ...] = (
         gathers={
             "search_adversarial": ("history",),
             "search_multiobjective": ("history",),
-            "retrain": ("history", "selected_description"),
-            "whitebox": ("outcomes", "outcomes_description"),
-            "blackbox": ("outcomes", "outcomes_description"),
+            "retrain": ("history", "selected"),
+            "whitebox": ("outcomes",),
+            "blackbox": ("outcomes",),
         },
     ),
     Stage(
@@ -255,9 +255,9 @@ STAGES: tuple[Stage, ...] = (
         | {figure: f"{REPORT}/{figure}.svg" for figure in FIGURES},
         REPORT + "/manifest.json",
         gathers={
-            "data": ("splits", "splits_description"),
+            "data": ("splits",),
             "derive": ("genotype",),
-            "blackbox_examples": ("examples", "examples_description"),
+            "blackbox_examples": ("examples",),
             "analysis": (
                 "datasets_csv",
                 "models_csv",

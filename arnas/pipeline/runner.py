@@ -29,7 +29,7 @@ from arnas.runtime.device import (
     memory_ran_out,
 )
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import sha256_file, unwritable
+from arnas.runtime.files import check_recorded, sha256_file, unwritable
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import environment, manifest_or_empty, write_manifest
 from arnas.runtime.progress import Report, console_report, silent
@@ -239,10 +239,12 @@ def _withdrawn(instance: Instance) -> Iterator[None]:
 
 
 def _hash_input(path: Path, instance: Instance) -> str:
-    """Return the sha256 of an input, or say which stage makes it."""
+    """Return the sha256 of an input, which its stage must have recorded if it did record any."""
     if not path.is_file():
         raise UserError(
             f"{path} is missing, which {instance.title} reads: run `snakemake --cores all "
             f"{instance.manifest}`, which makes it first."
         )
-    return sha256_file(path)
+    sha256 = sha256_file(path)
+    check_recorded(path, lambda: sha256)
+    return sha256

@@ -15,7 +15,6 @@ rule data:
         token=token("data"),
     output:
         splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
         manifest="results/{name}/data/{dataset}/manifest.json",
     log:
         "results/{name}/logs/data/{dataset}.txt",

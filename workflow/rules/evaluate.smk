@@ -28,15 +28,11 @@ rule evaluate:
 rule whitebox:
     input:
         splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
         last="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors",
-        last_description="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors.json",
         selected="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors",
-        selected_description="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json",
         token=token("whitebox"),
     output:
         outcomes="results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors",
-        outcomes_description="results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors.json",
         manifest="results/{name}/whitebox/{dataset}/{network}/{seed}/manifest.json",
     log:
         "results/{name}/logs/whitebox/{dataset}/{network}/{seed}.txt",
@@ -61,13 +57,10 @@ rule whitebox:
 rule blackbox_examples:
     input:
         splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
         selected="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors",
-        selected_description="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json",
         token=token("blackbox_examples"),
     output:
         examples="results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors",
-        examples_description="results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors.json",
         manifest="results/{name}/blackbox_examples/{dataset}/{network}/{seed}/manifest.json",
     log:
         "results/{name}/logs/blackbox_examples/{dataset}/{network}/{seed}.txt",
@@ -95,20 +88,12 @@ rule blackbox:
             "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors"
         ),
         of_dataset(
-            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json"
-        ),
-        of_dataset(
             "results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors"
         ),
-        of_dataset(
-            "results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors.json"
-        ),
         splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
         token=token("blackbox"),
     output:
         outcomes="results/{name}/blackbox/{dataset}/outcomes.safetensors",
-        outcomes_description="results/{name}/blackbox/{dataset}/outcomes.safetensors.json",
         manifest="results/{name}/blackbox/{dataset}/manifest.json",
     log:
         "results/{name}/logs/blackbox/{dataset}.txt",

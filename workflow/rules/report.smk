@@ -29,24 +29,18 @@ REPORT = f"results/{config['name']}/report"
 rule analysis:
     input:
         expand(
-            "results/{name}/data/{dataset}/splits.safetensors.json",
+            "results/{name}/data/{dataset}/splits.safetensors",
             name=config["name"],
             dataset=RUN["datasets"],
         ),
         searched(
             "results/{name}/search/{search}/{seed}/multiobjective/state.safetensors"
         ),
-        searched(
-            "results/{name}/search/{search}/{seed}/multiobjective/state.safetensors.json"
-        ),
         trained(
-            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json"
+            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors"
         ),
         trained(
             "results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors"
-        ),
-        trained(
-            "results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors.json"
         ),
         token=token("analysis"),
     output:
@@ -75,21 +69,13 @@ rule tables:
         searched("results/{name}/search/{search}/{seed}/multiobjective/history.jsonl"),
         trained("results/{name}/retrain/{dataset}/{network}/{seed}/history.jsonl"),
         trained(
-            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json"
+            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors"
         ),
         trained(
             "results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors"
         ),
-        trained(
-            "results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors.json"
-        ),
         expand(
             "results/{name}/blackbox/{dataset}/outcomes.safetensors",
-            name=config["name"],
-            dataset=RUN["datasets"],
-        ),
-        expand(
-            "results/{name}/blackbox/{dataset}/outcomes.safetensors.json",
             name=config["name"],
             dataset=RUN["datasets"],
         ),
@@ -128,16 +114,8 @@ rule report:
             name=config["name"],
             dataset=RUN["datasets"],
         ),
-        expand(
-            "results/{name}/data/{dataset}/splits.safetensors.json",
-            name=config["name"],
-            dataset=RUN["datasets"],
-        ),
         trained(
             "results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors"
-        ),
-        trained(
-            "results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors.json"
         ),
         token=token("report"),
     output:

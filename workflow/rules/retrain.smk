@@ -22,13 +22,10 @@ rule retrain:
 rule retrain_zoo:
     input:
         splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
         token=token("retrain"),
     output:
         last="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors",
-        last_description="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors.json",
         selected="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors",
-        selected_description="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json",
         history="results/{name}/retrain/{dataset}/{network}/{seed}/history.jsonl",
         manifest="results/{name}/retrain/{dataset}/{network}/{seed}/manifest.json",
     log:
@@ -57,7 +54,6 @@ rule retrain_zoo:
 use rule retrain_zoo as retrain_searched with:
     input:
         splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
         genotype="results/{name}/search/{network}/{seed}/genotype/genotype.json",
         token=token("retrain"),
     wildcard_constraints:

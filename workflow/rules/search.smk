@@ -20,11 +20,9 @@ rule search:
 rule search_adversarial:
     input:
         splits=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors",
-        splits_description=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors.json",
         token=token("search_adversarial"),
     output:
         state="results/{name}/search/{search}/{seed}/adversarial/state.safetensors",
-        state_description="results/{name}/search/{search}/{seed}/adversarial/state.safetensors.json",
         history="results/{name}/search/{search}/{seed}/adversarial/history.jsonl",
         manifest="results/{name}/search/{search}/{seed}/adversarial/manifest.json",
     log:
@@ -52,13 +50,10 @@ rule search_adversarial:
 rule search_multiobjective:
     input:
         splits=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors",
-        splits_description=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors.json",
         before="results/{name}/search/{search}/{seed}/adversarial/state.safetensors",
-        before_description="results/{name}/search/{search}/{seed}/adversarial/state.safetensors.json",
         token=token("search_multiobjective"),
     output:
         state="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors",
-        state_description="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors.json",
         history="results/{name}/search/{search}/{seed}/multiobjective/history.jsonl",
         manifest="results/{name}/search/{search}/{seed}/multiobjective/manifest.json",
     log:
@@ -86,7 +81,6 @@ rule search_multiobjective:
 rule derive:
     input:
         state="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors",
-        state_description="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors.json",
         token=token("derive"),
     output:
         genotype="results/{name}/search/{search}/{seed}/genotype/genotype.json",
