@@ -203,7 +203,7 @@ def _digests(images: Tensor, indices: Tensor) -> Iterator[bytes]:
 
 
 def save_splits(path: Path, splits: Splits) -> None:
-    """Write `splits` to a safetensors file with its JSON."""
+    """Write `splits` to a safetensors file."""
     tensors = {"images": splits.images, "labels": splits.labels, **splits.indices}
     description: dict[str, Any] = {"info": dataclasses.asdict(splits.info)}
     description |= {"counts": splits.counts()}
@@ -249,7 +249,7 @@ def load_splits(path: Path, name: str | None = None) -> Splits:
 
 
 def read_info(path: Path, name: str | None = None) -> tuple[DatasetInfo, dict[str, int]]:
-    """Return what a dataset is and the sizes of its splits from the JSON beside its splits."""
+    """Return what a dataset is and the sizes of its splits from the header of its splits."""
     return _described(path, read_description(path), name)
 
 

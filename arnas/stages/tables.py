@@ -45,7 +45,7 @@ def run(job: Job) -> None:
     origins: dict[tuple[str, str, int], tuple[dict[str, Any], dict[str, Any]]] = {}
     for instance in gather("retrain"):
         dataset, name, seed = named(instance.axes)
-        path = instance.outputs["selected_description"]
+        path = instance.outputs["selected"]
         description, origin = read_origin(path, dataset, name, seed)
         origins[dataset, name, seed] = description, origin
         cell = {"dataset": dataset, "model": name, "training": origin["loss"], "seed": seed}

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from arnas.config.load import check_files
 from arnas.data.splits import SPLITS, load_splits, read_info, save_splits
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import description_path
+from arnas.runtime.files import read_description
 
 # Layouts
 
@@ -193,10 +192,9 @@ def test_any_change_of_the_images_changes_it(flat: Path, act: Any) -> None:
 def test_the_digest_is_kept_beside_the_splits(flat: Path, tmp_path: Path) -> None:
     splits, path = load(flat), tmp_path / "splits.safetensors"
     save_splits(path, splits)
-    description = json.loads(description_path(path).read_text())["description"]
-    assert description["sha256"] == splits.sha256
+    assert read_description(path)["sha256"] == splits.sha256
     assert load_splits(path, "mine").sha256 == splits.sha256
-    assert read_info(description_path(path), "mine") == (splits.info, splits.counts())
+    assert read_info(path, "mine") == (splits.info, splits.counts())
 
 
 # Refused

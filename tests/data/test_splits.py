@@ -1,6 +1,5 @@
 """The four splits: complete, disjoint, fair, reproducible, and verified when read back."""
 
-import json
 import tracemalloc
 import warnings
 from collections import Counter
@@ -15,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_cases import SPLITS
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from arnas.data.options import DatasetOptions, DigitsOptions, NoTestSetOptions
@@ -29,7 +29,7 @@ from arnas.data.splits import (
     to_pixels,
 )
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import description_path
+from arnas.runtime.files import read_description
 
 INFO = DatasetInfo("tiny", "npz", False, 3, 8, 1, 255, "none")
 
@@ -260,8 +260,7 @@ def test_what_is_stored_comes_back(stored: Path) -> None:
     assert lists(found) == lists(splits)
     assert found.images.dtype == torch.uint8
     assert found.labels.dtype == torch.int64
-    description = json.loads(description_path(stored).read_text())["description"]
-    assert description["counts"] == splits.counts()
+    assert read_description(stored)["counts"] == splits.counts()
 
 
 def test_the_same_splits_are_the_same_bytes(stored: Path, tmp_path: Path) -> None:
@@ -269,38 +268,13 @@ def test_the_same_splits_are_the_same_bytes(stored: Path, tmp_path: Path) -> Non
     assert (tmp_path / "again.safetensors").read_bytes() == stored.read_bytes()
 
 
-@pytest.mark.parametrize("place", [0, 10, 200, -2000, -1])
-def test_a_flipped_bit_is_noticed(stored: Path, place: int) -> None:
-    data = bytearray(stored.read_bytes())
-    data[place] ^= 1
-    stored.write_bytes(data)
-    with pytest.raises(UserError, match="damaged or was replaced") as caught:
-        load_splits(stored)
-    assert str(stored) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("kept", [0, 7, 500, -1])
-def test_truncation_is_noticed(stored: Path, kept: int) -> None:
-    stored.write_bytes(stored.read_bytes()[:kept])
-    with pytest.raises(UserError, match="damaged or was replaced"):
-        load_splits(stored)
-
-
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.safetensors is missing"):
         load_splits(tmp_path / "none.safetensors")
 
 
-def test_a_damaged_description_is_named(stored: Path) -> None:
-    beside = description_path(stored)
-    beside.write_text(beside.read_text()[:-20])
-    with pytest.raises(UserError, match=r"splits\.safetensors\.json is not readable JSON"):
-        load_splits(stored)
-
-
 def test_a_file_without_its_description_is_no_dataset(stored: Path) -> None:
-    description_path(stored).unlink()
+    save_file(load_file(stored), stored)
     with (
         pytest.warns(UserWarning, match="not verified"),
         pytest.raises(UserError, match="does not hold a dataset's splits"),

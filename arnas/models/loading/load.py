@@ -19,7 +19,6 @@ from arnas.models.registry import MODELS, build_model, load_weights
 from arnas.models.weights import check_values, load_state_dict_checked, weights_sha256
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import (
-    description_path,
     load_tensors,
     read_description,
     read_json_lines,
@@ -222,11 +221,11 @@ def _of_zoo(
 
 
 def _described(path: Path) -> Mapping[str, Any] | None:
-    """Return what the JSON beside a safetensors file says of its model, None without such a one."""
-    beside = description_path(path)
-    if path.suffix != ".safetensors" or not os.path.lexists(beside):
+    """Return what the header of a safetensors file says of its model, None if it says nothing."""
+    if path.suffix != ".safetensors":
         return None
-    found = read_description(beside).get("model")
+    read_foreign(path, frozenset({"safetensors"}), most=HEAD)
+    found = read_description(path).get("model")
     return found if isinstance(found, dict) else None
 
 
@@ -306,11 +305,10 @@ def _read(path: Path) -> _Weights:
 def _read_safetensors(path: Path, shown: str) -> _Weights:
     """Return the tensors of a safetensors file that does not say which network they are of."""
     data = read_foreign(path, frozenset({"safetensors"}))
-    recorded = os.path.lexists(description_path(path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its lack of a sha256 is told below
+    with warnings.catch_warnings(record=True) as unverified:
+        warnings.simplefilter("always")
         tensors = load_tensors(path).tensors
-    return _Weights(tensors, shown, () if recorded else _unverified(shown, sha256_bytes(data)))
+    return _Weights(tensors, shown, _unverified(shown, sha256_bytes(data)) if unverified else ())
 
 
 def _unverified(shown: str, sha256: str) -> tuple[str, ...]:
