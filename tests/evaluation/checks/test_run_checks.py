@@ -190,7 +190,7 @@ def test_images_that_only_the_single_step_breaks_are_counted() -> None:
     iterative = torch.tensor([1, 1, 1, 0, 0, 0, 0, 1, 0], dtype=torch.uint8)
     check = iterative_not_weaker(single, iterative)
     assert check.status == "PASS"
-    assert check.evidence == "55.6 % withstand FGSM, 44.4 % PGD-20; 3 images fell to FGSM only"
+    assert check.evidence == "55.6 % withstand FGSM, 44.4 % PGD-20; only FGSM breaks 3 images"
 
 
 # Selection
@@ -354,7 +354,7 @@ def test_small_steps_that_a_ditch_holds_up_are_seen() -> None:
     iterative = robust(model, x, y, pgd(model, x, y, THREAT, steps=20))
     check = iterative_not_weaker(single, iterative)
     assert check.status == "FAIL"
-    assert check.evidence == "0.0 % withstand FGSM, 100.0 % PGD-20; 40 images fell to FGSM only"
+    assert check.evidence == "0.0 % withstand FGSM, 100.0 % PGD-20; only FGSM breaks 40 images"
 
 
 # All of them
