@@ -24,6 +24,7 @@ from arnas.attacks.suites import build_suite
 from arnas.cli import app
 from arnas.config.schema import schema
 from arnas.data.sources.registry import SOURCES
+from arnas.evaluation.checks import CHECKS
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import MODELS, build_model
 from arnas.pipeline.plan import stage_versions
@@ -154,6 +155,23 @@ def accuracies() -> str:
     return to_markdown(overview(read_table(path)).drop(columns=["seed", "epsilon"]))
 
 
+def checks() -> str:
+    """Return a table of the checks for each time at which they are made."""
+    heads = {
+        "model": "Before the attacks, of the model and the images:",
+        "attacks": "After the attacks, of what they left:",
+        "run": "In the pipeline, of the splits and of several networks:",
+    }
+    rows: dict[str, list[list[str]]] = {phase: [] for phase in heads}
+    for number, entry in enumerate(CHECKS.values(), start=1):
+        status = entry.fail
+        if entry.tier == "expensive":
+            status += " Attacks the model itself."
+        rows[entry.phase].append([str(number), f"`{entry.id}`", status, entry.citation])
+    head = ["", "check", "when it fails or warns", "source"]
+    return "\n".join(f"{text}\n\n{table(head, rows[phase])}" for phase, text in heads.items())
+
+
 MADE: dict[str, Callable[[], str]] = {
     "settings": settings,
     "stages": functools.partial(commands, stages=True),
@@ -164,6 +182,7 @@ MADE: dict[str, Callable[[], str]] = {
         ["attack", "what it is", "source"],
         [[f"`{name}`", entry.settings, entry.citation] for name, entry in ATTACKS.items()],
     ),
+    "checks": checks,
     "suite": lambda: table(
         ["attack", "what it is", "source"],
         [
