@@ -208,9 +208,9 @@ def test_named_commands_exist() -> None:
     known = command_options()
     count = 0
     for page, text in TEXTS.items():
-        for line in re.findall(r"python -m arnas ((?:params )?[a-z_]+[^`\n]*)", text):
+        for line in re.findall(r"python -m arnas ((?:(?:params|plan) )?[a-z_]+[^`\n]*)", text):
             words = line.split()
-            name = " ".join(words[: 2 if words[0] == "params" else 1])
+            name = " ".join(words[: 2 if words[0] in {"params", "plan"} else 1])
             assert name in known, f"{page}: {line}"
             assert {word for word in words if word.startswith("--")} <= known[name], (
                 f"{page}: {line}"
