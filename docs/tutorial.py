@@ -24,8 +24,8 @@ torch.set_num_threads(1)  # small networks gain nothing from more
 # picks a checkpoint, and `test` is for attacks alone.
 
 # %%
-from arnas.data.options import DigitsOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import DigitsOptions
 
 options = DigitsOptions(source="sklearn_digits", test_images=360, val_images=144)
 splits = load_dataset("digits", options)

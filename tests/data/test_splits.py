@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from arnas.data.options import DatasetOptions, DigitsOptions, NoTestSetOptions
-from arnas.data.sources.registry import SOURCES, load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import SOURCES, DigitsOptions, NoTestSetOptions
 from arnas.data.splits import (
     DatasetInfo,
     Splits,
@@ -67,10 +67,14 @@ def test_the_digits_are_scikit_learns() -> None:
     assert not info.synthetic
 
 
-def test_every_source_has_a_citation() -> None:
-    members = get_args(get_args(DatasetOptions)[0])
-    assert set(SOURCES) == {get_args(m.model_fields["source"].annotation)[0] for m in members}
-    assert all(source.citation for source in SOURCES.values())
+def test_every_source_says_what_it_is() -> None:
+    for name, source in SOURCES.items():
+        assert get_args(source.options.model_fields["source"].annotation) == (name,)
+        assert source.citation
+        if source.size is not None:
+            words = f": {source.size.train:,} + {source.size.test:,} photographs of "
+            side, classes = source.size.image_size, source.size.num_classes
+            assert f"{words}{side}x{side} in {classes} " in str(source.options.__doc__)
     assert [name for name, source in SOURCES.items() if source.synthetic] == ["shapes"]
 
 

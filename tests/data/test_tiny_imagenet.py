@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from official_cases import address, md5, refusal, send_file, serving, use
+from official_cases import address, md5, refusal, send_file, serving
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from arnas.data.options import TinyImageNetOptions
-from arnas.data.sources.registry import SOURCES, load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import TinyImageNetOptions
 from arnas.data.sources.tiny_imagenet import LARGEST_FILE, TINY_IMAGENET
 from arnas.data.splits import Splits
 
@@ -72,11 +72,8 @@ class Tiny:
         checksum = md5(self.zip) if self.zip.exists() else "0" * 32
         remote = dataclasses.replace(TINY_IMAGENET.zip, md5=checksum, url=url)
         counts = {"classes": 3, "train_images": TRAIN, "test_images": TEST}
-        use(
-            monkeypatch,
-            "tiny_imagenet",
-            form=dataclasses.replace(TINY_IMAGENET, zip=remote, **counts),
-        )
+        form = dataclasses.replace(TINY_IMAGENET, zip=remote, **counts)
+        monkeypatch.setattr("arnas.data.sources.tiny_imagenet.TINY_IMAGENET", form)
 
     def options(self, **changes: Any) -> TinyImageNetOptions:
         settings = {"source": "tiny_imagenet", "root": str(self.root), "download": False}
@@ -97,7 +94,6 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
 
 
 def test_the_real_counts_are_known() -> None:
-    assert SOURCES["tiny_imagenet"].read.keywords == {"form": TINY_IMAGENET}
     form = TINY_IMAGENET
     assert (form.classes, form.train_images, form.test_images, form.side) == (200, 500, 10_000, 64)
     assert form.zip.md5 == "90528d7ca1a48142e341f4ef8d21d0de"

@@ -21,8 +21,8 @@ from arnas import Threat
 from arnas.cli import app
 from arnas.config.load import check_params, read_yaml
 from arnas.config.schema import fields_at, schema
-from arnas.data.options import DigitsOptions, NpzOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import DigitsOptions, NpzOptions
 from arnas.data.splits import save_splits
 from arnas.evaluation.checks import CHECKS, OLD_IDS
 from arnas.models.registry import describe_model, save_weights

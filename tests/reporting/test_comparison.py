@@ -14,8 +14,6 @@ import pytest
 import report_cases as cases
 
 from arnas.attacks.registry import ATTACKS
-from arnas.data import options
-from arnas.data.options import OFFICIAL
 from arnas.models.registry import describe_model
 from arnas.reporting.published.compare import COLUMNS, Network, compare, network, walk
 from arnas.reporting.published.sources import Published, load_published
@@ -366,16 +364,6 @@ def test_the_weight_of_a_loss_is_always_named(weights: dict[str, float], words: 
     rows = beside(whitebox(training="trades"), FACTS, theirs)
     assert rows
     assert all(words in row["protocol"] for row in rows)
-
-
-def test_official_test_sets_are_those_of_the_options() -> None:
-    for name, (_, images, _, _) in OFFICIAL.items():
-        text = next(
-            cls.__doc__ or ""
-            for cls in vars(options).values()
-            if isinstance(cls, type) and name in str(cls.__annotations__.get("source", ""))
-        )
-        assert f"+ {images:,} photographs" in text
 
 
 def test_the_table_is_read_back(tmp_path: Path) -> None:

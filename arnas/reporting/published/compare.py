@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from arnas.attacks.threat import parse_amount
-from arnas.data.options import OFFICIAL
+from arnas.data.sources.registry import OFFICIAL
 from arnas.models.registry import MODELS
 from arnas.reporting.published.sources import (
     Attack,
