@@ -31,7 +31,7 @@ from arnas.pipeline.plan import stage_versions
 from arnas.reporting.run.cells import draw_cells
 from arnas.reporting.run.tables import overview, read_table, to_markdown
 from arnas.spaces.published import GENOTYPES
-from arnas.training.losses import LOSSES
+from arnas.training.registry import LOSSES
 
 HERE = Path(__file__).parent
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -143,10 +143,16 @@ def zoo() -> str:
 
 def losses() -> str:
     """Return the training losses."""
-    rows = [
-        [f"`{k}`", "yes" if e.defended else "no", e.selects, e.citation] for k, e in LOSSES.items()
-    ]
-    return table(["loss", "defended", "checkpoint chosen by accuracy", "source"], rows)
+    rows = []
+    for name, entry in LOSSES.items():
+        fields = entry.settings.model_fields
+        own = ", ".join(f"`{key}: {fields[key].default:g}`" for key in fields if key != "name")
+        defended = "yes" if entry.defended else "no"
+        rows.append(
+            [f"`{name}`", entry.label, own, entry.passes, defended, entry.selects, entry.citation]
+        )
+    head = ["loss", "name", "settings", "forward passes of a step, attack apart", "defended"]
+    return table([*head, "checkpoint chosen by accuracy", "source"], rows)
 
 
 def accuracies() -> str:

@@ -28,8 +28,8 @@ from arnas.spaces.genotype import Genotype
 from arnas.spaces.published import GENOTYPES
 from arnas.stages.whitebox import CURVE_ATTACK
 from arnas.training.loop import TrainingData, TrainingTask, train
-from arnas.training.losses import LOSSES
 from arnas.training.options import RetrainOptions
+from arnas.training.registry import loss_entry
 
 SQUARE_LOOKS = 3
 """Forward passes of Square's package besides its queries."""
@@ -248,7 +248,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
 def _whitebox_images(cell: Cell) -> list[tuple[AttackName, int]]:
     """Return the attacks of the white-box evaluation, each with its number of images."""
     options, n = cell.params.whitebox, cell.size.test
-    defended = LOSSES[cell.plan().loss].defended
+    defended = loss_entry(cell.plan().loss.name).defended
     names = [
         name
         for wanted in (options.attacks, options.last_attacks)

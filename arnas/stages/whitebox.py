@@ -25,7 +25,7 @@ from arnas.pipeline.runner import Job
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
 from arnas.stages.attacked import images_to_attack
-from arnas.training.losses import LOSSES
+from arnas.training.registry import loss_entry
 
 CURVE_ATTACK: AttackName = "pgd20"
 
@@ -46,7 +46,7 @@ def run(job: Job) -> None:
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
         model, origin = load_trained(job.inputs[checkpoint], splits.info, *named(job.axes)[1:])
         job.placed(model)
-        attacks = options.chosen(wanted, job.axes["dataset"], LOSSES[origin["loss"]].defended)
+        attacks = options.chosen(wanted, job.axes["dataset"], loss_entry(origin["loss"]).defended)
         provenance[checkpoint] = origin
         known = earlier if _same_epoch(provenance) else {}
         found, witness = evaluate(

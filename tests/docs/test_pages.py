@@ -34,6 +34,7 @@ from arnas.runtime.progress import silent
 from arnas.runtime.seeds import seeded
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.options import RetrainOptions, SelectionOptions
+from arnas.training.registry import loss_options
 
 TEXTS = {page: path.read_text() for page, path in PAGES.items()}
 TEXTS["tutorial.py"] = (DOCS / "tutorial.py").read_text()
@@ -60,7 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         selection=SelectionOptions(steps=1, train_images=20),
     )
     parts = TrainingData(splits.subset("train"), splits.subset("val"), splits.info.scale)
-    task = TrainingTask("natural", parts, recipe, Threat("linf", 0.1), ("docs",))
+    task = TrainingTask(loss_options("natural"), parts, recipe, Threat("linf", 0.1), ("docs",))
     train(net, task, silent)
     described = describe_model("resnet18", cells=None, **sizes)
     path = folder / RESULTS / "retrain/digits/dsara/0/selected.safetensors"
