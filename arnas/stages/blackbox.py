@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from arnas.attacks.suites import Suite, build_suite
 from arnas.evaluation.checks import run as checks
-from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.predict import logits, predict
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
@@ -53,7 +52,8 @@ def make_examples(job: Job) -> None:
     monitor = dataclasses.replace(square.monitor)
     monitor.see(x, x_adv, threat)
     robust = square.tensors["square"] == 1
-    job.report(2, 2, f"{100 * float(robust.float().mean()):.1f} % of {len(robust)} withstand Square")
+    share = 100 * float(robust.float().mean())
+    job.report(2, 2, f"Square: {share:.1f} % of {len(robust)} images robust")
     save_tensors(
         job.outputs["examples"],
         {
@@ -82,7 +82,8 @@ def _square(job: Job, section: Section, model: nn.Module, x: Tensor, y: Tensor) 
     options, threat = job.params.blackbox, job.params.threat[job.axes["dataset"]].threat()
     n = min(options.square_images, len(y))
     known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
-    square = dataclasses.replace(known, run=partial(known.run, queries=options.square_queries))
+    attack: Any = known.run
+    square = dataclasses.replace(known, run=partial(attack, queries=options.square_queries))
     run = SuiteRun(
         model,
         x[:n],
@@ -116,13 +117,13 @@ def score(job: Job) -> None:
         path = job.inputs[_key("retrain", target, "selected")]
         model, origin = load_trained(path, splits.info, *named(target)[1:])
         job.placed(model)
-        clean = predict(model, x, job.params.blackbox.batch_size == y
+        clean = predict(model, x, job.params.blackbox.batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = job.inputs[_key("blackbox_examples", source, "examples")]
             examples, description = load_examples(path, *named(source), splits.part("test"))
             x_adv = examples["x_adv"]
             batch_size = job.params.blackbox.batch_size
-            flags = clean & (predict(model, x_adv, batch_size == y)
+            flags = clean & (predict(model, x_adv, batch_size) == y)
             name = f"{target['seed']}.{target['network']}.{source['network']}"
             tensors[name] = flags.to(torch.uint8)
             if source == target:

@@ -74,7 +74,10 @@ def run(job: Job) -> None:
         },
         "autoattack": options.suite,
         "epsilon_curve": [
-            {"epsilon": text if isinstance(text, str) else f"{text:g}", "budget": parse_amount(text)}
+            {
+                "epsilon": text if isinstance(text, str) else f"{text:g}",
+                "budget": parse_amount(text),
+            }
             for text in options.epsilon_curve
         ],
         "curve_attack": CURVE_ATTACK,

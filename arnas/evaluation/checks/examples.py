@@ -194,7 +194,7 @@ def union(context: CheckContext) -> Check:
             break
         left = left & (outcome == ROBUST)
         fell = int((outcome == BROKEN).sum())
-        counted = (result.attacked, result.broken, result.standing.correct, result.standing.n)
+        counted = (result.attacked, result.broken, *result.robust_accuracy[:2])
         if counted != (int((outcome != SKIPPED).sum()), fell, int(left.sum()), len(left)):
             faults.append(f"the counts of {name} are not those of its outcomes")
         most = max(most, (name, fell), key=lambda found: found[1])
