@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from arnas.evaluation.predict import predict
 from arnas.evaluation.record import write_record
 from arnas.evaluation.result import EvalResult
 from arnas.pipeline.attack import EvalConfig, EvalTarget, assess, default_stem, load_target
@@ -18,7 +19,6 @@ from arnas.reporting.model.files import (
     check_percentage,
     export_examples,
     gate,
-    predict,
     recount_rounded,
     write_junit,
 )
@@ -54,12 +54,12 @@ class Done(NamedTuple):
 
 
 def attack_and_write(config: EvalConfig, outputs: Outputs) -> Done | None:
-    """Evaluate an config and write what was asked for; None in a rank other than 0.
+    """Evaluate what a config names and write what was asked for; None in a rank other than 0.
 
     Raises
     ------
     UserError
-        For whatever are invalid, before anything is attacked where that can be known.
+        For whatever is invalid, before anything is attacked where that can be known.
     """
     if outputs.fail_under is not None:
         check_percentage(outputs.fail_under)

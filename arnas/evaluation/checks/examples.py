@@ -24,7 +24,7 @@ from arnas.evaluation.checks.probes import withstood
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED
 
 if TYPE_CHECKING:
-    from arnas.evaluation.witness import EvalMonitor
+    from arnas.evaluation.monitor import EvalMonitor
 
 TIE = 1e-4
 """Difference of the two largest logits, over the size of the logits, that rounding can turn."""
@@ -204,8 +204,8 @@ def union(context: CheckContext) -> Check:
             break
         left = left & (outcome == ROBUST)
         broken = int((outcome == BROKEN).sum())
-        counted = result.attacked, result.broken, round(result.accuracy * len(left) / 100)
-        if counted != (int((outcome != SKIPPED).sum()), broken, int(left.sum())):
+        counted = (result.attacked, result.broken, *result.robust_accuracy[:2])
+        if counted != (int((outcome != SKIPPED).sum()), broken, int(left.sum()), len(left)):
             faults.append(f"the counts of {name} are not those of its outcomes")
         most = max(most, (name, broken), key=lambda found: found[1])
     clean, robust = int((outcomes["clean"] == ROBUST).sum()), int(flags.sum())

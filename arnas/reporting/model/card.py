@@ -15,8 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field
 
-from arnas.evaluation.record import plain_json, worst_class
-from arnas.evaluation.result import EvalResult
+from arnas.evaluation.result import EvalResult, plain_json, worst_class
 from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.model.page import class_name, flat
 from arnas.runtime.files import write_bytes
@@ -187,7 +186,7 @@ def _evaluated(assessment: EvalResult, meta: CardMeta) -> str:
 def _results(assessment: EvalResult) -> str:
     """Return the table of accuracies."""
     rows = [("clean", assessment.clean_accuracy)]
-    rows += [(f"after {name}", found.standing) for name, found in assessment.attacks.items()]
+    rows += [(f"after {name}", found.robust_accuracy) for name, found in assessment.attacks.items()]
     rows += [("**robust** (all attacks)", assessment.robust_accuracy)]
     rows += [(f"robust at epsilon {epsilon}", found) for epsilon, found in assessment.curve.items()]
     body = [

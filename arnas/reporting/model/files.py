@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import frozen_eval, home
-from arnas.attacks.oracle import Oracle, misclassified
+from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length
 from arnas.evaluation.checks.base import Check
+from arnas.evaluation.predict import logits
 from arnas.evaluation.result import EvalResult
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.reporting.model.page import check_pictures, fallen, pixels, png_bytes
@@ -221,7 +221,7 @@ def as_table(assessment: EvalResult, title: str = "") -> Table:
     for result in assessment.attacks.values():
         table.add_row(
             Text(result.name),
-            *_percent(result.standing),
+            *_percent(result.robust_accuracy),
             str(result.attacked),
             str(result.broken),
             f"{result.forwards + result.backwards:,}",
@@ -235,35 +235,6 @@ def as_table(assessment: EvalResult, title: str = "") -> Table:
 def _percent(accuracy: Accuracy) -> tuple[str, str]:
     """Return the cells of an accuracy."""
     return f"{accuracy.percent:.2f} %", f"{accuracy.low:.2f} to {accuracy.high:.2f}"
-
-
-def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Return the classes that a model gives to images, in evaluation mode.
-
-    Parameters
-    ----------
-    model
-        Pixels in [0, 1] to logits; afterwards it is as it was.
-    images
-        float of shape (n, C, H, W), n from 1 up, on any device.
-    batch_size
-        Images that go through the model together.
-
-    Returns
-    -------
-    Tensor
-        int64 of shape (n,), on the CPU.
-    """
-    return _logits(model, images, batch_size).argmax(1)
-
-
-def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Return logits on the CPU; images go to the model's device and type batch by batch."""
-    device, dtype = home(model)
-    with frozen_eval(model):
-        oracle = Oracle(model, batch_size)
-        parts = torch.split(images, batch_size)
-        return torch.cat([oracle.logits(part.to(device, dtype)).cpu() for part in parts])
 
 
 def recount_rounded(
@@ -294,7 +265,7 @@ def recount_rounded(
     _check_examples(assessment, x)
     x_adv = assessment.x_adv.detach().cpu()
     rounded = (x_adv.clamp(0, 1) * LEVELS).round() / LEVELS
-    wrong = misclassified(_logits(model, rounded, batch_size), assessment.labels.cpu())
+    wrong = misclassified(logits(model, rounded, batch_size), assessment.labels.cpu())
     fell = fallen(assessment).cpu()
     change = rounded[fell].double() - x.detach().cpu()[fell].double()
     distance = length(change, assessment.threat.norm)

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from arnas.attacks.threat import parse_amount
 from arnas.evaluation.checks.base import Check, Status
-from arnas.evaluation.record import worst_class
-from arnas.evaluation.result import BROKEN, ROBUST, EvalResult
+from arnas.evaluation.result import BROKEN, ROBUST, EvalResult, worst_class
 from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.run.style import PALETTE
 from arnas.runtime.errors import UserError
@@ -154,7 +153,10 @@ def render(assessment: EvalResult, title: str, pictures: Pictures | None = None)
         failed=[check for check in assessment.checks if check.status == "FAIL"],
         course=[
             Bar("clean", (assessment.clean_accuracy,)),
-            *(Bar(f"+ {name}", (found.standing,)) for name, found in assessment.attacks.items()),
+            *(
+                Bar(f"+ {name}", (found.robust_accuracy,))
+                for name, found in assessment.attacks.items()
+            ),
         ],
         curve=curve_points(assessment),
         classes=classes,
