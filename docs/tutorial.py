@@ -202,7 +202,7 @@ for name, model, found in (("honest", net, honest), ("masked", masked, looks_rob
     ]
     print(name)
     for check in verdicts[name]:
-        print(f"  {check.status} {check.id}: {check.figure}")
+        print(f"  {check.status} {check.id}: {check.evidence}")
 
 # %% [markdown]
 # Three lessons, which the pipeline follows by itself: attack with more than one loss, let the

@@ -13,10 +13,8 @@ from arnas.attacks.pgd import ROUNDING
 from arnas.attacks.suites import Suite, build_suite, transfer_from
 from arnas.attacks.threat import Threat, parse_amount, parse_threat
 from arnas.data.load import images_sha256
-from arnas.evaluation.checks.context import CheckContext, CheckFn
-from arnas.evaluation.checks.examples import ATTACK_CHECKS
-from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks import run_checks
+from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.curve import warm_curve
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult, EvalResult, withstood
 from arnas.evaluation.runner import SuiteRun, SuiteState
@@ -78,7 +76,7 @@ def evaluate(
     indices
         int64 of shape (n,): the images' places in their dataset; None for the first n.
     known
-        What is known of model and data, see `arnas.evaluation.checks.context.CheckContext.known`.
+        What is known of model and data, see `arnas.evaluation.checks.base.CheckContext.known`.
     sources
         Other models by name, on the same device, whose adversarial examples are shown to this one
         after the suite.
@@ -143,12 +141,12 @@ def evaluate(
     )
     # What a random model draws follows from the seed, too.
     with full_float32(), seeded("evaluate", seed):
-        checks = _verdicts(trial, MODEL_CHECKS)
+        checks = run_checks(trial, "model")
         course = run.finish()
         trial.outcomes = {name: course.tensors[name] for name in ("clean", *chosen.components)}
         trial.x_adv = course.tensors["x_adv"].to(device)
         trial.attacks = _results(chosen, course)
-        checks += _verdicts(trial, ATTACK_CHECKS)
+        checks += run_checks(trial, "attacks")
         standing = withstood(trial.outcomes)
         points = _curve(trial, standing, dict(zip(map(str, curve), threats, strict=True)))
     return EvalResult(
@@ -240,16 +238,6 @@ def _count_classes(model: nn.Module, image: Tensor, y: Tensor, who: str) -> int:
             "these are not its images."
         )
     return logits.shape[1]
-
-
-def _verdicts(trial: CheckContext, checks: Mapping[str, CheckFn]) -> list[Check]:
-    """Return the verdicts of checks, and let each see those before it."""
-    seen: list[Check] = trial.notes.setdefault("checks", [])
-    found = []
-    for check in checks.values():
-        found.append(check(trial))
-        seen.append(found[-1])
-    return found
 
 
 def _results(suite: Suite, course: SuiteState) -> dict[str, AttackResult]:

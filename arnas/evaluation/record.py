@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from arnas.attacks.threat import Threat, parse_amount
-from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.checks.base import Check, Status
 from arnas.evaluation.result import BROKEN, ROBUST, AttackResult, EvalResult
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import UserError, one_line
@@ -70,7 +70,7 @@ class _Class(_Form):
 class _Check(_Form):
     id: str
     status: Status
-    figure: str
+    evidence: str
     advice: str
 
 
@@ -230,7 +230,7 @@ def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
         },
         labels=torch.tensor([int(label) for label in record.labels.split(" ")]),
         x_adv=torch.empty((0, 0, 0, 0)),
-        checks=tuple(Check(c.id, c.status, c.figure, c.advice) for c in record.checks),
+        checks=tuple(Check(**dict(c)) for c in record.checks),
         provenance=record.provenance,
         curve={point.epsilon: _accuracy(point.accuracy) for point in record.curve},
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.run import Check, failed_checks
+from arnas.evaluation.checks.base import Check, failed_checks
 from arnas.evaluation.statistics import Accuracy, wilson
 
 BROKEN, ROBUST, SKIPPED = 0, 1, 2

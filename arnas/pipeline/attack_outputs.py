@@ -79,7 +79,7 @@ def _remarks(assessment: EvalResult) -> Iterator[str]:
     """Yield a line about every check that does not pass, and about what was left out."""
     for check in assessment.checks:
         if check.status in {"WARN", "FAIL"}:
-            yield f"{check.status} {check.id}: {check.figure}. Fix: {check.advice}."
+            yield f"{check.status} {check.id}: {check.evidence}. Fix: {check.advice}."
     left_out = assessment.provenance.get("suite_leaves_out")
     if left_out:
         yield f"Left out of the standard suite: {left_out}. Not for a table beside full ones."

@@ -59,7 +59,7 @@ def make_examples(job: Job) -> None:
     witness = EvalMonitor()
     witness.see(x, x_adv, threat)
     witness.see(x[:n], found, threat)
-    verdict = checks.box_and_ball(witness)._replace(id="blackbox_box_and_ball")
+    verdict = checks.blackbox_ball_and_box(witness)
     fooled = predict(model, found, options.batch_size, y.device) != y[:n]
     stands = (before.predicted[:n] == y[:n]) & ~fooled
     job.report(2, 2, f"{100 * float(stands.float().mean()):.1f} % of {n} withstand Square")

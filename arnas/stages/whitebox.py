@@ -13,7 +13,7 @@ from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.splits import Splits, leaked
 from arnas.evaluation.checks import run as checks
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.base import Check
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.options import AttackName
 from arnas.evaluation.statistics import wilson
@@ -76,7 +76,7 @@ def run(job: Job) -> None:
         earlier = found
     verdicts = [checks.eval_mode(seen), checks.box_and_ball(seen), *verdicts]
     for check in verdicts:
-        job.report(planned, planned, f"{check.status} {check.id}: {check.figure}")
+        job.report(planned, planned, f"{check.status} {check.id}: {check.evidence}")
     description = {
         "dataset": dataclasses.asdict(splits.info),
         "network": job.axes["network"],
@@ -160,7 +160,7 @@ def _ends(rows: Tensor, curve: list[Threat], clean: Tensor, x: Tensor, y: Tensor
         last = checks.full_range(standing, f"{curve[-1].epsilon:g}", y[:n].cpu())
     else:
         text = f"the curve does not reach epsilon {whole:g}, which allows every image"
-        last = checks.not_run("epsilon_one", text, advice.format(f"{whole:g}"))
+        last = checks.not_run("unbounded_attack", text, advice.format(f"{whole:g}"))
     return [first, last]
 
 
@@ -169,7 +169,7 @@ def _selection(job: Job, splits: Splits, model: nn.Module, origin: dict[str, Any
     images, y = splits.part("selection").to(job.device)
     right = predict(model, splits.pixels(images), job.params.whitebox.batch_size) == y
     measured = 100 * float(right.float().mean())
-    return checks.selection_honest(origin["selection_clean"], measured, len(y), leaked(splits))
+    return checks.selection_not_test(origin["selection_clean"], measured, len(y), leaked(splits))
 
 
 def _same_epoch(provenance: dict[str, Any]) -> bool:

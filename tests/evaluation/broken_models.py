@@ -1,6 +1,6 @@
 """Small networks trained on scikit-learn's digits: five honest ones, and the usual broken ones.
 
-``trial_of(name)`` gives any of them with the images it is judged on; ``HONEST`` and ``BROKEN``
+``context_of(name)`` gives any of them with the images it is judged on; ``HONEST`` and ``BROKEN``
 list the names. Training takes seconds and is done once a process; every call returns a new model.
 """
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation.checks.base import CheckContext
 from arnas.runtime.seeds import make_generator, seeded
 
 THREAT = Threat("linf", 0.1)
@@ -259,8 +259,8 @@ def images_of(name: str, count: int = TEST) -> tuple[Tensor, Tensor]:
     return data.test_x[kept][:count].clone(), data.test_y[kept][:count].clone()
 
 
-def trial_of(name: str, count: int = TEST, **changes: Any) -> CheckContext:
-    """Return a trial of an honest or broken model, before any attack.
+def context_of(name: str, count: int = TEST, **changes: Any) -> CheckContext:
+    """Return a context of an honest or broken model, before any attack.
 
     Parameters
     ----------
@@ -269,7 +269,7 @@ def trial_of(name: str, count: int = TEST, **changes: Any) -> CheckContext:
     count
         Most images.
     changes
-        Further fields of the trial, instead of the usual ones.
+        Further fields of the context, instead of the usual ones.
     """
     x, y = images_of(name, count)
     usual = {"threat": THREAT, "suite": "standard", "seed": 0, "batch_size": 128}

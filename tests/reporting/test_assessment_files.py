@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.base import Check
 from arnas.evaluation.record import from_record, to_record
 from arnas.evaluation.result import EvalResult
 from arnas.reporting.model.files import (

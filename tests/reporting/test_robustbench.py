@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.base import Check
 from arnas.evaluation.result import EvalResult
 from arnas.reporting.model.robustbench import (
     BoardEntry,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.registry import ATTACKS
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.base import Check
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.run.tables import (
     blackbox_rows,

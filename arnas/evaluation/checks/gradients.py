@@ -10,9 +10,8 @@ from torch import Tensor
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.projection import project, random_perturbation
-from arnas.evaluation.checks.base import Answers, answers, forward
-from arnas.evaluation.checks.context import CheckContext
-from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.checks.answers import Answers, answers, forward
+from arnas.evaluation.checks.base import Check, CheckContext, Status
 from arnas.runtime.errors import UserError
 
 SUM_TO_ONE = 1e-5
@@ -28,22 +27,22 @@ SAME_ANSWER = 1e-6
 """Distance of all images' logits, relative to their size, up to which they are constant."""
 
 
-def logits(trial: CheckContext) -> Check:
+def logits(context: CheckContext) -> Check:
     """6: the outputs are logits, finite, of enough classes, and not too large."""
-    found = answers(trial)
+    found = answers(context)
     n = len(found.gap)
     limit = saturation(found.dtype)
     wide = int((found.gap > limit).sum())
     median = float(found.gap.nanmedian())
-    figure = (
+    evidence = (
         f"{found.classes} classes, largest logit above the second by {median:.3g} (median), by "
         f"more than {limit:.0f} on {100 * wide / n:.1f} % of {n} images"
     )
-    verdict = _no_logits(trial, found) or _large_logits(median, wide / n) or _few_classes(found)
+    verdict = _no_logits(context, found) or _large_logits(median, wide / n) or _few_classes(found)
     if verdict is None:
-        return Check("logits", "PASS", figure, "")
+        return Check("logits", "PASS", evidence, "")
     status, problem, advice = verdict
-    return Check("logits", status, f"{problem}; {figure}", advice)
+    return Check("logits", status, f"{problem}; {evidence}", advice)
 
 
 def saturation(dtype: torch.dtype) -> float:
@@ -60,10 +59,10 @@ _Finding = tuple[Status, str, str]
 """Status, what was found, what to do."""
 
 
-def _no_logits(trial: CheckContext, found: Answers) -> _Finding | None:
+def _no_logits(context: CheckContext, found: Answers) -> _Finding | None:
     """Return why the outputs are no logits that can be attacked, if so."""
     broken = int((~found.finite).sum())
-    low, high = int(trial.y.min()), int(trial.y.max())
+    low, high = int(context.y.min()), int(context.y.max())
     furthest, gap = float(found.first.max()), float(found.gap.max())
     exact = max(SUM_TO_ONE, 4 * torch.finfo(found.dtype).eps)
     inside = float(found.low.min()) >= -exact and float(found.high.max()) <= 1 + exact
@@ -152,20 +151,20 @@ def _few_classes(found: Answers) -> _Finding | None:
     )
 
 
-def gradient(trial: CheckContext) -> Check:
+def gradient(context: CheckContext) -> Check:
     """7: a gradient reaches every image, of the cross-entropy and of the margin."""
-    x, y = trial.probe()
+    x, y = context.probe()
     name, n = "gradient", len(x)
-    check_labels(trial)
-    unit = trial.uniform("gradient", n)
-    away = x + project(x, random_perturbation(unit, trial.threat), trial.threat)
+    check_labels(context)
+    unit = context.uniform("gradient", n)
+    away = x + project(x, random_perturbation(unit, context.threat), context.threat)
     counts: dict[str, tuple[int, int]] = {}
-    with frozen_eval(trial.model):
+    with frozen_eval(context.model):
         for objective in (cross_entropy, margin):
             missing = torch.zeros(n, dtype=torch.bool, device=x.device)
             odd = missing.clone()
             for images in (x, away):
-                slope = _slope(trial, images, y, objective)
+                slope = _slope(context, images, y, objective)
                 if slope is None:
                     return Check(
                         name,
@@ -179,7 +178,7 @@ def gradient(trial: CheckContext) -> Check:
             counts[objective.__name__] = int(missing.sum()), int(odd.sum())
     (entropy, entropy_odd), (of_margin, margin_odd) = counts.values()
     odd_images = max(entropy_odd, margin_odd)
-    figure = (
+    evidence = (
         f"of {n} images {entropy} without a gradient of the cross-entropy, {of_margin} without one "
         f"of the margin, {odd_images} with NaN or infinity in one"
     )
@@ -191,18 +190,18 @@ def gradient(trial: CheckContext) -> Check:
     advice = "look for rounding, thresholds and saturated activations; attack an approximation"
     if not of_margin and not odd_images:
         advice = "the cross-entropy saturates: quote an attack on the margin"
-    return Check(name, status, figure, advice)
+    return Check(name, status, evidence, advice)
 
 
-def _slope(trial: CheckContext, images: Tensor, y: Tensor, objective: Objective) -> Tensor | None:
+def _slope(context: CheckContext, images: Tensor, y: Tensor, objective: Objective) -> Tensor | None:
     """Return an objective's gradient by the images, or None if there is no graph between them."""
     parts = []
     for part, labels in zip(
-        torch.split(images, trial.batch_size), torch.split(y, trial.batch_size), strict=True
+        torch.split(images, context.batch_size), torch.split(y, context.batch_size), strict=True
     ):
         x = part.detach().clone().requires_grad_()
         with torch.enable_grad():
-            value = objective(forward(trial.model, x), labels).sum()
+            value = objective(forward(context.model, x), labels).sum()
         found = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
         if found is None:
             return None
@@ -210,7 +209,7 @@ def _slope(trial: CheckContext, images: Tensor, y: Tensor, objective: Objective)
     return torch.cat(parts)
 
 
-def check_labels(trial: CheckContext) -> None:
+def check_labels(context: CheckContext) -> None:
     """Refuse labels that the model has no logit for, on which a GPU would stop the process.
 
     Raises
@@ -218,6 +217,6 @@ def check_labels(trial: CheckContext) -> None:
     UserError
         Naming the labels.
     """
-    low, high, classes = int(trial.y.min()), int(trial.y.max()), answers(trial).classes
+    low, high, classes = int(context.y.min()), int(context.y.max()), answers(context).classes
     if low < 0 or high >= classes:
         raise UserError(f"labels run from {low} to {high}, the model has {classes} classes")

@@ -17,9 +17,14 @@ from arnas.attacks.apgd import apgd
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.context import CheckContext
-from arnas.evaluation.checks.probes import NotApplicableError
-from arnas.evaluation.checks.run import FEW, SLACK, Check, Status
+from arnas.evaluation.checks.base import (
+    FEW,
+    SLACK,
+    Check,
+    CheckContext,
+    NotApplicableError,
+    Status,
+)
 from arnas.evaluation.checks.strength import full_range, margin_against_entropy
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
@@ -147,16 +152,16 @@ class Control(NamedTuple):
     exact: Exact
 
 
-def make_control(trial: CheckContext) -> Control:
-    """Return the control for a trial's images and budget.
+def make_control(context: CheckContext) -> Control:
+    """Return the control for a context's images and budget.
 
     Where the budget is too small for it to lose a quarter of its images, a power of two times as
     much is taken: an attack cannot be judged on a model that has nothing to lose.
     """
-    x, y = trial.probe()
+    x, y = context.probe()
     if len(set(y.tolist())) < 2:
         raise NotApplicableError("the control needs images of two classes")
-    model, classes = nearest_mean(trial.x, trial.y)
+    model, classes = nearest_mean(context.x, context.y)
     x, label = x.double().clamp(0, 1), torch.searchsorted(classes, y)
     lead = -margin(model(x).detach(), label)
     known = lead > 0
@@ -168,7 +173,7 @@ def make_control(trial: CheckContext) -> Control:
         x[known],
         label[known],
     )
-    threat, full = trial.threat, full_range(trial)
+    threat, full = context.threat, full_range(context)
     if not threat.epsilon:
         threat = Threat(full.norm, full.epsilon / 256)
     while True:
@@ -178,9 +183,9 @@ def make_control(trial: CheckContext) -> Control:
         threat = Threat(full.norm, min(2 * threat.epsilon, full.epsilon))
 
 
-def controls(trial: CheckContext) -> Check:
+def linear_control(context: CheckContext) -> Check:
     """Check 25: the attacks find on a linear classifier what there is, and no more."""
-    control = make_control(trial)
+    control = make_control(context)
     exact, threat = control.exact, control.threat
     broken = attack_control(control)
     impossible = int((broken & exact.robust).sum())
@@ -190,21 +195,21 @@ def controls(trial: CheckContext) -> Check:
         control.x.float(),
         control.y,
         threat,
-        trial.suite,
-        trial.seed,
-        trial.batch_size,
+        context.suite,
+        context.seed,
+        context.batch_size,
     )
     masked = margin_against_entropy(loud)
     status: Status = "PASS"
     if impossible or missed > max(SLACK * falls, FEW) or masked.status != "FAIL":
         status = "FAIL"
     return Check(
-        "controls",
+        "linear_control",
         status,
         f"of {len(broken)} images a linear classifier holds {int(exact.certified.sum())} by its "
         f"certificate and loses {falls} at epsilon {threat.epsilon:.4g}; APGD misses {missed} of "
         f"these and breaks {impossible} that cannot be broken; with logits x {LOUD:.0f} it is "
-        f"{'' if masked.status == 'FAIL' else 'not '}found out ({masked.figure})",
+        f"{'' if masked.status == 'FAIL' else 'not '}found out ({masked.evidence})",
         "the attacks do not work on these images: look at their range, their type and epsilon",
     )
 

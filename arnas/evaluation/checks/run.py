@@ -1,26 +1,20 @@
 """Checks for the known ways of measuring a robustness that is not there.
 
-Each returns its verdict with the figure it rests on and what to do. They follow the signs of
+Each returns its verdict with the evidence it rests on and what to do. They follow the signs of
 obfuscated gradients of Athalye et al. (arXiv 1802.00420) and the checklist of Carlini et al.
 (arXiv 1902.06705).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE, Check, Status
 from arnas.evaluation.statistics import Accuracy
 from arnas.evaluation.witness import EvalMonitor
 
-Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
-TOLERANCE = 1e-6
-"""Rounding that float32 adds to the ball and the box."""
-SLACK, FEW = 0.01, 2
-"""Share and number of images by which an attack may lag behind a weaker one before it fails: both
-end in local optima of their own."""
 MARGIN_WARN, MARGIN_FAIL = 0.03, 0.10
 """Shares of the images by which an attack on the margin may be ahead before it warns and fails."""
 CONTROL_LOSS = 1 / 3
@@ -29,64 +23,53 @@ CONVERGED = 2.0
 """Points by which five times the steps may lower an accuracy before fewer are called too few."""
 
 
-class Check(NamedTuple):
-    """One verdict."""
-
-    id: str
-    status: Status
-    figure: str
-    """What was measured, in words."""
-    advice: str
-    """What to do if it is not PASS."""
-
-
-def failed_checks(checks: Iterable[Check]) -> list[str]:
-    """Return the names of the checks that failed; with one a row may not stand in a ranking."""
-    return [check.id for check in checks if check.status == "FAIL"]
-
-
-def not_run(name: str, figure: str, advice: str) -> Check:
+def not_run(name: str, evidence: str, advice: str) -> Check:
     """Return the verdict of a check whose attacks were not asked for."""
-    return Check(name, "WARN", figure, advice)
+    return Check(name, "WARN", evidence, advice)
 
 
-def eval_mode(witness: EvalMonitor) -> Check:
+def eval_mode(monitor: EvalMonitor) -> Check:
     """Check that every pass is in evaluation mode and that the model comes out unchanged."""
-    figure = (
-        f"{witness.awake} of {witness.forwards} forward passes with a submodule in training mode, "
-        f"weights and buffers {'changed' if witness.changed else 'unchanged'}"
+    evidence = (
+        f"{monitor.awake} of {monitor.forwards} forward passes with a submodule in training mode, "
+        f"weights and buffers {'changed' if monitor.changed else 'unchanged'}"
     )
-    bad = witness.awake or witness.changed
+    bad = monitor.awake or monitor.changed
     return Check(
         "eval_mode",
         "FAIL" if bad else "PASS",
-        figure,
+        evidence,
         "call model.eval() for every submodule and keep it so while attacking",
     )
 
 
-def box_and_ball(witness: EvalMonitor) -> Check:
+def box_and_ball(monitor: EvalMonitor) -> Check:
     """Check that every example lies in the ball and in [0, 1]."""
     inside = (
-        witness.finite
-        and witness.excess <= TOLERANCE
-        and witness.low >= -TOLERANCE
-        and witness.high <= 1 + TOLERANCE
+        monitor.finite
+        and monitor.excess <= TOLERANCE
+        and monitor.low >= -TOLERANCE
+        and monitor.high <= 1 + TOLERANCE
     )
-    figure = (
-        f"{witness.examples} examples exceed epsilon by {max(witness.excess, 0):.6f} at most, "
-        f"pixels from {witness.low:.6g} to {witness.high:.6g}, "
-        f"{'all' if witness.finite else 'not all'} of them finite"
-        if witness.examples
+    evidence = (
+        f"{monitor.examples} examples exceed epsilon by {max(monitor.excess, 0):.6f} at most, "
+        f"pixels from {monitor.low:.6g} to {monitor.high:.6g}, "
+        f"{'all' if monitor.finite else 'not all'} of them finite"
+        if monitor.examples
         else "no image was classified correctly, so none was attacked"
     )
-    good: Status = "PASS" if witness.examples else "WARN"
+    good: Status = "PASS" if monitor.examples else "WARN"
     return Check(
-        "box_and_ball",
-        good if inside or not witness.examples else "FAIL",
-        figure,
+        "ball_and_box",
+        good if inside or not monitor.examples else "FAIL",
+        evidence,
         "project onto the ball, then clip to [0, 1], in input units",
     )
+
+
+def blackbox_ball_and_box(monitor: EvalMonitor) -> Check:
+    """Check the same of the examples that are shown to other networks, and of Square's."""
+    return box_and_ball(monitor)._replace(id="blackbox_ball_and_box")
 
 
 def epsilon_zero(clean: Tensor, attacked: Tensor) -> Check:
@@ -118,7 +101,7 @@ def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
     if standing.correct > constant:
         status = "FAIL"
     return Check(
-        "epsilon_one",
+        "unbounded_attack",
         status,
         f"{standing.percent:.1f} % of {standing.n} images withstand epsilon {epsilon}, which "
         "allows every image",
@@ -179,7 +162,7 @@ def _lag(surplus: int, n: int) -> Status:
     return "WARN" if surplus <= max(SLACK * n, FEW) else "FAIL"
 
 
-def selection_honest(
+def selection_not_test(
     recorded: float, measured: float, images: int, leaked: tuple[int, int]
 ) -> Check:
     """Check that the checkpoint was chosen on the selection images, and that no test image leaked.

@@ -225,7 +225,8 @@ def _checks(assessment: EvalResult) -> str:
         f"{counts['FAIL']} failed, {counts['SKIP']} had nothing to look at."
     )
     remarks = [
-        f"**{check.status}** {plain(check.id)}: {plain(check.figure)}. Fix: {plain(check.advice)}."
+        f"**{check.status}** {plain(check.id)}: {plain(check.evidence)}. "
+        f"Fix: {plain(check.advice)}."
         for status in ("FAIL", "WARN")
         for check in assessment.checks
         if check.status == status

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import frozen_eval, home
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.projection import length
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.base import Check
 from arnas.evaluation.result import EvalResult
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.reporting.model.page import check_pictures, fallen, pixels, png_bytes
@@ -172,14 +172,14 @@ def _add_check(suite: ET.Element, check: Check) -> None:
     names = {"classname": "arnas.checks", "name": _xml(check.id)}
     case = ET.SubElement(suite, "testcase", names)
     if check.status == "FAIL":
-        failure = ET.SubElement(case, "failure", {"type": "check", "message": _xml(check.figure)})
-        failure.text = _xml(f"{check.figure}. Fix: {check.advice}.")
+        failure = ET.SubElement(case, "failure", {"type": "check", "message": _xml(check.evidence)})
+        failure.text = _xml(f"{check.evidence}. Fix: {check.advice}.")
     elif check.status == "SKIP":
-        ET.SubElement(case, "skipped", {"message": _xml(check.figure)})
+        ET.SubElement(case, "skipped", {"message": _xml(check.evidence)})
     else:
         warned = f" Fix: {check.advice}." if check.status == "WARN" else ""
         output = ET.SubElement(case, "system-out")
-        output.text = _xml(f"{check.status}: {check.figure}.{warned}")
+        output.text = _xml(f"{check.status}: {check.evidence}.{warned}")
 
 
 def _xml(text: str) -> str:

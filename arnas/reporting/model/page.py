@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from arnas.attacks.threat import parse_amount
-from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.checks.base import Check, Status
 from arnas.evaluation.record import worst_class
 from arnas.evaluation.result import BROKEN, ROBUST, EvalResult
 from arnas.evaluation.statistics import Accuracy

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arnas.attacks.registry import ATTACKS
 from arnas.evaluation.checks import run as checks
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.base import Check
 from arnas.evaluation.statistics import wilson
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_verified, write_bytes
@@ -198,7 +198,7 @@ def check_rows(
 def _check_row(cell: Row, check: Check) -> Row:
     """Return a verdict as a row."""
     return {**cell, "check": check.id, "status": check.status} | {
-        "figure": check.figure,
+        "figure": check.evidence,
         "advice": "" if check.status == "PASS" else check.advice,
     }
 

@@ -14,16 +14,15 @@ from broken_models import (
     OUTSIDE,
     THREAT,
     Wrapped,
+    context_of,
     trained,
-    trial_of,
 )
 from check_cases import of_model, on_digits
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.context import CheckContext
-from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks import run_check
+from arnas.evaluation.checks.base import Check, CheckContext
 from arnas.evaluation.statistics import wilson
 from arnas.spaces.network import Normalise
 
@@ -46,36 +45,38 @@ from arnas.spaces.network import Normalise
     ],
 )
 def test_the_range_of_images(prepare: Callable[[Tensor], Tensor], status: str, advice: str) -> None:
-    trial = trial_of("cnn")
-    trial.x = prepare(trial.x)
-    if trial.x.dtype == torch.float64:
-        trial.model.double()
+    context = context_of("cnn")
+    context.x = prepare(context.x)
+    if context.x.dtype == torch.float64:
+        context.model.double()
     # Dark images are also worse ones, which another normalisation would help.
-    found = MODEL_CHECKS["input_range"](trial)
-    assert found.status == ("FAIL" if status == "WARN" and "normalised" in found.figure else status)
+    found = run_check("input_range", context)
+    assert found.status == (
+        "FAIL" if status == "WARN" and "normalised" in found.evidence else status
+    )
     assert advice in found.advice or status == "WARN"
 
 
 def test_dark_images_that_the_model_knows_are_a_warning() -> None:
     bright = Wrapped(trained("cnn"), before=lambda x: 16 * x).eval()
-    trial = of_model(bright)
-    trial.x = trial.x / 16
-    assert MODEL_CHECKS["input_range"](trial).status == "WARN"
-    assert "pixels from 0 to 0.0625" in MODEL_CHECKS["input_range"](trial).figure
+    context = of_model(bright)
+    context.x = context.x / 16
+    assert run_check("input_range", context).status == "WARN"
+    assert "pixels from 0 to 0.0625" in run_check("input_range", context).evidence
 
 
 def test_normalisation_outside_is_told_by_the_accuracies() -> None:
-    trial = trial_of("normalisation_outside")
-    found = MODEL_CHECKS["input_range"](trial)
-    x, y = trial.x[:256], trial.y[:256]
+    context = context_of("normalisation_outside")
+    found = run_check("input_range", context)
+    x, y = context.x[:256], context.y[:256]
     with torch.no_grad():
-        plain = wilson(int((trial.model(x).argmax(1) == y).sum()), 256)
-        best = wilson(int((trial.model((x - 0.5) / 0.5).argmax(1) == y).sum()), 256)
+        plain = wilson(int((context.model(x).argmax(1) == y).sum()), 256)
+        best = wilson(int((context.model((x - 0.5) / 0.5).argmax(1) == y).sum()), 256)
     assert best.low > plain.high
-    assert f"{plain.percent:.1f} % of 256" in found.figure
-    assert f"{best.percent:.1f} % when normalised by the constants of -1 to 1" in found.figure
-    inside = nn.Sequential(Normalise([OUTSIDE[0]], [OUTSIDE[1]]), trial.model).eval()
-    assert MODEL_CHECKS["input_range"](of_model(inside)).status == "PASS"
+    assert f"{plain.percent:.1f} % of 256" in found.evidence
+    assert f"{best.percent:.1f} % when normalised by the constants of -1 to 1" in found.evidence
+    inside = nn.Sequential(Normalise([OUTSIDE[0]], [OUTSIDE[1]]), context.model).eval()
+    assert run_check("input_range", of_model(inside)).status == "PASS"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_recorded_normalisation_is_that_of_the_model(known: dict[str, Any], stat
     inside = nn.Sequential(
         Normalise([OUTSIDE[0]], [OUTSIDE[1]]), trained("normalisation_outside")
     ).eval()
-    assert MODEL_CHECKS["input_range"](of_model(inside, known=known)).status == status
+    assert run_check("input_range", of_model(inside, known=known)).status == status
 
 
 class Noisy(nn.Module):
@@ -111,8 +112,8 @@ class Noisy(nn.Module):
 
 def test_a_layer_of_noise_is_no_wrong_normalisation() -> None:
     known = {"mean": [0.3], "std": [0.4]}
-    found = MODEL_CHECKS["input_range"](of_model(Noisy(), known=known))
-    assert (found.status, "Noisy has mean 0 and std 0.1" in found.figure) == ("WARN", True)
+    found = run_check("input_range", of_model(Noisy(), known=known))
+    assert (found.status, "Noisy has mean 0 and std 0.1" in found.evidence) == ("WARN", True)
 
 
 def test_a_recorded_normalisation_that_cannot_be_found_is_a_warning() -> None:
@@ -139,22 +140,22 @@ def test_a_recorded_normalisation_that_cannot_be_found_is_a_warning() -> None:
 def test_clean_accuracy_is_that_of_the_record(
     count: int, off: float, known: dict[str, Any], status: str
 ) -> None:
-    trial = trial_of("cnn", count)
+    context = context_of("cnn", count)
     with torch.no_grad():
-        right = int((trial.model(trial.x).argmax(1) == trial.y).sum())
-    trial.known = {"clean_accuracy": 100 * right / count + off, **known}
-    found = MODEL_CHECKS["clean_accuracy_recorded"](trial)
-    assert f"{100 * right / count:.2f} % on {count} images" in found.figure
+        right = int((context.model(context.x).argmax(1) == context.y).sum())
+    context.known = {"clean_accuracy": 100 * right / count + off, **known}
+    found = run_check("clean_accuracy_recorded", context)
+    assert f"{100 * right / count:.2f} % on {count} images" in found.evidence
     assert found.status == status
 
 
 @pytest.mark.parametrize(("wrong", "status"), [(0, "PASS"), (1, "WARN"), (2, "FAIL")])
 def test_a_perfect_record_allows_one_image(wrong: int, status: str) -> None:
-    trial = trial_of("cnn", known={"clean_accuracy": 100.0})
+    context = context_of("cnn", known={"clean_accuracy": 100.0})
     with torch.no_grad():
-        trial.y = trial.model(trial.x).argmax(1)
-    trial.y[:wrong] = (trial.y[:wrong] + 1) % 10
-    assert MODEL_CHECKS["clean_accuracy_recorded"](trial).status == status
+        context.y = context.model(context.x).argmax(1)
+    context.y[:wrong] = (context.y[:wrong] + 1) % 10
+    assert run_check("clean_accuracy_recorded", context).status == status
 
 
 @pytest.mark.parametrize("recorded", [None, "good", math.nan, 978, -1, [97.0, 98.0]])
@@ -192,8 +193,8 @@ def test_the_unit_of_epsilon(norm: str, epsilon: float | str, status: str) -> No
     threat = Threat(norm, epsilon)
     found = on_digits("epsilon_unit", threat=threat, known={"epsilon_written": epsilon})
     assert found.status == status
-    assert str(threat) in found.figure
-    assert f"written {epsilon}" in found.figure
+    assert str(threat) in found.evidence
+    assert f"written {epsilon}" in found.evidence
 
 
 def test_another_budget_than_the_written_one_fails() -> None:
@@ -208,23 +209,23 @@ def test_the_subset_is_hashed_and_counted() -> None:
     indices = torch.tensor([5, 3, 300])
     found = on_digits("test_subset", count=3, indices=indices)
     digest = hashlib.sha256(struct.pack("<3q", 5, 3, 300)).hexdigest()[:12]
-    assert f"a selection of 3 images, indices sha256 {digest}" in found.figure
+    assert f"a selection of 3 images, indices sha256 {digest}" in found.evidence
     first = on_digits("test_subset", known={"dataset_size": 360}, indices=torch.arange(360))
-    assert first.figure.startswith("all 360 images")
+    assert first.evidence.startswith("all 360 images")
     half = wilson(180, 360)
-    assert f"+-{(half.high - half.low) / 2:.1f} points" in first.figure
-    assert on_digits("test_subset").figure.startswith("the first 360 images")
+    assert f"+-{(half.high - half.low) / 2:.1f} points" in first.evidence
+    assert on_digits("test_subset").evidence.startswith("the first 360 images")
 
 
 def many(count: int, classes: int = 10) -> CheckContext:
-    """Return a trial with images of noise and as many labels of each class."""
+    """Return a context with images of noise and as many labels of each class."""
     draws = torch.Generator().manual_seed(0)
     x = torch.rand(count, 1, 8, 8, generator=draws)
     return CheckContext(trained("cnn"), x, torch.arange(count) % classes, THREAT, "fast", 0, 500)
 
 
-def subset_of(trial: CheckContext) -> Check:
-    return MODEL_CHECKS["test_subset"](trial)
+def subset_of(context: CheckContext) -> Check:
+    return run_check("test_subset", context)
 
 
 def test_a_large_balanced_set_passes() -> None:
@@ -233,21 +234,21 @@ def test_a_large_balanced_set_passes() -> None:
 
 
 def test_images_that_are_there_twice_are_counted() -> None:
-    trial = many(1000)
-    trial.x[7] = trial.x[8]
-    trial.x[9] = trial.x[8]
-    assert "2 images and 0 indices twice" in subset_of(trial).figure
-    trial.indices = torch.arange(1000).clamp_min(1)
-    assert "2 images and 1 indices twice" in subset_of(trial).figure
-    assert subset_of(trial).status == "WARN"
+    context = many(1000)
+    context.x[7] = context.x[8]
+    context.x[9] = context.x[8]
+    assert "2 images and 0 indices twice" in subset_of(context).evidence
+    context.indices = torch.arange(1000).clamp_min(1)
+    assert "2 images and 1 indices twice" in subset_of(context).evidence
+    assert subset_of(context).status == "WARN"
 
 
 def test_classes_that_are_missing_or_crowded_are_named() -> None:
-    assert "no image of 8 of 10 classes" in subset_of(many(1000, classes=2)).figure
-    trial = many(1000)
-    trial.y[:400] = 3
-    assert "46 % of them of class 3" in subset_of(trial).figure
-    assert subset_of(trial).status == "WARN"
+    assert "no image of 8 of 10 classes" in subset_of(many(1000, classes=2)).evidence
+    context = many(1000)
+    context.y[:400] = 3
+    assert "46 % of them of class 3" in subset_of(context).evidence
+    assert subset_of(context).status == "WARN"
 
 
 @pytest.mark.parametrize(
@@ -259,6 +260,6 @@ def test_classes_that_are_missing_or_crowded_are_named() -> None:
     ],
 )
 def test_indices_that_cannot_be_meant_fail(indices: Tensor, known: dict[str, Any]) -> None:
-    trial = many(1000)
-    trial.indices, trial.known = indices, known
-    assert subset_of(trial).status == "FAIL"
+    context = many(1000)
+    context.indices, context.known = indices, known
+    assert subset_of(context).status == "FAIL"

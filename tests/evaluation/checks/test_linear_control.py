@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attacked_trials import verdict
-from broken_models import trial_of
+from broken_models import context_of
 from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks import linear_control as control_check
+from arnas.evaluation.checks import run_check
+from arnas.evaluation.checks.base import Check
 from arnas.evaluation.checks.linear_control import (
     Control,
     attack_control,
@@ -23,7 +24,6 @@ from arnas.evaluation.checks.linear_control import (
     nearest_mean,
     scaled,
 )
-from arnas.evaluation.checks.run import Check
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -71,7 +71,7 @@ def test_the_gain_of_nothing_is_nothing() -> None:
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 0.7), ("l1", 2.0)])
 def test_certificates_hold_and_the_edge_is_exact(norm: str, epsilon: float) -> None:
     """Far from the box the dual norm is exact; on the digits it certifies fewer images."""
-    data = trial_of("cnn")
+    data = context_of("cnn")
     model, classes = nearest_mean(data.x, data.y)
     label = torch.searchsorted(classes, data.y)
     exact = exact_robustness(model, data.x.double(), label, Threat(norm, epsilon))
@@ -85,7 +85,7 @@ def test_certificates_hold_and_the_edge_is_exact(norm: str, epsilon: float) -> N
 
 
 def test_the_nearest_mean_is_that() -> None:
-    data = trial_of("cnn")
+    data = context_of("cnn")
     model, classes = nearest_mean(data.x, data.y)
     flat = data.x.flatten(1).double()
     means = torch.stack([flat[data.y == label].mean(0) for label in classes])
@@ -97,24 +97,24 @@ def test_the_nearest_mean_is_that() -> None:
     [("linf", 0.15), ("l2", 1.0), pytest.param("l1", 3.0, marks=pytest.mark.long)],
 )
 def test_the_control_passes(norm: str, epsilon: float) -> None:
-    check = verdict("controls", trial_of("cnn", threat=Threat(norm, epsilon)))
+    check = run_check("linear_control", context_of("cnn", threat=Threat(norm, epsilon)))
     assert check.status == "PASS"
-    assert "breaks 0 that cannot be broken" in check.figure
-    assert "it is found out" in check.figure
+    assert "breaks 0 that cannot be broken" in check.evidence
+    assert "it is found out" in check.evidence
 
 
 @pytest.mark.parametrize("epsilon", [0, 0.004])
 def test_a_budget_too_small_to_tell_is_raised(epsilon: float) -> None:
-    control = make_control(trial_of("cnn", threat=Threat("linf", epsilon)))
+    control = make_control(context_of("cnn", threat=Threat("linf", epsilon)))
     assert control.exact.breakable.sum() > len(control.y) / 4
     assert control.threat.epsilon > epsilon
-    enough = make_control(trial_of("cnn", threat=Threat("linf", 0.3)))
+    enough = make_control(context_of("cnn", threat=Threat("linf", 0.3)))
     assert enough.threat.epsilon == 0.3
 
 
 def test_an_attack_that_is_too_weak_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_check, "apgd", lambda model, x, y, threat, **options: x)
-    check = verdict("controls", trial_of("cnn", threat=Threat("linf", 0.15)))
+    check = run_check("linear_control", context_of("cnn", threat=Threat("linf", 0.15)))
     assert check.status == "FAIL"
 
 
@@ -123,21 +123,21 @@ def test_an_attack_that_leaves_the_ball_is_found_out(monkeypatch: pytest.MonkeyP
         return 1 - x
 
     monkeypatch.setattr(control_check, "apgd", away)
-    check = verdict("controls", trial_of("cnn", threat=Threat("linf", 0.1)))
+    check = run_check("linear_control", context_of("cnn", threat=Threat("linf", 0.1)))
     assert check.status == "FAIL"
-    assert "breaks 0 that" not in check.figure
+    assert "breaks 0 that" not in check.evidence
 
 
 def test_a_margin_that_does_not_see_masking_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     fine = Check("margin_against_entropy", "PASS", "nothing seen", "")
-    monkeypatch.setattr(control_check, "margin_against_entropy", lambda trial: fine)
-    check = verdict("controls", trial_of("cnn", threat=Threat("linf", 0.15)))
+    monkeypatch.setattr(control_check, "margin_against_entropy", lambda context: fine)
+    check = run_check("linear_control", context_of("cnn", threat=Threat("linf", 0.15)))
     assert check.status == "FAIL"
-    assert "it is not found out (nothing seen)" in check.figure
+    assert "it is not found out (nothing seen)" in check.evidence
 
 
 def test_few_of_the_images_that_hold_are_attacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    control = make_control(trial_of("cnn", threat=Threat("linf", 0.15)))
+    control = make_control(context_of("cnn", threat=Threat("linf", 0.15)))
     exact = control.exact._replace(breakable=torch.zeros_like(control.exact.breakable))
     seen: list[int] = []
 
@@ -152,7 +152,7 @@ def test_few_of_the_images_that_hold_are_attacked(monkeypatch: pytest.MonkeyPatc
 
 
 def test_scaled_copies_keep_their_answers() -> None:
-    data = trial_of("cnn", count=64)
+    data = context_of("cnn", count=64)
     model, _ = nearest_mean(data.x, data.y)
     loud = scaled(model, 1000, torch.float32)
     assert torch.equal(loud(data.x).argmax(1), model(data.x.double()).argmax(1))

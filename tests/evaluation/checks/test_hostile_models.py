@@ -15,18 +15,16 @@ from broken_models import (
     HONEST,
     THREAT,
     Wrapped,
+    context_of,
     model_of,
     trained,
-    trial_of,
 )
-from check_cases import Stated, of_model, verdicts
+from check_cases import MODEL_CHECKS, Stated, model_checks, of_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.evaluation.checks.base import guarded
-from arnas.evaluation.checks.context import CheckContext
-from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks import run_check
+from arnas.evaluation.checks.base import Check, CheckContext, guarded
 from arnas.runtime.errors import Preempted
 
 
@@ -79,13 +77,13 @@ def test_model_images_and_random_numbers_are_left_alone(name: str) -> None:
     first = next(model.parameters())
     first.requires_grad_(False)
     list(model.parameters())[1].grad = torch.ones_like(list(model.parameters())[1])
-    trial = of_model(model)
-    x, y, before = trial.x.clone(), trial.y.clone(), digest(model)
+    context = of_model(model)
+    x, y, before = context.x.clone(), context.y.clone(), digest(model)
     state, flags = global_randomness(), settings()
-    verdicts(trial)
+    model_checks(context)
     assert digest(model) == before
-    assert torch.equal(trial.x, x)
-    assert torch.equal(trial.y, y)
+    assert torch.equal(context.x, x)
+    assert torch.equal(context.y, y)
     assert global_randomness() == state
     assert settings() == flags
 
@@ -106,26 +104,26 @@ def test_figures_do_not_depend_on_the_global_random_numbers(
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
-        found.append(verdicts(of_model(Wrapped(trained("cnn"), before=draw).eval())))
+        found.append(model_checks(of_model(Wrapped(trained("cnn"), before=draw).eval())))
     assert found[0] == found[1]
     assert found[0]["determinism"].status == "FAIL"
 
 
 def test_a_guard_puts_back_what_a_check_leaves() -> None:
-    def careless(trial: CheckContext) -> Check:
-        trial.model.train()
-        trial.model.requires_grad_(False)
-        trial.model.zero_grad()
-        for parameter in trial.model.parameters():
+    def careless(context: CheckContext) -> Check:
+        context.model.train()
+        context.model.requires_grad_(False)
+        context.model.zero_grad()
+        for parameter in context.model.parameters():
             parameter.data.zero_()
         return Check("careless", "PASS", "", "")
 
-    trial = trial_of("cnn_bn")
-    first = next(trial.model.parameters())
+    context = context_of("cnn_bn")
+    first = next(context.model.parameters())
     first.grad = torch.ones_like(first)
-    before = digest(trial.model)
-    guarded("careless", careless)(trial)
-    assert digest(trial.model) == before
+    before = digest(context.model)
+    guarded("careless", careless)(context)
+    assert digest(context.model) == before
 
 
 def raises(*_: Any) -> Tensor:
@@ -196,10 +194,10 @@ def in_bfloat16(model: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_model_is_a_verdict_and_no_exception(name: str) -> None:
     act, check, status, figure = HOSTILE[name]
-    found = verdicts(of_model(Stated(act)))
+    found = model_checks(of_model(Stated(act)))
     assert found[check].status == status
-    assert figure in found[check].figure
-    assert "\n" not in "".join(one.figure for one in found.values())
+    assert figure in found[check].evidence
+    assert "\n" not in "".join(one.evidence for one in found.values())
     assert all(one.advice for one in found.values() if one.status != "PASS")
 
 
@@ -217,11 +215,11 @@ def test_a_hostile_model_is_a_verdict_and_no_exception(name: str) -> None:
 def test_odd_trials_are_verdicts_too(
     changes: dict[str, Any], check: str, status: str, figure: str
 ) -> None:
-    usual = trial_of("cnn")
+    usual = context_of("cnn")
     fields = {"model": usual.model, "x": usual.x, "y": usual.y} | changes
-    trial = CheckContext(**fields, threat=THREAT, suite="standard", seed=0, batch_size=128)
-    found = verdicts(trial)[check]
-    assert (found.status, figure in found.figure) == (status, True), found
+    context = CheckContext(**fields, threat=THREAT, suite="standard", seed=0, batch_size=128)
+    found = model_checks(context)[check]
+    assert (found.status, figure in found.evidence) == (status, True), found
 
 
 def test_a_signal_still_stops_a_check() -> None:
@@ -231,6 +229,6 @@ def test_a_signal_still_stops_a_check() -> None:
     asked = set(MODEL_CHECKS) - {"epsilon_unit"}  # which asks the model nothing
     for name in asked:
         with pytest.raises(Preempted):
-            MODEL_CHECKS[name](of_model(Stated(stopped)))
+            run_check(name, of_model(Stated(stopped)))
     with pytest.raises(KeyboardInterrupt):
-        guarded("one", lambda trial: (_ for _ in ()).throw(KeyboardInterrupt))(trial_of("cnn"))
+        guarded("one", lambda context: (_ for _ in ()).throw(KeyboardInterrupt))(context_of("cnn"))

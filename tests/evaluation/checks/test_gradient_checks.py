@@ -10,18 +10,18 @@ import torch
 from broken_models import (
     THREAT,
     Wrapped,
+    context_of,
     images_of,
     model_of,
-    trial_of,
 )
 from check_cases import Stated, of_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation.checks import run_check
+from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.checks.gradients import saturation
-from arnas.evaluation.checks.model import MODEL_CHECKS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -40,32 +40,32 @@ def test_saturation_is_where_the_gradient_of_the_cross_entropy_ends(dtype: torch
     ("median", "status"), [(8, "PASS"), (40, "PASS"), (53, "WARN"), (150, "FAIL")]
 )
 def test_the_size_of_logits(median: float, status: str) -> None:
-    trial = trial_of("cnn")
+    context = context_of("cnn")
     with torch.no_grad():
-        top = trial.model(trial.x).topk(2, dim=1).values
+        top = context.model(context.x).topk(2, dim=1).values
     factor = median / float((top[:, 0] - top[:, 1]).median())
-    trial.model = Wrapped(trial.model, after=lambda logits: factor * logits).eval()
-    found = MODEL_CHECKS["logits"](trial)
+    context.model = Wrapped(context.model, after=lambda logits: factor * logits).eval()
+    found = run_check("logits", context)
     gaps = factor * (top[:, 0] - top[:, 1])
     assert found.status == status
-    assert f"{100 * float((gaps > 103.97).float().mean()):.1f} % of 360 images" in found.figure
-    assert f"by {median:.3g} (median)" in found.figure
+    assert f"{100 * float((gaps > 103.97).float().mean()):.1f} % of 360 images" in found.evidence
+    assert f"by {median:.3g} (median)" in found.evidence
 
 
 @pytest.mark.parametrize(("dead", "status"), [(0, "PASS"), (1, "WARN"), (2, "FAIL"), (64, "FAIL")])
 def test_the_share_of_images_without_a_gradient(dead: int, status: str) -> None:
-    trial = trial_of("cnn")
-    trial.x[:64, 0, 0, 0] = torch.where(torch.arange(64) < dead, 1.0, 0.0)
+    context = context_of("cnn")
+    context.x[:64, 0, 0, 0] = torch.where(torch.arange(64) < dead, 1.0, 0.0)
 
     def cut(s: nn.Module, m: nn.Module, x: Tensor) -> Tensor:
         marked = (x.detach()[:, 0, 0, 0] > 0.9)[:, None, None, None]
         return m(torch.where(marked, x.detach(), x))
 
-    found = MODEL_CHECKS["gradient"](of_model(Stated(cut), threat=Threat("linf", 0.05)))
+    found = run_check("gradient", of_model(Stated(cut), threat=Threat("linf", 0.05)))
     assert found.status == "PASS"  # none is marked in these images
-    trial.model, trial.threat = Stated(cut), Threat("linf", 0.05)
-    found = MODEL_CHECKS["gradient"](trial)
-    assert f"{dead} without a gradient of the cross-entropy, {dead} without" in found.figure
+    context.model, context.threat = Stated(cut), Threat("linf", 0.05)
+    found = run_check("gradient", context)
+    assert f"{dead} without a gradient of the cross-entropy, {dead} without" in found.evidence
     assert found.status == status
 
 
@@ -76,12 +76,10 @@ def test_gradients_are_looked_for_within_the_ball_too() -> None:
         moved = (x.detach()[:, 0, 0, 0] > 0)[:, None, None, None]
         return m(torch.where(moved, x.detach(), x))
 
-    trial = of_model(Stated(cut))
-    assert not trial.x[:64, 0, 0, 0].any()
-    assert MODEL_CHECKS["gradient"](trial).status == "FAIL"
-    assert (
-        MODEL_CHECKS["gradient"](of_model(Stated(cut), threat=Threat("linf", 0))).status == "PASS"
-    )
+    context = of_model(Stated(cut))
+    assert not context.x[:64, 0, 0, 0].any()
+    assert run_check("gradient", context).status == "FAIL"
+    assert run_check("gradient", of_model(Stated(cut), threat=Threat("linf", 0))).status == "PASS"
 
 
 class Halves(nn.Module):
@@ -102,11 +100,11 @@ class Halves(nn.Module):
 def test_a_missing_part_of_a_linear_gradient_is_measured_exactly(share: float) -> None:
     model = Halves(share)
     x, y = images_of("two_classes")
-    found = MODEL_CHECKS["finite_differences"](CheckContext(model, x, y, THREAT, "fast", 0, 64))
+    found = run_check("finite_differences", CheckContext(model, x, y, THREAT, "fast", 0, 64))
     seen, whole = ((w[:, 1] - w[:, 0]).detach() for w in (model.seen, model.seen + model.unseen))
     own = float(seen @ whole / (seen @ seen))
     cosine = float(F.cosine_similarity(seen, whole, dim=0))
-    measured = float(re.search(r"([-\d.]+) times along its own way", found.figure)[1])
+    measured = float(re.search(r"([-\d.]+) times along it", found.evidence)[1])
     assert measured == pytest.approx(own, abs=6e-4)
     if cosine < 0.95:
         assert found.status == "FAIL"
@@ -145,14 +143,14 @@ def test_substituted_gradients_are_told_from_true_ones(
     levels: float, factor: float, status: str
 ) -> None:
     model = Stated(lambda s, m, x: m(Rounded.apply(x, levels, factor)))
-    assert MODEL_CHECKS["finite_differences"](of_model(model)).status == status
+    assert run_check("finite_differences", of_model(model)).status == status
 
 
 def test_thresholds_that_short_steps_do_not_reach_are_found_by_longer_ones() -> None:
-    trial = of_model(Stated(lambda s, m, x: m(Rounded.apply(x, 1, 0.0))))
-    trial.x = torch.where(trial.x > 0.5, 0.97, 0.47)
-    found = MODEL_CHECKS["finite_differences"](trial)
-    assert (found.status, "0.0000 (least 0.0000)" in found.figure) == ("FAIL", True)
+    context = of_model(Stated(lambda s, m, x: m(Rounded.apply(x, 1, 0.0))))
+    context.x = torch.where(context.x > 0.5, 0.97, 0.47)
+    found = run_check("finite_differences", context)
+    assert (found.status, "0.0000 (least 0.0000)" in found.evidence) == ("FAIL", True)
 
 
 def test_rounding_is_no_change() -> None:
@@ -161,8 +159,8 @@ def test_rounding_is_no_change() -> None:
         nothing = flat.sum(1) - flat.flip(1).cumsum(1)[:, -1]
         return torch.arange(10.0).to(x) + nothing[:, None] * torch.linspace(0, 1, 10).to(x)
 
-    found = MODEL_CHECKS["finite_differences"](of_model(Stated(constant)))
-    assert (found.status, "change" in found.figure) == ("SKIP", True)
+    found = run_check("finite_differences", of_model(Stated(constant)))
+    assert (found.status, "change" in found.evidence) == ("SKIP", True)
 
 
 def test_kinks_at_equal_pixels_do_not_fail_an_honest_network() -> None:
@@ -178,9 +176,9 @@ def test_kinks_at_equal_pixels_do_not_fail_an_honest_network() -> None:
             nn.Flatten(),
             nn.Linear(32, 10),
         ).eval()
-    found = MODEL_CHECKS["finite_differences"](of_model(model))
+    found = run_check("finite_differences", of_model(model))
     assert found.status == "PASS"
-    assert "1.0000 (least 1.0000)" in found.figure
+    assert "1.0000 (least 1.0000)" in found.evidence
 
 
 @pytest.mark.parametrize(
@@ -190,6 +188,6 @@ def test_models_of_one_type_are_checked_in_float32(name: str, status: str) -> No
     inner = model_of(name)
     single = Stated(lambda s, m, x: s.other[0](x.float()))
     single.other = [inner]  # hidden from double()
-    found = MODEL_CHECKS["finite_differences"](of_model(single))
-    assert "in float32" in found.figure
+    found = run_check("finite_differences", of_model(single))
+    assert "in float32" in found.evidence
     assert found.status == status
