@@ -34,6 +34,12 @@ class AttackEntry:
     settings: str
     """What defines the attack besides its name."""
     citation: str
+    label: str
+    """How tables and figures write its name."""
+    steps: int | None = None
+    """Gradient steps of an iterative attack whose steps have a fixed length."""
+    step_size_over_epsilon: float | None = None
+    """Length of such a step over epsilon."""
     limited: bool = False
     """Whether it runs on the first `whitebox.autoattack_images` images only."""
     gradients: int = 0
@@ -58,7 +64,11 @@ def _autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Te
 
 
 def _pgd(
-    steps: int, objective: Objective, name: str = "cross-entropy", citation: str = _MADRY
+    steps: int,
+    label: str,
+    objective: Objective,
+    name: str = "cross-entropy",
+    citation: str = _MADRY,
 ) -> AttackEntry:
     """Return PGD with the step of a quarter epsilon that 2/255 is at 8/255 (arXiv 2405.05502)."""
 
@@ -77,7 +87,9 @@ def _pgd(
         )
 
     settings = f"{steps} steps of epsilon/4 on the {name}, one uniform start, best iterate"
-    return AttackEntry(run, settings, citation, gradients=steps, forwards=steps + 1)
+    return AttackEntry(
+        run, settings, citation, label, steps, 0.25, gradients=steps, forwards=steps + 1
+    )
 
 
 ATTACKS: dict[str, AttackEntry] = {
@@ -85,16 +97,18 @@ ATTACKS: dict[str, AttackEntry] = {
         _fgsm,
         "one step of epsilon, no random start, kept where it raises the loss",
         "Goodfellow et al., ICLR 2015, arXiv 1412.6572",
+        "FGSM",
         gradients=1,
         forwards=2,
     ),
-    "pgd20": _pgd(20, cross_entropy),
-    "pgd100": _pgd(100, cross_entropy),
-    "cw_inf": _pgd(30, margin, "margin of the logits", _CARLINI),
+    "pgd20": _pgd(20, "PGD-20", cross_entropy),
+    "pgd100": _pgd(100, "PGD-100", cross_entropy),
+    "cw_inf": _pgd(30, "CW-inf", margin, "margin of the logits", _CARLINI),
     "apgd_ce": AttackEntry(
         _apgd_ce,
         "APGD on the cross-entropy: 100 steps of its own size, one random start",
         _CROCE,
+        "APGD-CE",
         gradients=100,
         forwards=101,
     ),
@@ -102,6 +116,7 @@ ATTACKS: dict[str, AttackEntry] = {
         _autoattack,
         "standard: APGD-CE, targeted APGD, targeted FAB, Square",
         _CROCE,
+        "AutoAttack",
         # Counted in the package: 101 and 9 * 101 of APGD, 900 of FAB with its searches, 5000 of
         # Square; each part looks at the images once before and after.
         gradients=1910,

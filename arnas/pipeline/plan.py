@@ -213,7 +213,7 @@ STAGES: tuple[Stage, ...] = (
         "tables",
         "tables",
         (),
-        ("run",),
+        ("run", "data", "retrain"),
         _tables(
             "whitebox",
             "summary",

@@ -15,12 +15,12 @@ from arnas.evaluation.outcomes import load_examples
 from arnas.pipeline.jobs import instances, named, producers
 from arnas.pipeline.plan import FIGURES
 from arnas.pipeline.runner import Job
+from arnas.reporting.format import join
 from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.cells import cells_figure
 from arnas.reporting.run.page import ReportContent, render
 from arnas.reporting.run.style import styled, svg_bytes
 from arnas.reporting.run.tables import read_table
-from arnas.reporting.run.words import join
 from arnas.runtime.files import write_bytes
 from arnas.runtime.manifest import environment, manifest_or_empty
 from arnas.spaces.genotype import load_genotype
