@@ -36,6 +36,7 @@ READS_TORCH_FILES = PACKAGE / "models/loading/torch_files.py"
 """The one file that may read what ``torch.save`` wrote, once, and plain tensors only."""
 TORCH_FREE = (
     "arnas",
+    "arnas.attacks.registry",
     "arnas.config.load",
     "arnas.config.schema",
     "arnas.pipeline.plan",

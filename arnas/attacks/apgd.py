@@ -24,7 +24,7 @@ from arnas.attacks.objectives import (
     targeted_dlr,
     targeted_margin,
 )
-from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, misclassified
+from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, RandomStreams, misclassified
 from arnas.attacks.pgd import check_start, pairs
 from arnas.attacks.threat import Threat
 from arnas.attacks.walks import Walk, begin, checkpoints, inside, random_point
@@ -156,7 +156,7 @@ def apgd_batch(
     x: Tensor,
     labels: Tensor,
     threat: Threat,
-    noise: Tensor,
+    streams: RandomStreams,
     *,
     steps: int = 100,
     objective: Objective = cross_entropy,
@@ -179,9 +179,8 @@ def apgd_batch(
         is not taken for the true class is broken, for the target or not.
     threat
         Norm and budget.
-    noise
-        Raw numbers of x's shape that the random starts are made of: uniform in [0, 1] for linf,
-        normal for L2 and L1.
+    streams
+        Random numbers of the starts: uniform in [0, 1] for linf, normal for L2 and L1.
     steps
         Number of moves, from 0 up; the published budget is 100.
     objective
@@ -197,7 +196,8 @@ def apgd_batch(
     """
     x = x.detach()
     legs = _legs(threat, steps, larger_first)
-    start = random_point(x, noise.to(x), legs[0].threat)
+    draw = streams.uniform if threat.norm == "linf" else streams.normal
+    start = random_point(x, draw(tuple(x.shape[1:])).to(x), legs[0].threat)
     return _walk(oracle, x, labels, legs, start, objective)
 
 

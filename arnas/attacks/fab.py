@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.hyperplane import change_onto
 from arnas.attacks.objectives import targeted_margin
-from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, misclassified
+from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, RandomStreams, misclassified
 from arnas.attacks.pgd import check_start
 from arnas.attacks.projection import TINY, shaped
 from arnas.attacks.threat import Threat
@@ -82,7 +82,7 @@ def fab_batch(
     x: Tensor,
     labels: Tensor,
     threat: Threat,
-    noise: Tensor | None = None,
+    streams: RandomStreams | None = None,
     *,
     steps: int = 100,
 ) -> AttackOutput:
@@ -108,9 +108,8 @@ def fab_batch(
         counts.
     threat
         Norm and budget.
-    noise
-        Random numbers of x's shape, uniform in [0, 1] for linf, normal for L2 and L1; the start is
-        half the budget away in their direction. None starts at the image.
+    streams
+        Not used: the attack starts at the images.
     steps
         Most steps, from 0 up.
 
@@ -121,9 +120,16 @@ def fab_batch(
         `x_adv` is the first such point. The others are returned as they were. A start that is
         misclassified is such a point: all of them lie in the ball.
     """
+    return fab_from(oracle, x, labels, x, threat, steps)
+
+
+def fab_from(
+    oracle: Oracle, x: Tensor, labels: Tensor, start: Tensor, threat: Threat, steps: int
+) -> AttackOutput:
+    """Do the same from given points of the ball."""
     x = x.detach()
     found = AttackOutput(torch.zeros(len(x), dtype=torch.bool, device=x.device), x.clone())
-    walk = _begin(x, labels, _start(x, threat, noise))
+    walk = _begin(x, labels, start.clone())
     while len(walk.place):
         asked = ~walk.judged
         if labels.ndim > 1:
@@ -140,10 +146,11 @@ def fab_batch(
     return found
 
 
-def _start(x: Tensor, threat: Threat, noise: Tensor | None) -> Tensor:
-    """Return where the walks start."""
-    if noise is None:
-        return x.clone()
+def random_start(x: Tensor, noise: Tensor, threat: Threat) -> Tensor:
+    """Return points half the budget away from the images.
+
+    `noise` has x's shape and is uniform in [0, 1] for linf, normal for L2 and L1.
+    """
     direction = 2 * noise - 1 if threat.norm == "linf" else noise
     size = shaped(_length(direction.flatten(1), threat.norm), x).clamp_min(TINY)
     return (x + threat.epsilon / 2 * direction / size).clamp(0, 1)
@@ -380,14 +387,14 @@ def fab(
         oracle = Oracle(model, batch_size)
         for number in range(restarts):
             # Drawn for all images, so that nobody's numbers depend on who else still stands.
-            noise = _draw(x, threat, generator)[standing] if number else None
-            found = fab_batch(oracle, x[standing], labels[standing], threat, noise, steps=steps)
+            start = random_start(x, _draw(x, threat, generator), threat) if number else x
+            found = fab_from(oracle, x[standing], labels[standing], start[standing], threat, steps)
             result[standing[found.broken]] = found.x_adv[found.broken]
             standing = standing[~found.broken]
     return result
 
 
 def _draw(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
-    """Draw the noise of a random start, as `fab_batch` takes it."""
+    """Draw the noise of a random start, as `random_start` takes it."""
     draw = torch.rand if threat.norm == "linf" else torch.randn
     return draw(x.shape, generator=generator, device=generator.device).to(x)

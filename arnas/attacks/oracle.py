@@ -1,7 +1,8 @@
-"""The model as an attack on many images sees it: logits and input gradients, in full batches."""
+"""What attacks on many images are given and return: the model, random numbers, the outcome."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,20 +23,36 @@ class LossAndGrad(NamedTuple):
 
 
 class AttackOutput(NamedTuple):
-    """What an attack came to."""
+    """The result of an attack."""
 
     broken: Tensor
     """bool of shape (N,): whether `x_adv` is misclassified."""
     x_adv: Tensor
-    """Of the images' shape; for an image that stands the best try, where there is one, or the
-    image itself."""
+    """Of the images' shape; for a robust image the best candidate, where there is one, or the image
+    itself."""
+
+
+Numbers = Callable[[int, Tensor, int], Tensor]
+"""``(block, rows, count)`` to numbers in [0, 1), of shape (len(rows), count), for the images at
+`rows` (int64, on the CPU) of the batch. What an image gets depends on the image and the block only,
+so that it does not matter which images are attacked together."""
+
+
+class RandomStreams(NamedTuple):
+    """Random numbers, each a function of its image, attack, try and the seed only."""
+
+    uniform: Callable[[tuple[int, ...]], Tensor]
+    """Shape of one image's numbers in [0, 1) to those of all images, which come first."""
+    normal: Callable[[tuple[int, ...]], Tensor]
+    blocks: Numbers
+    """For an attack that takes more numbers than can be drawn at once."""
 
 
 class Oracle:
-    """Answers for any number of images and counts what it cost.
+    """The model, queried in full batches, and the number of queries.
 
-    Attacks keep all their images in step and ask about those that still stand, so that the batches
-    of the model stay full while images leave. The model must be frozen and in evaluation mode
+    Attacks advance all their images together and query those that are still robust, so that batches
+    stay full while images drop out. The model must be frozen and in evaluation mode
     (`arnas.attacks.eval_mode.frozen_eval`).
 
     Parameters
@@ -55,9 +72,9 @@ class Oracle:
         self.batch_size = batch_size
         self.expectation = expectation
         self.forwards = 0
-        """Images that went forward, those of gradients included."""
+        """Forward passes, counted in images; those of gradients included."""
         self.backwards = 0
-        """Images that gradients were taken for."""
+        """Backward passes, counted in images."""
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of images, of shape (N, classes)."""
@@ -117,3 +134,24 @@ def _input_gradient(values: Tensor, x: Tensor) -> Tensor:
 def misclassified(logits: Tensor, y: Tensor) -> Tensor:
     """Return whether the largest logit is not the true class's; NaN counts as misclassified."""
     return (logits.argmax(1) != y) | logits.isnan().any(1)
+
+
+def in_batches(
+    oracle: Oracle, attack: Callable[..., Tensor], x: Tensor, y: Tensor, *more: Tensor
+) -> AttackOutput:
+    """Run an attack that returns adversarial examples batch by batch, and classify them.
+
+    Parameters
+    ----------
+    oracle
+        The model and the size of a batch.
+    attack
+        Takes the images, their labels and what else there is of a batch; returns its examples.
+    x, y, more
+        Tensors whose first dimension are the images.
+    """
+    if not len(x):
+        return AttackOutput(torch.zeros(0, dtype=torch.bool, device=x.device), x.clone())
+    batches = (torch.split(values, oracle.batch_size) for values in (x, y, *more))
+    x_adv = torch.cat([attack(*batch) for batch in zip(*batches, strict=True)])
+    return AttackOutput(misclassified(oracle.logits(x_adv), y), x_adv)

@@ -16,7 +16,7 @@ from arnas.attacks.objectives import (
     margin,
     targeted_cross_entropy,
 )
-from arnas.attacks.oracle import misclassified
+from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams, in_batches, misclassified
 from arnas.attacks.projection import (
     ascent_direction,
     draw_perturbation,
@@ -254,6 +254,56 @@ def transferable(
     return pgd(
         model, x, y, threat, steps=steps, step_size=threat.epsilon / 4, start=start, keep="last"
     )
+
+
+def transfer_batch(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    streams: RandomStreams,
+    *,
+    source: nn.Module,
+    steps: int,
+) -> AttackOutput:
+    """Show the model of the oracle the examples that `transferable` makes on another one."""
+
+    def attack(image: Tensor, label: Tensor, unit: Tensor) -> Tensor:
+        return transferable(source, image, label, threat, unit, steps=steps)
+
+    return in_batches(oracle, attack, x, y, streams.uniform(tuple(x.shape[1:])).to(x))
+
+
+def pgd_batch(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    streams: RandomStreams,
+    *,
+    steps: int,
+    step_size_over_epsilon: float,
+    objective: Objective = cross_entropy,
+    random_start: bool = True,
+) -> AttackOutput:
+    """Run `pgd` from one uniform start, or from the images, and keep each image's best iterate."""
+
+    def attack(image: Tensor, label: Tensor, unit: Tensor) -> Tensor:
+        return pgd(
+            oracle.model,
+            image,
+            label,
+            threat,
+            steps=steps,
+            step_size=step_size_over_epsilon * threat.epsilon,
+            start=random_perturbation(unit, threat) if random_start else None,
+            random_start=random_start,
+            stop_when_broken=True,
+            objective=objective,
+        )
+
+    unit = streams.uniform(tuple(x.shape[1:])).to(x) if random_start else x
+    return in_batches(oracle, attack, x, y, unit)
 
 
 def _check_choices(

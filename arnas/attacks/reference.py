@@ -1,4 +1,4 @@
-"""AutoAttack's standard composition, and its part Square, through the reference package."""
+"""AutoAttack's standard composition through the published package."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
+from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams, in_batches
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
-PACKAGE_NORMS = {"linf": "Linf", "l2": "L2"}
+PACKAGE_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 MIN_CLASSES = 4
 """The targeted losses of the composition compare the four largest logits."""
-TARGETS = 9
-"""Targets of the published composition."""
 SEED = 0
 """Fixed, because the package's own default is the clock."""
 
@@ -28,9 +27,10 @@ def autoattack(
 ) -> Tensor:
     """Run APGD-CE, targeted APGD, targeted FAB and Square with their published budgets.
 
-    The parameter-free composition of arXiv 2003.01690. Upstream's package `autoattack` is used
-    when it is installed, otherwise `pyautoattack`, the same attacks on the package index. Images
-    already misclassified are not attacked.
+    The parameter-free composition of arXiv 2003.01690 in the code that its authors published; the
+    suite ``standard`` is the same composition in this package's own attacks. Upstream's package
+    `autoattack` is used where it is installed, otherwise `pyautoattack`, the same attacks on the
+    package index. Images that are misclassified already are not attacked.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def autoattack(
     Returns
     -------
     Tensor
-        x_adv of x's shape; an image that withstood everything is returned as it was.
+        x_adv of x's shape; a robust image is returned unchanged.
 
     Raises
     ------
@@ -60,35 +60,28 @@ def autoattack(
     with frozen_eval(model), torch.random.fork_rng():
         with torch.no_grad():
             classes = model(x[:1]).shape[1]
-        if classes < MIN_CLASSES:
-            raise UserError(
-                f"AutoAttack standard needs {MIN_CLASSES} classes, the model has {classes}: leave "
-                "autoattack out of whitebox.attacks."
-            )
+        check_classes(classes)
         return _package_attack(model, x, y, threat, batch_size, classes)
 
 
-def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: int) -> Tensor:
-    """Search for adversarial squares with the outputs of the model alone (arXiv 1912.00049).
+def reference_batch(
+    oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, streams: RandomStreams
+) -> AttackOutput:
+    """Run `autoattack` batch by batch; the package draws its own random numbers."""
 
-    Parameters and result as for `autoattack`, for two classes and more. An image costs at most
-    `queries` forward passes, and three in which the package looks at where it stands. The package
-    draws its random numbers by batch.
-    """
-    if not len(x) or threat.epsilon == 0:
-        return x.clone()
-    package = importlib.import_module(f"{package_name()}.square")
-    with frozen_eval(model), torch.random.fork_rng(), torch.no_grad():
-        adversary = package.SquareAttack(
-            model,
-            norm=PACKAGE_NORMS[threat.norm],
-            eps=threat.epsilon,
-            n_queries=queries,
-            seed=SEED,
-            device=x.device,
+    def attack(image: Tensor, label: Tensor) -> Tensor:
+        return autoattack(oracle.model, image, label, threat, batch_size=oracle.batch_size)
+
+    return in_batches(oracle, attack, x, y)
+
+
+def check_classes(classes: int) -> None:
+    """Refuse a model of too few classes for the composition."""
+    if classes < MIN_CLASSES:
+        raise UserError(
+            f"the package's AutoAttack needs {MIN_CLASSES} classes, the model has {classes}: use "
+            "the suite standard, which is the same composition for any number of classes."
         )
-        found: Tensor = adversary.perturb(x, y)
-    return found.detach()
 
 
 def package_name() -> str:
@@ -120,6 +113,6 @@ def _package_attack(
 
 
 def _fit_targets(adversary: Any, classes: int) -> None:
-    """Let the targeted attacks try every other class where there are fewer than their nine."""
+    """Let the targeted attacks try every other class where there are fewer than their targets."""
     for attack in (adversary.apgd_targeted, adversary.fab):
-        attack.n_target_classes = min(TARGETS, classes - 1)
+        attack.n_target_classes = min(attack.n_target_classes, classes - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import margin
-from arnas.attacks.oracle import AttackOutput, Oracle, misclassified
+from arnas.attacks.oracle import AttackOutput, Numbers, Oracle, RandomStreams, misclassified
 from arnas.attacks.pgd import check_start
 from arnas.attacks.projection import TINY, length, project, shaped
 from arnas.attacks.threat import Threat
@@ -38,11 +38,6 @@ INSIDE_L1 = 1 - 1e-6
 CANCELLED = 1e-5
 """Stretch above 1 of tries in which a bump and what the window held have cancelled: the package
 scales up the whole image, since the window does not use up the budget."""
-
-Numbers = Callable[[int, Tensor, int], Tensor]
-"""``(block, places, count)`` to numbers in [0, 1], of shape (len(places), count), for the images
-at `places` (int64, on the CPU) of the batch. Block 0 is the start, block k the `BLOCK` queries from
-(k - 1) `BLOCK` on. What an image gets should depend on nothing but the image and the block."""
 
 
 def numbers_needed(shape: Sequence[int], norm: str, queries: int) -> int:
@@ -162,7 +157,7 @@ def square(
         standing = (~oracle.is_wrong(x, y)).nonzero().squeeze(1)
         for restart in range(restarts):
             numbers = per_image_numbers(("square", seed, restart), indices[standing.cpu()])
-            found = square_batch(oracle, x[standing], y[standing], threat, numbers, queries=queries)
+            found = _attack(oracle, x[standing], y[standing], threat, numbers, queries)
             result[standing[found.broken]] = found.x_adv[found.broken]
             standing = standing[~found.broken]
     return result
@@ -217,7 +212,7 @@ def square_batch(
     x: Tensor,
     y: Tensor,
     threat: Threat,
-    numbers: Tensor | Numbers,
+    streams: RandomStreams,
     *,
     queries: int = 5000,
 ) -> AttackOutput:
@@ -237,14 +232,20 @@ def square_batch(
         Images of shape (N, C, H, W) in [0, 1], and their labels.
     threat
         Norm and budget.
-    numbers
-        Uniform in [0, 1], of shape (N, `numbers_needed`); or what draws them by blocks, where that
-        is too large. A number of exactly one half stands for the sign -1.
+    streams
+        Its blocks: block 0 is for the start, block k for the `BLOCK` queries from (k - 1) `BLOCK`
+        on. A number of exactly one half stands for the sign -1.
     queries
         Most windows tried for an image; the start is asked about besides.
     """
+    return _attack(oracle, x, y, threat, streams.blocks, queries)
+
+
+def _attack(
+    oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draw: Numbers, queries: int
+) -> AttackOutput:
+    """Do the same with the numbers of `draw`."""
     case, each = _Case(oracle, x.shape[1:], threat), query_numbers(x.shape[1:], threat.norm)
-    draw = _dealt(numbers, case, each) if isinstance(numbers, Tensor) else numbers
     result, broken = x.detach().clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if not len(x):
         return AttackOutput(broken, result)
@@ -264,17 +265,6 @@ def square_batch(
         _leave(hunt, result, broken, wrong)
     result[hunt.place] = hunt.best.view(-1, *case.shape)
     return AttackOutput(broken, result)
-
-
-def _dealt(table: Tensor, case: _Case, each: int) -> Numbers:
-    """Return what hands out the numbers of a table."""
-    first = start_numbers(case.shape, case.threat.norm)
-
-    def draw(block: int, places: Tensor, count: int) -> Tensor:
-        begin = first + (block - 1) * BLOCK * each if block else 0
-        return table[places.to(table.device), begin : begin + count]
-
-    return draw
 
 
 def _begin(case: _Case, x: Tensor, y: Tensor, draw: Numbers) -> tuple[_Hunt, int, Tensor]:

@@ -4,56 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.apgd import apgd_batch
-from arnas.attacks.fab import fab_batch
-from arnas.attacks.objectives import (
-    Objective,
-    cross_entropy,
-    dlr,
-    margin,
-    targeted_dlr,
-    targeted_margin,
-)
-from arnas.attacks.oracle import AttackOutput, Oracle, misclassified
-from arnas.attacks.pgd import transferable
-from arnas.attacks.registry import ATTACKS, AttackEntry
-from arnas.attacks.square import Numbers, square_batch
+from arnas.attacks import objectives
+from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams, in_batches
+from arnas.attacks.pgd import transfer_batch
+from arnas.attacks.reference import check_classes
+from arnas.attacks.registry import SUITES, AttackEntry, attack_entry, attack_names
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
+from arnas.runtime.references import is_reference, load_reference
+from arnas.runtime.seeds import derive_seed
 
-_APGD = "Croce and Hein, ICML 2020, arXiv 2003.01690; for L1 arXiv 2103.01208"
-_FAB = "Croce and Hein, ICML 2020, arXiv 1907.02044"
+__all__ = [
+    "SUITES",
+    "AttackFn",
+    "Component",
+    "RandomStreams",
+    "Suite",
+    "build_suite",
+    "targets_of",
+    "transfer_from",
+]
+
 _TRANSFER = "Papernot et al., arXiv 1605.07277"
-_SQUARE = "Andriushchenko et al., ECCV 2020, arXiv 1912.00049"
-STEPS, QUERIES = 100, 5000
-"""Budgets of the published composition."""
 TRANSFER_STEPS = 20
-TARGETS, L1_TARGETS, L1_RESTARTS = 9, 5, 5
-"""Most likely other classes that targeted attacks try, one after the other; APGD's for L1."""
 EXPECTATION = 20
 """Passes that the suite ``rand`` averages a gradient over."""
-RATIO_CLASSES, TARGETED_RATIO_CLASSES = 3, 4
-"""Classes that the difference of logits ratio and its targeted form are defined from."""
-
-
-class RandomStreams(NamedTuple):
-    """Random numbers, each a function of its image, attack, try and the seed only."""
-
-    uniform: Callable[[tuple[int, ...]], Tensor]
-    """Shape of one image's numbers in [0, 1) to those of all images, which come first."""
-    normal: Callable[[tuple[int, ...]], Tensor]
-    blocks: Numbers
-    """Numbers in [0, 1) for an attack that takes more than can be drawn at once."""
-
+REPLACED = {"dlr": (3, "margin"), "targeted_dlr": (4, "targeted_margin")}
+"""Objectives that need more than two classes: how many, and what takes their place with fewer."""
+SIGNATURE = "(model, x, y, threat, *, generator=None) -> x_adv"
+"""Of a user's own attack."""
 
 AttackFn = Callable[[Oracle, Tensor, Tensor, Threat, RandomStreams], AttackOutput]
 """One try of an attack at each of some images: their labels are of shape (N,), or (N, 2) with the
-targets."""
+targets. The model of the oracle is inside `arnas.attacks.eval_mode.frozen_eval`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Suite:
-    """Attacks in the order in which they run; an image that has fallen is spared the rest."""
+    """Attacks in the order in which they run."""
 
     components: dict[str, Component]
     leaves_out: str = ""
@@ -83,139 +72,17 @@ class Suite:
     """Attack to what had to be changed for a model of so few classes."""
 
 
-def _apgd(objective: Objective, name: str, tries: int = 1, targeted: bool = False) -> Component:
-    def run(
-        oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: RandomStreams
-    ) -> AttackOutput:
-        numbers = draws.uniform if threat.norm == "linf" else draws.normal
-        noise = numbers(tuple(x.shape[1:])).to(x)
-        return apgd_batch(oracle, x, labels, threat, noise, steps=STEPS, objective=objective)
-
-    how_often = f"{tries} targets" if targeted else f"{tries} random starts"
-    settings = f"APGD on the {name}: {STEPS} steps of its own size, {how_often}"
-    return Component(run, settings, _APGD, tries, targeted, cost=2 * STEPS + 2)
-
-
-def _fab(
-    oracle: Oracle, x: Tensor, labels: Tensor, threat: Threat, draws: RandomStreams
-) -> AttackOutput:
-    return fab_batch(oracle, x, labels, threat, steps=STEPS)
-
-
-def _square(
-    oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: RandomStreams
-) -> AttackOutput:
-    return square_batch(oracle, x, y, threat, draws.blocks, queries=QUERIES)
-
-
-def _by_batches(make: Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]) -> AttackFn:
-    """Return a try that makes its examples batch by batch, from one uniform draw each."""
-
-    def run(
-        oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draws: RandomStreams
-    ) -> AttackOutput:
-        unit = draws.uniform(tuple(x.shape[1:])).to(x)
-        batches = (torch.split(values, oracle.batch_size) for values in (x, y, unit))
-        made = [
-            make(oracle, image, label, threat, part)
-            for image, label, part in zip(*batches, strict=True)
-        ]
-        x_adv = torch.cat(made)
-        return AttackOutput(misclassified(oracle.logits(x_adv), y), x_adv)
-
-    return run
-
-
-def _fixed(entry: AttackEntry) -> Component:
-    """Return an attack of the registry as a component: batch by batch, stopping where it does."""
-
-    def make(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
-        return entry.run(oracle.model, x, y, threat, unit)
-
-    cost = entry.gradients + entry.forwards
-    return Component(_by_batches(make), entry.settings, entry.citation, cost=cost)
-
-
-def transfer_from(source: nn.Module) -> Component:
-    """Return an attack that shows a model the examples made on another one, see `transferable`.
-
-    Parameters
-    ----------
-    source
-        Takes the same images and has at least the model's classes; on the model's device.
-    """
-
-    def make(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
-        return transferable(source, x, y, threat, unit, steps=TRANSFER_STEPS)
-
-    settings = f"PGD on another model: {TRANSFER_STEPS} steps of epsilon/4, one start, last iterate"
-    return Component(_by_batches(make), settings, _TRANSFER, cost=2 * TRANSFER_STEPS)
-
-
-def _components(norm: str, classes: int) -> dict[str, Component]:
-    """Return every attack for a norm and a number of classes, from 2 up."""
-    targets = min(TARGETS, classes - 1)
-    apgd_targets = min(L1_TARGETS, targets) if norm == "l1" else targets
-    ratio = (
-        _apgd(dlr, "difference of logits ratio")
-        if classes >= RATIO_CLASSES
-        else _apgd(margin, "margin")
-    )
-    targeted = (
-        _apgd(targeted_dlr, "targeted difference of logits ratio", apgd_targets, targeted=True)
-        if classes >= TARGETED_RATIO_CLASSES
-        else _apgd(targeted_margin, "targeted margin", apgd_targets, targeted=True)
-    )
-    restarts = L1_RESTARTS if norm == "l1" else 1
-    return {
-        "apgd_ce": _apgd(cross_entropy, "cross-entropy", restarts),
-        "apgd_dlr": ratio,
-        "apgd_t": targeted,
-        "fab": Component(
-            _fab,
-            f"FAB on all classes: {STEPS} steps from the image",
-            _FAB,
-            cost=STEPS * (classes + 1),
-        ),
-        "fab_t": Component(
-            _fab,
-            f"FAB on one class after another: {STEPS} steps, {targets} targets",
-            _FAB,
-            targets,
-            targeted=True,
-            cost=3 * STEPS,
-        ),
-        "square": Component(
-            _square, f"Square on the margin: {QUERIES} queries", _SQUARE, cost=QUERIES
-        ),
-    }
-
-
-SUITES: dict[str, tuple[str, ...]] = {
-    "standard": ("apgd_ce", "apgd_t", "fab_t", "square"),
-    "fast": ("apgd_ce", "apgd_t"),
-    "rand": ("apgd_ce", "apgd_dlr"),
-}
-"""Name to attacks: ``standard`` is AutoAttack's standard composition, ``rand`` its composition for
-models that draw random numbers, ``fast`` the two attacks that find nearly all of what it finds."""
-PLAIN = tuple(name for name, entry in ATTACKS.items() if not entry.limited and name != "apgd_ce")
-"""Attacks with fixed steps, which a list may name too."""
-ALLOWED = (
-    f"{', '.join(SUITES)}, or a list such as pgd20,square of "
-    f"{', '.join([*PLAIN, 'apgd_ce', 'apgd_dlr', 'apgd_t', 'fab', 'fab_t', 'square'])}"
-)
-
-
 def build_suite(name: str, norm: str, classes: int) -> Suite:
     """Return a suite for a norm and a model of so many classes.
 
-    The ratio of the targeted APGD needs four classes, that of the plain one three; with fewer the
-    margin itself takes its place. There are never more targets than other classes.
+    The difference of logits ratio needs three classes, its targeted form four; with fewer the
+    margin of the logits takes its place. There are never more targets than other classes.
 
     Parameters
     ----------
     name
-        A name of `SUITES`, or attacks separated by commas.
+        A name of `SUITES`, or attacks separated by commas: names of the registry, or a user's own
+        ``package.module:function``, which is imported here.
     norm
         ``linf``, ``l2`` or ``l1``.
     classes
@@ -224,28 +91,90 @@ def build_suite(name: str, norm: str, classes: int) -> Suite:
     Raises
     ------
     UserError
-        For an unknown name, or an attack named twice.
+        For an unknown name, an attack named twice, a reference that cannot be loaded, or the suite
+        ``reference`` with fewer than four classes.
     """
-    name = name.strip()
-    wanted = SUITES.get(name) or tuple(part.strip() for part in name.split(","))
+    names = attack_names(name)
     if classes < 2:
         return Suite({}, "every attack: the model has one class")
-    known = _components(norm, classes) | {plain: _fixed(ATTACKS[plain]) for plain in PLAIN}
-    unknown = [part for part in wanted if part not in known]
-    if unknown or len(set(wanted)) < len(wanted):
-        wrong = f"'{unknown[0]}'" if unknown else f"'{name}', which names an attack twice"
-        raise UserError(f"suite is {wrong}: allowed are {ALLOWED}.")
-    missing = [part for part in SUITES["standard"] if part not in wanted]
+    if "reference" in names:
+        check_classes(classes)
+    entries = {part: attack_entry(part) for part in names}
+    covered = {*names, *(SUITES["standard"] if "reference" in names else ())}
     replaced = {}
-    for part, least in (("apgd_dlr", RATIO_CLASSES), ("apgd_t", TARGETED_RATIO_CLASSES)):
-        if part in wanted and classes < least:
+    for part, entry in entries.items():
+        least, _ = REPLACED.get(entry.objective or "", (0, ""))
+        if classes < least:
             replaced[part] = f"the margin instead of the ratio, which needs {least} classes"
     return Suite(
-        {part: known[part] for part in wanted},
-        ", ".join(missing),
-        EXPECTATION if name == "rand" else 1,
+        {part: _component(part, entry, norm, classes) for part, entry in entries.items()},
+        ", ".join(part for part in SUITES["standard"] if part not in covered),
+        EXPECTATION if name.strip() == "rand" else 1,
         replaced,
     )
+
+
+def _component(name: str, entry: AttackEntry, norm: str, classes: int) -> Component:
+    """Return an attack of the registry, or of the user, as a component."""
+    tries, objective = entry.tries_for(norm, classes), entry.objective
+    least, instead = REPLACED.get(objective or "", (0, ""))
+    objective = instead if classes < least else objective
+    arguments = dict(entry.arguments)
+    if objective:
+        arguments["objective"] = getattr(objectives, objective)
+    run = partial(load_reference(entry.function), **arguments)
+    return Component(
+        _user_attack(name) if is_reference(name) else run,
+        entry.describe(objective, tries),
+        entry.citation,
+        tries,
+        entry.targeted,
+        cost=max(sum(entry.passes(norm, classes)) // tries, 1),
+    )
+
+
+def _user_attack(reference: str) -> AttackFn:
+    """Return a user's own attack in the inner calling convention, run batch by batch.
+
+    Its generator is seeded from the random numbers of the first image of the batch.
+    """
+    function = load_reference(reference)
+    if not callable(function):
+        raise UserError(
+            f"{reference} is a {type(function).__name__}: an attack is a function {SIGNATURE}."
+        )
+
+    def run(
+        oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, streams: RandomStreams
+    ) -> AttackOutput:
+        def attack(image: Tensor, label: Tensor, numbers: Tensor) -> Tensor:
+            seed = derive_seed(reference, *numbers[0].tolist())
+            generator = torch.Generator().manual_seed(seed)
+            x_adv: Any = function(oracle.model, image, label, threat, generator=generator)
+            if not isinstance(x_adv, Tensor) or x_adv.shape != image.shape:
+                found = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+                raise UserError(
+                    f"{reference} returned {found} for images of shape {tuple(image.shape)}: "
+                    f"an attack is a function {SIGNATURE}, with x_adv of x's shape."
+                )
+            return x_adv.detach().to(image)
+
+        return in_batches(oracle, attack, x, y, streams.uniform((2,)))
+
+    return run
+
+
+def transfer_from(source: nn.Module) -> Component:
+    """Return an attack that shows a model the examples made on another one.
+
+    Parameters
+    ----------
+    source
+        Takes the same images and has at least the model's classes; on the model's device.
+    """
+    settings = f"PGD on another model: {TRANSFER_STEPS} steps of epsilon/4, one start, last iterate"
+    run = partial(transfer_batch, source=source, steps=TRANSFER_STEPS)
+    return Component(run, settings, _TRANSFER, cost=2 * TRANSFER_STEPS)
 
 
 def targets_of(logits: Tensor, y: Tensor, tries: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.pgd import transferable
-from arnas.attacks.reference import square
+from arnas.attacks.square import square
 from arnas.attacks.threat import Threat
 from arnas.data.placement import on_device
 from arnas.evaluation.ledger import Ledger
@@ -96,10 +96,9 @@ def square_examples(
     batch_size: int,
     ledger: Ledger | None = None,
 ) -> Tensor:
-    """Return what Square finds on `model` (`arnas.attacks.reference.square`), batch by batch.
+    """Return what Square finds on `model` (`arnas.attacks.square.square`), batch by batch.
 
-    Parameters and result are those of `transfer_examples`. The package draws its random numbers by
-    batch, so every batch has the same.
+    Parameters and result are those of `transfer_examples`.
 
     Parameters
     ----------
@@ -108,7 +107,7 @@ def square_examples(
     """
 
     def make(index: Tensor, clean: Tensor, label: Tensor) -> Tensor:
-        return square(model, clean, label, threat, queries=queries)
+        return square(model, clean, label, threat, queries=queries, indices=index)
 
     return _by_batches("square", x, y, batch_size, ledger, make)
 

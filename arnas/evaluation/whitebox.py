@@ -8,14 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arnas.attacks import objectives
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.folding import folded
+from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams
+from arnas.attacks.reference import autoattack
 from arnas.attacks.registry import ATTACKS, AttackEntry
+from arnas.attacks.square import per_image_numbers
 from arnas.attacks.threat import Threat
 from arnas.data.placement import on_device
 from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.witness import EvalMonitor
 from arnas.runtime.progress import Report
+from arnas.runtime.references import load_reference
 from arnas.runtime.seeds import per_image_uniform
 
 
@@ -203,8 +208,29 @@ def _withstands(
             continue
         clean = on_device(x[index.to(x.device)], y.device)
         unit = per_image_uniform(("whitebox", work.seed), index, x.shape[1:]).to(clean)
-        x_adv = work.entry.run(copy, clean, y[index], work.threat, unit)
+        x_adv = _examples(work.entry, copy, clean, y[index], work.threat, unit)
         work.witness.see(clean, x_adv, work.threat)
         robust[index] = predict(model, x_adv, work.batch_size) == y[index]
         work.ledger.note(work.name, robust, number + 1)
     return robust
+
+
+def _examples(
+    entry: AttackEntry, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor
+) -> Tensor:
+    """Return an attack's adversarial examples."""
+    if entry.parts:
+        return autoattack(model, x, y, threat)
+    normal = torch.special.ndtri(unit.clamp(1e-6, 1 - 1e-6))
+    streams = RandomStreams(
+        lambda shape: unit,
+        lambda shape: normal,
+        per_image_numbers(("whitebox",), torch.arange(len(x))),
+    )
+    arguments = {
+        k: getattr(objectives, v) if k == "objective" else v for k, v in entry.arguments.items()
+    }
+    with frozen_eval(model):
+        attack = load_reference(entry.function)
+        found: AttackOutput = attack(Oracle(model, len(x)), x, y, threat, streams, **arguments)
+    return found.x_adv

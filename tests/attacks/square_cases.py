@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attack_cases import fixed
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
-from arnas.attacks.oracle import AttackOutput, Oracle
-from arnas.attacks.square import numbers_needed, per_image_numbers, square_batch
+from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams
+from arnas.attacks.square import BLOCK, numbers_needed, per_image_numbers, square_batch
 from arnas.attacks.threat import Threat
+from arnas.attacks.windows import query_numbers, start_numbers
 
 NORMS = ("linf", "l2", "l1")
 EPSILON = {"linf": 0.1, "l2": 0.6, "l1": 3.0}
@@ -43,6 +45,17 @@ def numbers_for(
     return per_image_numbers(("test", seed), indices)(0, torch.arange(len(x)), needed)
 
 
+def table(numbers: Tensor, x: Tensor, norm: str) -> RandomStreams:
+    """Return streams that hand out the rows of a table of numbers by blocks."""
+    first, each = start_numbers(x.shape[1:], norm), query_numbers(x.shape[1:], norm)
+
+    def blocks(block: int, rows: Tensor, count: int) -> Tensor:
+        begin = first + (block - 1) * BLOCK * each if block else 0
+        return numbers[rows, begin : begin + count]
+
+    return fixed(x, blocks)
+
+
 def hunted(
     net: nn.Module,
     x: Tensor,
@@ -54,7 +67,9 @@ def hunted(
 ) -> AttackOutput:
     numbers = numbers_for(x, threat.norm, queries) if numbers is None else numbers
     with frozen_eval(net):
-        return square_batch(Oracle(net, batch_size), x, y, threat, numbers, queries=queries)
+        return square_batch(
+            Oracle(net, batch_size), x, y, threat, table(numbers, x, threat.norm), queries=queries
+        )
 
 
 def mixed_case(norm: str, count: int = 20) -> tuple[nn.Module, Tensor, Tensor, Threat]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from attack_cases import images, is_broken, labels, rugged_net, small_net
+from attack_cases import fixed, images, is_broken, labels, rugged_net, small_net
 from torch import Tensor, nn
 
 from arnas.attacks.objectives import (
@@ -15,8 +15,9 @@ from arnas.attacks.objectives import (
     targeted_cross_entropy,
     targeted_margin,
 )
+from arnas.attacks.oracle import Oracle
 from arnas.attacks.pgd import cw, pgd
-from arnas.attacks.registry import ATTACKS
+from arnas.attacks.suites import build_suite
 from arnas.attacks.threat import Threat
 
 NORMS = ("linf", "l2", "l1")
@@ -141,7 +142,8 @@ def test_cw_is_the_registrys_attack(norm: str) -> None:
     y, share = net(x).argmax(1), 0.01 if norm == "l1" else 0.04
     threat = Threat(norm, share * EPSILON[norm])
     unit = torch.rand(x.shape, generator=torch.Generator().manual_seed(4)).to(x)
-    expected = ATTACKS["cw_inf"].run(net, x, y, threat, unit)
+    attack = build_suite("cw_inf", norm, 10).components["cw_inf"].run
+    expected = attack(Oracle(net, 40), x, y, threat, fixed(unit)).x_adv
     found = cw(net, x, y, threat, generator=torch.Generator().manual_seed(4))
     assert 0 < is_broken(net, expected, y).sum() < 40
     assert torch.equal(found, expected)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from square_cases import table
 from torch import Tensor, nn
 
 from arnas.attacks.objectives import margin
@@ -123,7 +124,9 @@ def our_tries(
             standing[:] = [i for i, gone in zip(standing, wrong, strict=True) if not gone]
             return logits
 
-    found = square_batch(Oracle(EvalMonitor(), len(x)), x, y, threat, numbers, queries=queries)
+    found = square_batch(
+        Oracle(EvalMonitor(), len(x)), x, y, threat, table(numbers, x, threat.norm), queries=queries
+    )
     assert found.broken.tolist() == [i not in standing for i in range(len(x))]
     for place in found.broken.nonzero().flatten().tolist():
         assert torch.equal(found.x_adv[place], tries[place][-1])

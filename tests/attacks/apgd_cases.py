@@ -62,7 +62,7 @@ def trained_net() -> tuple[nn.Sequential, Tensor, Tensor]:
 
 
 def draw(x: Tensor, norm: str, seed: int = 0) -> Tensor:
-    """Return what `apgd_batch` makes its starts of."""
+    """Return the noise of random starts."""
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.rand if norm == "linf" else torch.randn
     return numbers(x.shape, generator=generator, dtype=x.dtype)

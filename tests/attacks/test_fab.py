@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attack_cases import TOLERANCE, images, is_broken, rugged_net, small_net, state_of
-from boundary_cases import (
+from fab_cases import (
     CLASSES,
     ORDERS,
     for_all_norms,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from adaptive_cases import NORMS, draw, images, trained_net
-from attack_cases import rugged_net
+from apgd_cases import NORMS, draw, images, trained_net
+from attack_cases import fixed, rugged_net
 from torch import Tensor, nn
 
 from arnas import Threat, apgd, pgd
@@ -64,7 +64,7 @@ def test_what_is_returned_is_what_was_seen_misclassified() -> None:
     noise = draw(x, "linf")
     for objective in (targeted_margin, targeted_cross_entropy):
         found = apgd_batch(
-            Oracle(model, 100), x, pairs, Threat("linf", 0.003), noise, objective=objective
+            Oracle(model, 100), x, pairs, Threat("linf", 0.003), fixed(noise), objective=objective
         )
         assert 0 < int(found.broken.sum()) < 100
         assert torch.equal(misclassified(model(found.x_adv), y), found.broken)
@@ -174,7 +174,7 @@ def test_a_random_model_is_averaged_over() -> None:
     model, x = Noisy(), images(4)
     oracle = Oracle(model, 2, expectation=5)
     y = torch.zeros(4, dtype=torch.int64)
-    found = apgd_batch(oracle, x, y, Threat("linf", 0.05), draw(x, "linf"), steps=6)
+    found = apgd_batch(oracle, x, y, Threat("linf", 0.05), fixed(draw(x, "linf")), steps=6)
     assert not found.broken.any()
     assert model.passes == oracle.forwards == 4 * (5 * 6 + 1)
     assert oracle.backwards == 4 * 5 * 6

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from attack_cases import rugged_net
+from attack_cases import fixed, rugged_net
 from torch import Tensor, nn
 
 from arnas.attacks.apgd import apgd, apgd_batch
@@ -186,7 +186,7 @@ def compare(case: Case, loss: str, steps: int = 100, larger: bool = False) -> in
         case.x,
         labels,
         case.threat,
-        case.noises[0],
+        fixed(case.noises[0]),
         steps=steps,
         objective=objective,
         larger_first=larger,
@@ -262,7 +262,9 @@ def test_restarts_are_theirs() -> None:
         noise = torch.rand(case.x.shape, generator=generator).double()[standing]
         draws.append(noise)
         images, labels = case.x[standing], case.y[standing]
-        part = apgd_batch(Oracle(case.model, 1000), images, labels, threat, noise, steps=steps)
+        part = apgd_batch(
+            Oracle(case.model, 1000), images, labels, threat, fixed(noise), steps=steps
+        )
         assert part.broken.any(), "a start that adds nothing shows nothing"
         standing = standing[~part.broken]
     attack = base.APGDAttack(case.model, n_iter=steps, n_restarts=starts, norm="Linf", eps=0.01)

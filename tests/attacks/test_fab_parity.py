@@ -10,7 +10,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
-from arnas.attacks.fab import fab_batch
+from arnas.attacks.fab import fab_batch, fab_from, random_start
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.threat import Threat
 
@@ -121,7 +121,8 @@ def check(
     watched = Watched(this.net)
     oracle = Oracle(watched, 8)
     with frozen_eval(this.net):
-        found = fab_batch(oracle, this.x, this.labels, threat, this.noise, steps=steps)
+        start = this.x if this.noise is None else random_start(this.x, this.noise, threat)
+        found = fab_from(oracle, this.x, this.labels, start, threat, steps)
         reference, example = theirs(this, threat, steps, monkeypatch)
         best = torch.linalg.vector_norm(
             (example - this.x).flatten(), {"linf": torch.inf, "l2": 2, "l1": 1}[threat.norm]

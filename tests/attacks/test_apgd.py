@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from adaptive_cases import DUALS, NORMS, draw, images, in_every_norm, linear, trained_net
+from apgd_cases import DUALS, NORMS, draw, images, in_every_norm, linear, trained_net
+from attack_cases import fixed, state_of
 from attack_cases import small_net as delicate_net
-from attack_cases import state_of
 from torch import Tensor, nn
 
 from arnas import Threat, apgd
@@ -164,7 +164,7 @@ def test_no_images_and_no_steps(norm: str) -> None:
     model, x, y = trained_net()
     threat = Threat(norm, 0.1)
     assert apgd(model, x[:0], y[:0], threat).shape == (0, 1, 8, 8)
-    found = apgd_batch(Oracle(model, 8), x[:0], y[:0], threat, x[:0])
+    found = apgd_batch(Oracle(model, 8), x[:0], y[:0], threat, fixed(x[:0]))
     assert found.broken.shape == (0,)
     for steps in range(4):
         x_adv = apgd(model, x[:9], y[:9], threat, steps=steps)
@@ -224,7 +224,7 @@ def test_images_that_withstand_cost_what_is_said(norm: str) -> None:
     model, x = linear(3, 0), images(7)
     y = model(x).argmax(1)
     oracle = Oracle(model, 3)
-    found = apgd_batch(oracle, x, y, Threat(norm, 1e-4), draw(x, norm), steps=20)
+    found = apgd_batch(oracle, x, y, Threat(norm, 1e-4), fixed(draw(x, norm)), steps=20)
     assert not found.broken.any()
     assert oracle.backwards == 7 * 20
     assert oracle.forwards == 7 * (23 if norm == "l1" else 21)
@@ -237,7 +237,7 @@ def test_broken_images_cost_nothing_any_more(norm: str) -> None:
     noise, threat = draw(x, norm), Threat(norm, 0.01)
     with frozen_eval(model):
         oracle = Oracle(model, 50)
-        found = apgd_batch(oracle, x, (y + 1) % 10, threat, noise, larger_first=False)
+        found = apgd_batch(oracle, x, (y + 1) % 10, threat, fixed(noise), larger_first=False)
     assert found.broken.all()
     assert oracle.forwards == oracle.backwards == len(x)
 
@@ -255,7 +255,7 @@ def test_each_image_walks_by_itself(norm: str) -> None:
 
     def outcome(index: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
         oracle = Oracle(model, batch_size)
-        return apgd_batch(oracle, x[index], y[index], threat, noise[index], steps=30)
+        return apgd_batch(oracle, x[index], y[index], threat, fixed(noise[index]), steps=30)
 
     everybody = torch.arange(60)
     with frozen_eval(model):

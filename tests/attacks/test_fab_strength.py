@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from attack_cases import is_broken
-from boundary_cases import (
+from fab_cases import (
     SIDE,
     for_all_norms,
     for_targets,

@@ -6,8 +6,17 @@ from functools import partial
 
 import pytest
 import torch
-from attack_cases import TOLERANCE, small_net, state_of
-from square_cases import EPSILON, flat_net, for_every_norm, hunted, images, mixed_case, numbers_for
+from attack_cases import TOLERANCE, fixed, small_net, state_of
+from square_cases import (
+    EPSILON,
+    flat_net,
+    for_every_norm,
+    hunted,
+    images,
+    mixed_case,
+    numbers_for,
+    table,
+)
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
@@ -91,7 +100,9 @@ def test_epsilon_zero_is_the_identity(norm: str) -> None:
 def test_an_empty_batch_gives_an_empty_batch(norm: str) -> None:
     net, x, y = small_net(), torch.empty(0, 1, 6, 6), torch.empty(0, dtype=torch.long)
     assert square(net, x, y, Threat(norm, 0.1)).shape == x.shape
-    found = square_batch(Oracle(net, 4), x, y, Threat(norm, 0.1), torch.empty(0, 7000), queries=5)
+    found = square_batch(
+        Oracle(net, 4), x, y, Threat(norm, 0.1), table(torch.empty(0, 7000), x, norm), queries=5
+    )
     assert found.x_adv.shape == x.shape
     assert found.broken.shape == (0,)
 
@@ -149,7 +160,7 @@ def test_indices_make_batches_independent(norm: str) -> None:
 def test_numbers_by_blocks_are_the_numbers_of_a_table(norm: str) -> None:
     net, x, y, threat = mixed_case(norm)
     queries = 2 * BLOCK + 10
-    table = numbers_for(x, norm, 3 * BLOCK)
+    drawn = numbers_for(x, norm, 3 * BLOCK)
     sizes = [0, numbers_needed(x.shape[1:], norm, 0)]
     sizes += [numbers_needed(x.shape[1:], norm, k * BLOCK) for k in (1, 2, 3)]
     asked = []
@@ -157,11 +168,11 @@ def test_numbers_by_blocks_are_the_numbers_of_a_table(norm: str) -> None:
     def blocks(block: int, places: Tensor, count: int) -> Tensor:
         asked.append((block, len(places)))
         assert count == sizes[block + 1] - sizes[block]
-        return table[places, sizes[block] : sizes[block + 1]]
+        return drawn[places, sizes[block] : sizes[block + 1]]
 
-    whole = hunted(net, x, y, threat, queries, numbers=table)
+    whole = hunted(net, x, y, threat, queries, numbers=drawn)
     with frozen_eval(net):
-        found = square_batch(Oracle(net, 99), x, y, threat, blocks, queries=queries)
+        found = square_batch(Oracle(net, 99), x, y, threat, fixed(x, blocks), queries=queries)
     assert torch.equal(found.broken, whole.broken)
     assert torch.equal(found.x_adv, whole.x_adv)
     assert [block for block, _ in asked] == [0, 1, 2, 3]
@@ -223,10 +234,10 @@ def test_an_image_costs_nothing_once_it_has_fallen(norm: str) -> None:
     numbers, alone = numbers_for(x, norm, queries), []
     for i in range(len(x)):
         oracle, one = Oracle(net, 10), slice(i, i + 1)
-        square_batch(oracle, x[one], y[one], threat, numbers[one], queries=queries)
+        square_batch(oracle, x[one], y[one], threat, table(numbers[one], x, norm), queries=queries)
         alone.append(oracle.forwards)
     together = Oracle(net, 10)
-    broken = square_batch(together, x, y, threat, numbers, queries=queries).broken
+    broken = square_batch(together, x, y, threat, table(numbers, x, norm), queries=queries).broken
     assert together.forwards == sum(alone)
     assert together.backwards == 0
     assert [cost for cost, fell in zip(alone, broken, strict=True) if not fell] == [

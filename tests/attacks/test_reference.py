@@ -1,4 +1,4 @@
-"""AutoAttack and Square through their package: the guards around them, and linear models."""
+"""AutoAttack through its package: the guards around it, and linear models."""
 
 import itertools
 import logging
@@ -10,7 +10,6 @@ from attack_cases import distance, is_broken, small_net, state_of
 from torch import Tensor, nn
 
 from arnas import autoattack
-from arnas.attacks.reference import square
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
@@ -74,7 +73,9 @@ def test_nothing_to_attack_gives_a_copy(norm: str) -> None:
 def test_too_few_classes_are_refused(classes: int) -> None:
     net, x = linear_net(classes).train(), grey_images(3)
     before, random = state_of(net), torch.get_rng_state()
-    with pytest.raises(UserError, match=rf"needs 4 classes, the model has {classes}: leave auto"):
+    with pytest.raises(
+        UserError, match=rf"needs 4 classes, the model has {classes}: use the suite"
+    ):
         autoattack(net, x, torch.zeros(3, dtype=torch.long), Threat("linf", 0.1))
     assert state_of(net) == before
     assert torch.equal(torch.get_rng_state(), random)
@@ -155,122 +156,3 @@ def test_the_robust_images_of_a_linear_model_are_the_certified_ones(
     assert distance(found, x, norm).max() <= epsilon + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
-
-
-# Square
-
-
-for_norms = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.02), ("l2", 0.1)])
-
-
-def square_case(classes: int) -> tuple[nn.Sequential, Tensor, Tensor]:
-    """Return a linear network, images and its own labels but for every sixth."""
-    net, x = linear_net(classes), grey_images(24)
-    y = net(x).argmax(1)
-    y[::6] = (y[::6] + 1) % classes
-    return net, x, y
-
-
-@pytest.mark.parametrize("classes", [2, 10])
-@for_norms
-def test_square_breaks_some_images_and_only_where_the_ball_allows_it(
-    norm: str, epsilon: float, classes: int
-) -> None:
-    """None whose worst point is still right; two classes are enough."""
-    net, x, y = square_case(classes)
-    threat = Threat(norm, epsilon)
-    right = ~is_broken(net, x, y)
-    found = square(net, x, y, threat, queries=100)
-    broken = is_broken(net, found, y)
-    assert int((broken & right).sum()) >= 3
-    assert not (broken & (least_margins(net, x, y, threat) > 1e-5)).any()
-    assert torch.equal(found[~right], x[~right]), "what is wrong already is not attacked"
-    assert torch.equal(found[~broken], x[~broken]), "what withstands everything comes back"
-
-
-@for_norms
-def test_square_stays_in_the_ball_and_the_box(norm: str, epsilon: float) -> None:
-    """On images of which many pixels lie on the faces of the box."""
-    net = linear_net(10)
-    x = (1.5 * torch.rand(30, 1, SIDE, SIDE, generator=generator()) - 0.25).clamp(0, 1)
-    found = square(net, x, net(x).argmax(1), Threat(norm, epsilon), queries=50)
-    size = distance(found, x, norm)
-    assert epsilon / 2 < size.max() <= epsilon + 1e-6
-    assert found.shape == x.shape
-    assert found.dtype == x.dtype
-    assert found.min() >= 0
-    assert found.max() <= 1
-
-
-@for_norms
-def test_more_queries_break_more_images(norm: str, epsilon: float) -> None:
-    net, x, y = square_case(10)
-    threat = Threat(norm, epsilon)
-    counts = [
-        int((~is_broken(net, square(net, x, y, threat, queries=queries), y)).sum())
-        for queries in (1, 20, 200)
-    ]
-    assert counts[0] > counts[1] > counts[2]
-
-
-@pytest.mark.parametrize("queries", [1, 7, 50])
-def test_square_asks_no_more_often_than_it_may(queries: int) -> None:
-    """Besides three passes: the clean image, the first guess and the verdict at the end."""
-    net, x, y = square_case(10)
-    passes: list[int] = []
-    net.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
-    square(net, x, y, Threat("linf", 1e-4), queries=queries)
-    assert len(passes) == queries + 3, "with so small a budget nothing ends it early"
-
-
-def test_two_squares_agree_whatever_the_global_seed_and_the_clock(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(time, "time", itertools.count(10**9, 1000).__next__)
-    net, x, y = square_case(10)
-    results = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        random = torch.get_rng_state()
-        results.append(square(net, x, y, Threat("linf", 0.02), queries=20))
-        assert torch.equal(torch.get_rng_state(), random)
-    assert torch.equal(*results)
-    assert not results[0].requires_grad
-
-
-def test_square_needs_no_gradient() -> None:
-    """A network whose outputs are cut off from its input falls all the same."""
-    net, x, y = square_case(10)
-
-    class Cut(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return net(x.detach()).detach()
-
-    threat = Threat("linf", 0.02)
-    found = square(Cut(), x, y, threat, queries=20)
-    assert torch.equal(found, square(net, x, y, threat, queries=20))
-
-
-def test_square_leaves_the_model_and_the_images_as_they_were() -> None:
-    """And looks at the model in evaluation mode, though it was training."""
-    net, x = curved_net(), torch.rand(4, 1, 6, 6, generator=generator())
-    y = net.eval()(x).argmax(1)
-    quiet = square(net, x, y, Threat("linf", 0.2), queries=20)
-    net.train()[3][0].eval()
-    before, images = state_of(net), x.clone()
-    found = square(net, x, y, Threat("linf", 0.2), queries=20)
-    assert state_of(net) == before
-    assert torch.equal(x, images)
-    assert torch.equal(found, quiet)
-    assert not torch.equal(found, x)
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_nothing_for_square_to_attack_gives_a_copy(norm: str) -> None:
-    net, x = linear_net(10), grey_images(3)
-    y = net(x).argmax(1)
-    assert square(net, x[:0], y[:0], Threat(norm, 0.1), queries=5).shape == (0, 1, SIDE, SIDE)
-    for labels, epsilon in ((y, 0.0), ((y + 1) % 10, 0.1)):
-        still = square(net, x, labels, Threat(norm, epsilon), queries=5)
-        assert torch.equal(still, x)
-        assert still.data_ptr() != x.data_ptr()
