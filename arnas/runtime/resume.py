@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
@@ -83,6 +85,63 @@ class _NoCheckpoint:
 
 
 NO_CHECKPOINT: Checkpointer = _NoCheckpoint()
+
+
+class Sections:
+    """The state of a job that has several parts, one after the other, each with its own state."""
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+        self._snapshots: dict[str, Callable[[], Snapshot]] = {}
+        kept = checkpointer.load()
+        for name, values in (kept.description if kept else {}).items():
+            tensors = {
+                key.removeprefix(f"{name}/"): value
+                for key, value in (kept.tensors if kept else {}).items()
+                if key.startswith(f"{name}/")
+            }
+            self._snapshots[name] = partial(Snapshot, tensors, values)
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether a signal has asked to stop."""
+        return self._checkpointer.stopping
+
+    def load(self, name: str) -> TensorFile | None:
+        """Return the state of a part, if it was begun."""
+        return TensorFile(*self._snapshots[name]()) if name in self._snapshots else None
+
+    def maybe_save(self, name: str, snapshot: Callable[[], Snapshot], now: bool) -> None:
+        """Save the state of all parts if it is time."""
+        self._snapshots[name] = snapshot
+        self._checkpointer.maybe_save(self._all, now)
+
+    def _all(self) -> Snapshot:
+        """Return the states of all parts as one."""
+        parts = {name: snapshot() for name, snapshot in self._snapshots.items()}
+        tensors = {f"{n}/{key}": v for n, part in parts.items() for key, v in part.tensors.items()}
+        return Snapshot(tensors, {name: part.values for name, part in parts.items()})
+
+
+@dataclass(frozen=True)
+class Section:
+    """The checkpointer of one part of a job."""
+
+    sections: Sections
+    name: str
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether a signal has asked to stop."""
+        return self.sections.stopping
+
+    def load(self) -> TensorFile | None:
+        """Return the state of the part in an earlier run that was cut short, if there is one."""
+        return self.sections.load(self.name)
+
+    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+        """Save if it is time, or if `now`."""
+        self.sections.maybe_save(self.name, snapshot, now)
 
 
 class FolderCheckpointer:

@@ -19,7 +19,7 @@ from arnas.runtime.seeds import per_image_uniform
 
 if TYPE_CHECKING:
     from arnas.evaluation.result import AttackResult
-    from arnas.evaluation.witness import EvalMonitor
+    from arnas.evaluation.monitor import EvalMonitor
 
 Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 PROBE = 64

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE, Check, Status
 from arnas.evaluation.statistics import Accuracy
-from arnas.evaluation.witness import EvalMonitor
+from arnas.evaluation.monitor import EvalMonitor
 
 MARGIN_WARN, MARGIN_FAIL = 0.03, 0.10
 """Shares of the images by which an attack on the margin may be ahead before it warns and fails."""

@@ -1,4 +1,4 @@
-"""What is seen while a model is attacked, for the checks afterwards."""
+"""What is seen while a model is attacked: its passes and the adversarial examples, summed up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from arnas.attacks.projection import length
 from arnas.attacks.threat import Threat
 from arnas.models.weights import weights_sha256
 
@@ -18,11 +19,15 @@ class EvalMonitor:
     """Sums up every forward pass and every adversarial example of an evaluation."""
 
     forwards: int = 0
-    """Forward passes of the model."""
+    """Forward passes, counted in batches."""
+    images: int = 0
+    """The same, counted in images."""
+    gradients: int = 0
+    """Images of those that a gradient was asked for."""
     awake: int = 0
     """Forward passes during which some submodule was in training mode."""
     changed: bool = False
-    """Whether weights or buffers differ after the attacks from before."""
+    """Whether weights or buffers were different after the attacks."""
     examples: int = 0
     """Adversarial examples made."""
     excess: float = -float("inf")
@@ -34,24 +39,10 @@ class EvalMonitor:
     finite: bool = True
     """Whether every pixel is a finite number."""
 
-    def __add__(self, other: EvalMonitor) -> EvalMonitor:
-        """Return what both have seen together."""
-        return EvalMonitor(
-            self.forwards + other.forwards,
-            self.awake + other.awake,
-            self.changed or other.changed,
-            self.examples + other.examples,
-            max(self.excess, other.excess),
-            min(self.low, other.low),
-            max(self.high, other.high),
-            self.finite and other.finite,
-        )
-
     def see(self, x: Tensor, x_adv: Tensor, threat: Threat) -> None:
-        """Take note of a batch of examples."""
-        order = float("inf") if threat.norm == "linf" else 2.0
-        size = (x_adv - x).flatten(1).norm(p=order, dim=1)
+        """Record a batch of adversarial examples."""
         self.examples += len(x)
+        size = length(x_adv.double() - x.double(), threat.norm)
         self.excess = max(self.excess, float(size.max()) - threat.epsilon)
         self.low = min(self.low, float(x_adv.min()))
         self.high = max(self.high, float(x_adv.max()))
@@ -59,15 +50,18 @@ class EvalMonitor:
 
     @contextmanager
     def watching(self, *models: nn.Module) -> Iterator[None]:
-        """Count the models' forward passes inside the block and see what they leave behind."""
+        """Count the models' forward passes inside the block and compare their weights after it."""
 
         def count(module: nn.Module, inputs: Any) -> None:
             self.forwards += 1
+            self.images += len(inputs[0])
+            self.gradients += len(inputs[0]) * bool(inputs[0].requires_grad)
             self.awake += any(m.training for m in module.modules())
 
         watched = list({id(model): model for model in models}.values())
         before = [weights_sha256(model) for model in watched]
-        handles = [model.register_forward_pre_hook(count) for model in watched]
+        # Before the hook by which ranks share a batch: all of them count the same.
+        handles = [model.register_forward_pre_hook(count, prepend=True) for model in watched]
         try:
             yield
         finally:
