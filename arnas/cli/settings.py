@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arnas.cli.app import ParamsFile, app, console_of, params_app
+from arnas.cli.app import ParamsFile, app, console_of, params_app, plan_app
 from arnas.runtime.errors import UserError
 
 
@@ -111,3 +111,12 @@ def schema() -> None:
     from arnas.config.schema import schema_text
 
     typer.echo(schema_text(), nl=False)
+
+
+@plan_app.command()
+def dvc(params: ParamsFile = None) -> None:
+    """Print dvc.yaml: the stages of the plan, and the user's own files that the settings name."""
+    from arnas.config.load import load_params
+    from arnas.pipeline.dvc import dvc_yaml
+
+    typer.echo(dvc_yaml(load_params(params)), nl=False)

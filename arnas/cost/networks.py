@@ -14,25 +14,24 @@ from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.folding import folded
 from arnas.attacks.objectives import cross_entropy
 from arnas.attacks.pgd import input_gradient
-from arnas.attacks.registry import ATTACKS
+from arnas.attacks.registry import attack_entry
 from arnas.config.params import Params
 from arnas.cost.stopwatch import time_or_reason
 from arnas.cost.table import Cost
 from arnas.data.batches import batches_per_epoch
 from arnas.data.sizes import DatasetSize
-from arnas.evaluation.options import AttackName
-from arnas.evaluation.whitebox import predict
+from arnas.evaluation.options import AUTOATTACK
+from arnas.evaluation.predict import predict
 from arnas.pipeline.network import NetworkPlan, plan_network
 from arnas.runtime.progress import silent
 from arnas.spaces.genotype import Genotype
 from arnas.spaces.published import GENOTYPES
-from arnas.stages.whitebox import CURVE_ATTACK
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.losses import LOSSES
 from arnas.training.options import RetrainOptions
 
-SQUARE_LOOKS = 3
-"""Forward passes of Square's package besides its queries."""
+SQUARE_LOOKS = 2
+"""Forward passes besides the queries of Square: of the start, and to classify the result."""
 BYTES = 8
 """Of a label, of an index, and of what little is stored for an image besides."""
 FEWER = 8
@@ -245,7 +244,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
     return cell.row("retrain", recipe.epochs * steps, seconds, memory, 2 * bytes_of(stored), note)
 
 
-def _whitebox_images(cell: Cell) -> list[tuple[AttackName, int]]:
+def _whitebox_images(cell: Cell) -> list[tuple[str, int]]:
     """Return the attacks of the white-box evaluation, each with its number of images."""
     options, n = cell.params.whitebox, cell.size.test
     defended = LOSSES[cell.plan().loss].defended
@@ -255,18 +254,19 @@ def _whitebox_images(cell: Cell) -> list[tuple[AttackName, int]]:
         for name in options.chosen(wanted, cell.dataset, defended)
     ]
     limited = min(options.autoattack_images, n)
-    found = [(name, limited if ATTACKS[name].limited else n) for name in names]
-    return found + [(CURVE_ATTACK, min(options.curve_images, n))] * len(options.epsilon_curve)
+    found = [(name, limited if name == AUTOATTACK else n) for name in names]
+    # Each budget of the curve is APGD on the cross-entropy and on the margin.
+    return found + [("apgd_ce", min(options.curve_images, n))] * 2 * len(options.epsilon_curve)
 
 
 def whitebox_parts(cell: Cell) -> list[Part]:
     """Return what the white-box evaluation needs at most, a look at every outcome included."""
     size, n = cell.params.whitebox.batch_size, cell.size.test
+    threat = cell.params.threat[cell.dataset]
     parts = [Part(n, size, 0, 1)] * 2
     for name, images in _whitebox_images(cell):
-        entry = ATTACKS[name]
-        looks = entry.forwards - entry.gradients + 1
-        parts.append(Part(images, size, entry.gradients, looks))
+        gradients, forwards = attack_entry(name).passes(threat.norm, cell.size.num_classes)
+        parts.append(Part(images, size, gradients, forwards - gradients + 1))
     return parts
 
 

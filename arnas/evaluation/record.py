@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,6 @@ from arnas.evaluation.checks.base import Check, Status
 from arnas.evaluation.result import (
     BROKEN,
     FORMAT,
-    ROBUST,
     AttackResult,
     Combine,
     EvalResult,

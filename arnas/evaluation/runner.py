@@ -68,7 +68,8 @@ class SuiteState:
 
     def count(self, name: str, live: EvalMonitor) -> None:
         """Count the passes since the last call for an attack; a pass that a kill cuts short never
-        counts."""
+        counts.
+        """
         forwards, backwards = self.passes.get(name, [0, 0])
         forwards += live.images - self.monitor.images
         backwards += live.gradients - self.monitor.gradients

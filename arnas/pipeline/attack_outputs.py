@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from arnas.evaluation.predict import predict
 from arnas.evaluation.record import write_record
 from arnas.evaluation.result import EvalResult
 from arnas.pipeline.attack import EvalConfig, EvalTarget, assess, default_stem, load_target
@@ -18,7 +19,6 @@ from arnas.reporting.model.files import (
     check_percentage,
     export_examples,
     gate,
-    predict,
     recount_rounded,
     write_junit,
 )

@@ -15,11 +15,6 @@ UNION = "union"
 """Name of the robustness under all attacks that ran on every image, image by image."""
 
 
-def attack_label(name: str) -> str:
-    """Return how tables and figures write an attack; one that no registry has keeps its name."""
-    return ATTACKS[name].label if name in ATTACKS else name
-
-
 def in_registry_order(names: Iterable[str]) -> list[str]:
     """Return attacks from weak to strong: clean, the registry's, any others, and the union."""
     given = list(dict.fromkeys(names))

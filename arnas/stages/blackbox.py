@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from arnas.attacks.suites import Suite, build_suite
 from arnas.evaluation.checks import run as checks
-from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.predict import logits, predict
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
@@ -116,13 +115,13 @@ def score(job: Job) -> None:
         path = job.inputs[_key("retrain", target, "selected")]
         model, origin = load_trained(path, splits.info, *named(target)[1:])
         job.placed(model)
-        clean = predict(model, x, job.params.blackbox.batch_size == y
+        clean = predict(model, x, job.params.blackbox.batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = job.inputs[_key("blackbox_examples", source, "examples")]
             examples, description = load_examples(path, *named(source), splits.part("test"))
             x_adv = examples["x_adv"]
             batch_size = job.params.blackbox.batch_size
-            flags = clean & (predict(model, x_adv, batch_size == y)
+            flags = clean & (predict(model, x_adv, batch_size) == y)
             name = f"{target['seed']}.{target['network']}.{source['network']}"
             tensors[name] = flags.to(torch.uint8)
             if source == target:

@@ -18,8 +18,8 @@ from arnas.runtime.errors import Preempted, UserError, one_line
 from arnas.runtime.seeds import per_image_uniform
 
 if TYPE_CHECKING:
-    from arnas.evaluation.result import AttackResult
     from arnas.evaluation.monitor import EvalMonitor
+    from arnas.evaluation.result import AttackResult
 
 Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 PROBE = 64

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE, Check, Status
-from arnas.evaluation.statistics import Accuracy
 from arnas.evaluation.monitor import EvalMonitor
+from arnas.evaluation.statistics import Accuracy
 
 MARGIN_WARN, MARGIN_FAIL = 0.03, 0.10
 """Shares of the images by which an attack on the margin may be ahead before it warns and fails."""

@@ -14,8 +14,7 @@ from typing import Any
 
 import yaml
 
-from arnas.evaluation.record import plain_json, worst_class
-from arnas.evaluation.result import EvalResult
+from arnas.evaluation.result import EvalResult, plain_json, worst_class
 from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.format import interval, percent
 from arnas.reporting.model.page import STATUSES, flat
@@ -148,7 +147,9 @@ def _evaluated(result: EvalResult) -> list[str]:
 def _results(result: EvalResult) -> str:
     """Return the table of accuracies."""
     rows: list[tuple[str, Accuracy]] = [("clean", result.clean_accuracy)]
-    rows += [(f"after {plain(name)}", attack.standing) for name, attack in result.attacks.items()]
+    rows += [
+        (f"after {plain(name)}", attack.robust_accuracy) for name, attack in result.attacks.items()
+    ]
     rows += [("**robust** (all attacks)", result.robust_accuracy)]
     rows += [
         (f"robust at epsilon {plain(epsilon)}", found) for epsilon, found in result.curve.items()

@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import frozen_eval, home
-from arnas.attacks.oracle import Oracle, misclassified
+from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length
 from arnas.evaluation.checks.base import Check
+from arnas.evaluation.predict import logits
 from arnas.evaluation.result import EvalResult
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.reporting.format import accuracy_text, interval, percent
@@ -189,7 +189,7 @@ def as_table(result: EvalResult, title: str = "") -> Table:
     for attack in result.attacks.values():
         table.add_row(
             Text(attack.name),
-            *_cells(attack.standing),
+            *_cells(attack.robust_accuracy),
             str(attack.attacked),
             str(attack.broken),
             f"{attack.forwards + attack.backwards:,}",
@@ -203,35 +203,6 @@ def as_table(result: EvalResult, title: str = "") -> Table:
 def _cells(accuracy: Accuracy) -> tuple[str, str]:
     """Return the cells of an accuracy."""
     return percent(accuracy), interval(accuracy)
-
-
-def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Return the classes that a model gives to images, in evaluation mode.
-
-    Parameters
-    ----------
-    model
-        Pixels in [0, 1] to logits; afterwards it is as it was.
-    images
-        float of shape (n, C, H, W), n from 1 up, on any device.
-    batch_size
-        Images that go through the model together.
-
-    Returns
-    -------
-    Tensor
-        int64 of shape (n,), on the CPU.
-    """
-    return _logits(model, images, batch_size).argmax(1)
-
-
-def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Return logits on the CPU; images go to the model's device and type batch by batch."""
-    device, dtype = home(model)
-    with frozen_eval(model):
-        oracle = Oracle(model, batch_size)
-        parts = torch.split(images, batch_size)
-        return torch.cat([oracle.logits(part.to(device, dtype)).cpu() for part in parts])
 
 
 def recount_rounded(model: nn.Module, result: EvalResult, x: Tensor, batch_size: int) -> Rounded:
@@ -260,7 +231,7 @@ def recount_rounded(model: nn.Module, result: EvalResult, x: Tensor, batch_size:
     _check_examples(result, x)
     x_adv = result.x_adv.detach().cpu()
     rounded = (x_adv.clamp(0, 1) * LEVELS).round() / LEVELS
-    wrong = misclassified(_logits(model, rounded, batch_size), result.labels.cpu())
+    wrong = misclassified(logits(model, rounded, batch_size), result.labels.cpu())
     broken = broken_flags(result).cpu()
     change = rounded[broken].double() - x.detach().cpu()[broken].double()
     distance = length(change, result.threat.norm)

@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
 from arnas.attacks.threat import parse_amount
 from arnas.evaluation.checks.base import Check, Status
-from arnas.evaluation.record import worst_class
-from arnas.evaluation.result import BROKEN, ROBUST, EvalResult
+from arnas.evaluation.result import BROKEN, ROBUST, EvalResult, worst_class
 from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.html import data_url, render_page
 from arnas.reporting.run.style import PALETTE
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import write_bytes
 
-TEMPLATE = "model/page.html.j2"
+TEMPLATE, EVALUATION = "model/page.html.j2", "model/evaluation.html.j2"
 EXAMPLES = 8
 """Images shown with their examples."""
 CLASSES = 20
@@ -120,16 +120,24 @@ def render(
     result: EvalResult, title: str, x: Tensor | None = None, predicted: Tensor | None = None
 ) -> str:
     """Return the HTML of the page; parameters as for `write_page`."""
+    body = render_evaluation(result, x=x, predicted=predicted)
+    return render_page(TEMPLATE, title=title, result=result, body=body)
+
+
+def render_evaluation(
+    result: EvalResult, prefix: str = "", x: Tensor | None = None, predicted: Tensor | None = None
+) -> Markup:
+    """Return what a page shows of an evaluation, as HTML; `prefix` begins the ids of its places."""
     check_images(result, x, predicted)
     classes = class_bars(result)
-    return render_page(
-        TEMPLATE,
-        title=title,
+    html = render_page(
+        EVALUATION,
+        prefix=prefix,
         result=result,
         failed=[check for check in result.checks if check.status == "FAIL"],
         after_attacks=[
             Bar("clean", (result.clean_accuracy,)),
-            *(Bar(f"+ {name}", (attack.standing,)) for name, attack in result.attacks.items()),
+            *(Bar(f"+ {name}", (found.robust_accuracy,)) for name, found in result.attacks.items()),
         ],
         curve=curve_points(result),
         classes=classes,
@@ -141,6 +149,7 @@ def render(
         groups=check_groups(result.checks),
         provenance=flat(result.provenance),
     )
+    return Markup(html)
 
 
 def check_images(result: EvalResult, x: Tensor | None, predicted: Tensor | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arnas.attacks.suites import SUITES
+from arnas.attacks.registry import SUITES
 from arnas.attacks.threat import GREY_LEVELS, Threat
 from arnas.evaluation.result import EvalResult
 from arnas.runtime.errors import UserError, one_line

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from arnas.reporting.format import UNION, attack_label, estimate, in_registry_order
+from arnas.attacks.registry import attack_label
+from arnas.reporting.format import UNION, estimate, in_registry_order
 from arnas.reporting.html import data_url, render_page
 from arnas.reporting.run.captions import CAPTIONS
 from arnas.reporting.run.tables import CELL
@@ -40,6 +41,8 @@ class ReportContent:
     """A row for each result: stage, axes and what its manifest says."""
     versions: Mapping[str, str]
     """Package to version."""
+    evaluations: Sequence[tuple[str, str]] = ()
+    """Address and name of what a page of its own says of each network."""
 
 
 def render(content: ReportContent) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from arnas.reporting.format import UNION, attack_label, estimate, join
+from arnas.attacks.registry import attack_label
+from arnas.reporting.format import UNION, estimate, join
 
 
 def summarise(

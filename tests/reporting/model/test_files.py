@@ -16,13 +16,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from arnas.evaluation.checks.base import Check
+from arnas.evaluation.predict import predict
 from arnas.evaluation.record import from_record, to_record
 from arnas.evaluation.result import EvalResult
 from arnas.reporting.model.files import (
     as_table,
     export_examples,
     gate,
-    predict,
     recount_rounded,
     write_junit,
 )

@@ -7,13 +7,16 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import assessment_cases as eval_cases
 import pandas as pd
 import pytest
 import report_cases as cases
 from html_page import Page, assert_self_contained
 
+from arnas.evaluation.record import from_record, to_record
 from arnas.pipeline.plan import FIGURES
 from arnas.reporting.run.captions import CAPTIONS
+from arnas.reporting.run.networks import Evaluated, links, render_networks
 from arnas.reporting.run.page import (
     ReportContent,
     accuracies,
@@ -52,6 +55,17 @@ def test_an_attack_that_no_registry_has_is_in_the_table() -> None:
     (table, _) = accuracies(pd.concat([cases.whitebox(), own]))
     assert table["attacks"] == ["clean", "FGSM", "PGD-20", "my_code:attack", "union"]
     assert table["rows"][0]["cells"][3]["value"] == "12.3"
+
+
+def test_each_network_s_evaluation_is_linked_and_has_a_place_on_its_page() -> None:
+    evaluated = [Evaluated("digits", "a", 0, "selected"), Evaluated("digits", "b", 1, "last")]
+    made = from_record(to_record(eval_cases.assessment()))
+    page = Page(render_networks("run", dict.fromkeys(evaluated, made)))
+    assert_self_contained(page)
+    assert page.text.count("12 of 64 gradients are zero") == 4
+    linked = Page(render(content(evaluations=links("networks.html", evaluated)))).links
+    places = {one.removeprefix("networks.html#") for one in linked if "networks.html" in one}
+    assert places == {"digits-a-0-selected", "digits-b-1-last"} <= set(page.ids)
 
 
 def test_every_figure_is_shown_once_with_its_caption() -> None:

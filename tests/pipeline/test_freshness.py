@@ -34,6 +34,11 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return content
 
 
+def token(settings: dict[str, Any]) -> Path:
+    params = check_params(settings, "test")
+    return write_token(find_instance("data", AXES, params), params)
+
+
 def reason(settings: dict[str, Any]) -> str | None:
     params = check_params(settings, "test")
     return why_stale(find_instance("data", AXES, params), params)
@@ -41,29 +46,29 @@ def reason(settings: dict[str, Any]) -> str | None:
 
 def test_what_fits_the_settings_is_current(settings: dict[str, Any]) -> None:
     assert reason(settings) is None
-    token = Path(write_token("data", AXES, settings))
-    assert token.stat().st_mtime == LONG_AGO
+    token_file = token(settings)
+    assert token_file.stat().st_mtime == LONG_AGO
 
 
 def test_changed_settings_make_it_stale_and_the_token_new(settings: dict[str, Any]) -> None:
-    current = Path(write_token("data", AXES, settings)).read_text()
+    current = token(settings).read_text()
     settings["data"]["digits"]["split_seed"] = 5
     assert reason(settings) == "data.digits.split_seed was 0, is 5"
-    token = Path(write_token("data", AXES, settings))
+    token_file = token(settings)
     manifest = Path("results/smoke/data/digits/manifest.json")
-    assert token.stat().st_mtime >= manifest.stat().st_mtime
-    assert token.read_text() != current
-    assert read_json(token)["stale"].startswith("data.digits.split_seed was ")
+    assert token_file.stat().st_mtime >= manifest.stat().st_mtime
+    assert token_file.read_text() != current
+    assert read_json(token_file)["stale"].startswith("data.digits.split_seed was ")
 
 
 def test_changed_and_reverted_settings_are_current_again(settings: dict[str, Any]) -> None:
-    first = Path(write_token("data", AXES, settings)).read_text()
+    first = token(settings).read_text()
     settings["data"]["digits"]["split_seed"] = 5
-    write_token("data", AXES, settings)
+    token(settings)
     settings["data"]["digits"]["split_seed"] = 0
-    token = Path(write_token("data", AXES, settings))
-    assert token.read_text() == first
-    assert token.stat().st_mtime == LONG_AGO
+    token_file = token(settings)
+    assert token_file.read_text() == first
+    assert token_file.stat().st_mtime == LONG_AGO
 
 
 def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set_it(
@@ -90,7 +95,7 @@ def test_an_older_version_is_stale(settings: dict[str, Any]) -> None:
 def test_a_damaged_manifest_is_stale(settings: dict[str, Any], content: str) -> None:
     Path("results/smoke/data/digits/manifest.json").write_text(content)
     assert reason(settings) == "it has no manifest"
-    write_token("data", AXES, settings)
+    token(settings)
 
 
 def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -> None:
@@ -109,8 +114,8 @@ def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -
 def test_no_two_stale_tokens_are_alike(settings: dict[str, Any]) -> None:
     """Snakemake compares contents; a first run from nothing had a stale token too."""
     Path("results/smoke/data/digits/manifest.json").unlink()
-    first = Path(write_token("data", AXES, settings)).read_text()
-    assert Path(write_token("data", AXES, settings)).read_text() != first
+    first = token(settings).read_text()
+    assert token(settings).read_text() != first
 
 
 def test_a_mistake_leaves_the_manifest_of_unchanged_outputs(settings: dict[str, Any]) -> None:
