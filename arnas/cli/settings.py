@@ -94,6 +94,19 @@ def use(name: Annotated[str, typer.Argument(help="A preset's name.")]) -> None:
 
 
 @params_app.command()
+def upgrade(
+    file: Annotated[Path | None, typer.Argument(help="Settings; params.yaml by default.")] = None,
+) -> None:
+    """Write the names that settings have now into an older settings file."""
+    from arnas.config.load import params_path
+    from arnas.config.upgrade import upgrade_file
+
+    path = file or params_path()
+    for line in upgrade_file(path) or [f"{path} has no old names."]:
+        typer.echo(line)
+
+
+@params_app.command()
 def show(params: ParamsFile = None) -> None:
     """Check the settings and print them with every default filled in."""
     import yaml

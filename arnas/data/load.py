@@ -26,18 +26,18 @@ from arnas.data.options import (
 )
 from arnas.data.sources.npz_images import read_npz_images
 from arnas.data.sources.registry import SOURCES, load_dataset
-from arnas.data.splits import PARTS, Splits, load_splits, to_pixels
+from arnas.data.splits import SPLITS, Splits, load_splits, to_pixels
 from arnas.runtime.errors import UserError, one_line
 
 Choice = Literal["first", "stratified"]
-"""``first``: the first so many of the part. ``stratified``: drawn in equal class shares."""
+"""``first``: the first so many of the split. ``stratified``: drawn in equal class shares."""
 CUT: dict[str, DatasetOptions] = {
-    "digits": DigitsOptions(source="sklearn_digits", test_images=360, selection_images=144),
+    "digits": DigitsOptions(source="sklearn_digits", test_images=360, val_images=144),
     "shapes": ShapesOptions(
-        source="shapes", image_size=16, images=1300, test_images=120, selection_images=100
+        source="shapes", image_size=16, images=1300, test_images=120, val_images=100
     ),
 }
-"""Datasets that have no parts of their own, cut as the default settings cut them."""
+"""Datasets that have no splits of their own, cut as the default settings cut them."""
 _OFFICIAL_OPTIONS: dict[str, Callable[..., Any]] = {
     "cifar10": Cifar10Options,
     "cifar100": Cifar100Options,
@@ -59,9 +59,9 @@ class NamedImages:
     y: Tensor
     """int64 of shape (N,)."""
     indices: Tensor
-    """int64 of shape (N,): the places of the images in the part they are of, ascending."""
+    """int64 of shape (N,): the places of the images in the split they are of, ascending."""
     dataset_size: int
-    """Images of that part."""
+    """Images of that split."""
     sha256: str
     """Of `x` and `y`, see `images_sha256`."""
     name: str
@@ -74,7 +74,7 @@ class NamedImages:
 
 
 class _Found(NamedTuple):
-    """All images of a part, as they are stored."""
+    """All images of a split, as they are stored."""
 
     images: np.ndarray
     """uint8 or float of shape (N, C, H, W)."""
@@ -83,7 +83,7 @@ class _Found(NamedTuple):
     """The stored value that means 1.0."""
     num_classes: int
     name: str
-    part: str
+    split: str
     """Ends the sentence "of the N images ..."."""
     warnings: tuple[str, ...] = ()
 
@@ -91,7 +91,7 @@ class _Found(NamedTuple):
 def load_images(
     spec: str,
     *,
-    part: str = "test",
+    split: str = "test",
     count: int | None = None,
     seed: int = 0,
     choice: Choice = "first",
@@ -106,11 +106,11 @@ def load_images(
     spec
         One of: a name of `NAMES`; an npz file with `x` and `y`, `images` and `labels`, or `x_test`
         and `y_test`, see `read_npz_images`; a folder of image files, with a
-        folder for each class or such folders for each part; a file of splits that the stage `data`
+        folder for each class or such folders for each split; a file of splits that the stage `data`
         has written. The public datasets are looked for in the folder ``ARNAS_DATA``.
-    part
-        A name of `arnas.data.splits.PARTS`; the public datasets have ``train`` and ``test``. Files
-        and folders that know no parts are read whole.
+    split
+        A name of `arnas.data.splits.SPLITS`; the public datasets have ``train`` and ``test``. Files
+        and folders that know no splits are read whole.
     count
         So many images, all of them by default.
     seed
@@ -134,16 +134,16 @@ def load_images(
         When there are no such images, too few of them, or a file is damaged, unsafe or something
         else than pixels in [0, 1] with whole numbers for labels.
     """
-    if part not in PARTS:
-        raise UserError(f"part is '{one_line(part, 40)}': allowed are {', '.join(PARTS)}.")
+    if split not in SPLITS:
+        raise UserError(f"split is '{one_line(split, 40)}': allowed are {', '.join(SPLITS)}.")
     if choice not in get_args(Choice):
         raise UserError(f"choice is '{choice}': allowed are {', '.join(get_args(Choice))}.")
     if spec in CUT:
-        found = _of_splits(load_dataset(spec, CUT[spec]), part, "as the default settings cut it")
+        found = _of_splits(load_dataset(spec, CUT[spec]), split, "as the default settings cut it")
     elif spec in _OFFICIAL_OPTIONS:
-        found = _official(spec, part, download)
+        found = _official(spec, split, download)
     else:
-        found = _of_path(spec, part, image_size, grey)
+        found = _of_path(spec, split, image_size, grey)
     return _named(found, count, seed, choice)
 
 
@@ -163,35 +163,35 @@ def images_sha256(x: Tensor, y: Tensor) -> str:
     return total.hexdigest()
 
 
-def _of_splits(splits: Splits, part: str, how: str) -> _Found:
-    """Return a part of a dataset that the project has cut."""
-    images, labels = splits.part(part)
+def _of_splits(splits: Splits, split: str, how: str) -> _Found:
+    """Return a split of a dataset that the project has cut."""
+    images, labels = splits.subset(split)
     info = splits.info
-    words = f"in the part {part} of {info.name}, {how}"
+    words = f"in the split {split} of {info.name}, {how}"
     return _Found(images.numpy(), labels.numpy(), info.scale, info.num_classes, info.name, words)
 
 
-def _official(name: str, part: str, download: bool) -> _Found:
-    """Return a part of a public dataset, of files that were verified."""
+def _official(name: str, split: str, download: bool) -> _Found:
+    """Return a split of a public dataset, of files that were verified."""
     allowed = ("train", "test")
-    if part not in allowed:
+    if split not in allowed:
         raise UserError(
-            f"part is '{part}', but {name} comes with {' and '.join(allowed)} only: choose one of "
-            "them, or cut it in the settings and give the file of its splits."
+            f"split is '{split}', but {name} comes with {' and '.join(allowed)} only: choose one "
+            "of them, or cut it in the settings and give the file of its splits."
         )
-    options = _OFFICIAL_OPTIONS[name](source=name, selection_images=1, download=download)
+    options = _OFFICIAL_OPTIONS[name](source=name, val_images=1, download=download)
     raw = SOURCES[name].read(options, name)
-    mask = raw.split == part
-    words = f"in the official {part} set of {name}"
+    mask = raw.split == split
+    words = f"in the official {split} set of {name}"
     return _Found(raw.images[mask], raw.labels[mask], raw.scale, raw.num_classes, name, words)
 
 
-def _of_path(spec: str, part: str, image_size: int | None, grey: bool) -> _Found:
+def _of_path(spec: str, split: str, image_size: int | None, grey: bool) -> _Found:
     """Return the images of a file or a folder."""
     path, shown = Path(spec), one_line(spec, 200)
     # os.path, which finds no fault with names that are too long
     if spec and os.path.isdir(path):  # noqa: PTH112
-        return _folder(spec, part, image_size, grey)
+        return _folder(spec, split, image_size, grey)
     if not spec or not os.path.lexists(path):
         raise UserError(
             f"there is no '{shown}': allowed are {', '.join(NAMES)}, the path of an npz file or of "
@@ -199,26 +199,26 @@ def _of_path(spec: str, part: str, image_size: int | None, grey: bool) -> _Found
         )
     if path.suffix == ".safetensors":
         splits = load_splits(path)
-        return _of_splits(splits, part, f"as {shown} has it")
+        return _of_splits(splits, split, f"as {shown} has it")
     if path.suffix != ".npz":
         raise UserError(
             f"{shown} is no file of images by its name: allowed are .npz with x and y, and the "
             ".safetensors of splits."
         )
-    raw = read_npz_images(path, part)
-    words = f"in {shown}" if raw.part is None else f"in the part {raw.part} of {shown}"
+    raw = read_npz_images(path, split)
+    words = f"in {shown}" if raw.split is None else f"in the split {raw.split} of {shown}"
     return _Found(
         raw.images, raw.labels, raw.scale, raw.num_classes, path.stem, words, raw.warnings
     )
 
 
-def _folder(spec: str, part: str, image_size: int | None, grey: bool) -> _Found:
-    """Return the images of a folder, all of them if it has no such part."""
+def _folder(spec: str, split: str, image_size: int | None, grey: bool) -> _Found:
+    """Return the images of a folder, all of them if it has no such split."""
     side = image_size
     if side is not None and not 8 <= side <= 1024:
         raise UserError(f"image_size is {side}: allowed are 8 to 1024.")
     options = ImageFolderOptions(
-        source="image_folder", path=spec, image_size=side, grey=grey, selection_images=1
+        source="image_folder", path=spec, image_size=side, grey=grey, val_images=1
     )
     try:
         raw = SOURCES["image_folder"].read(options, "folder")
@@ -227,25 +227,25 @@ def _folder(spec: str, part: str, image_size: int | None, grey: bool) -> _Found:
         words = str(error).replace(f"{_FOLDER}.path", "data").replace(f"{_FOLDER}.", "")
         raise UserError(words) from None
     assert raw.split is not None
-    parts, shown = set(raw.split.tolist()), one_line(spec, 200)
-    if part in parts:
-        mask, words = raw.split == part, f"in the part {part} of {shown}"
-    elif len(parts) == 1:
-        mask, words = raw.split != "", f"in {shown}, which has no part {part}"
+    splits, shown = set(raw.split.tolist()), one_line(spec, 200)
+    if split in splits:
+        mask, words = raw.split == split, f"in the split {split} of {shown}"
+    elif len(splits) == 1:
+        mask, words = raw.split != "", f"in {shown}, which has no split {split}"
     else:
         raise UserError(
-            f"part is '{part}', but {shown} has {', '.join(sorted(parts))}: choose one of them."
+            f"split is '{split}', but {shown} has {', '.join(sorted(splits))}: choose one of them."
         )
     name = Path(spec).resolve().name
     return _Found(raw.images[mask], raw.labels[mask], raw.scale, raw.num_classes, name, words)
 
 
 def _named(found: _Found, count: int | None, seed: int, choice: Choice) -> NamedImages:
-    """Return the chosen images of a part as pixels."""
+    """Return the chosen images of a split as pixels."""
     size = len(found.labels)
     if count is not None and (type(count) is not int or not 1 <= count <= size):
         raise UserError(
-            f"count is {count!r}, but there are {size} images {found.part}: allowed are 1 to "
+            f"count is {count!r}, but there are {size} images {found.split}: allowed are 1 to "
             f"{size}, and all of them by default."
         )
     n = size if count is None else count
@@ -268,7 +268,7 @@ def _named(found: _Found, count: int | None, seed: int, choice: Choice) -> Named
         images_sha256(x, y),
         found.name,
         found.num_classes,
-        f"{which} {found.part}",
+        f"{which} {found.split}",
         tuple(notes),
     )
 

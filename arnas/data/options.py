@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from arnas.runtime.options import Options
 
 
-class PartOptions(Options):
-    """How a dataset is divided; the same four parts for every dataset."""
+class SplitOptions(Options):
+    """How a dataset is divided; the same four splits for every dataset."""
 
     split: Literal["stratified", "contiguous"] = "stratified"
     """`stratified`: seeded, equal class shares. `contiguous`: in stored order, test last; the
@@ -21,26 +21,26 @@ class PartOptions(Options):
     """Seed of the stratified split."""
     test_images: int | None = Field(default=None, ge=1)
     """Images in `test`, read by the attacks only: its first so many; all of it by default."""
-    selection_images: int = Field(ge=1)
-    """Images in `selection`, which picks the checkpoint and nothing else."""
-    search_validation_fraction: float = Field(default=0.5, gt=0, lt=1)
+    val_images: int = Field(ge=1)
+    """Images in `val`, which picks the checkpoint and nothing else."""
+    search_val_fraction: float = Field(default=0.5, gt=0, lt=1)
     """Share of the remaining images that gives the search its architecture batches."""
 
 
-class SplitOptions(PartOptions):
+class NoTestSetOptions(SplitOptions):
     """How a dataset without a test set of its own is divided."""
 
     test_images: int = Field(ge=1)
     """Images in `test`, read by the attacks only."""
 
 
-class DigitsOptions(SplitOptions):
+class DigitsOptions(NoTestSetOptions):
     """scikit-learn's handwritten digits: 1,797 real scans of 8x8, grey, 10 classes."""
 
     source: Literal["sklearn_digits"]
 
 
-class ShapesOptions(SplitOptions):
+class ShapesOptions(NoTestSetOptions):
     """A synthetic set of coloured shapes in 10 classes, drawn from a seed."""
 
     source: Literal["shapes"]
@@ -52,7 +52,7 @@ class ShapesOptions(SplitOptions):
     """Seed of the drawing."""
 
 
-class NpzOptions(SplitOptions):
+class NpzOptions(NoTestSetOptions):
     """An npz file of the user's own with `images`, `labels` and optionally `split`."""
 
     source: Literal["npz"]
@@ -85,7 +85,7 @@ LEAST_PER_CLASS = 2
 """Images of each class that must be left to train and search on."""
 
 
-class OfficialOptions(PartOptions):
+class OfficialOptions(SplitOptions):
     """A public dataset in the files of its authors; the official test images are `test`."""
 
     root: str | None = Field(default=None, min_length=1)
@@ -103,10 +103,8 @@ class OfficialOptions(PartOptions):
                 "images: lower it, or leave it out for all of them"
             )
         most = size.train - LEAST_PER_CLASS * size.num_classes
-        if self.selection_images > most:
-            raise ValueError(
-                f"selection_images is {self.selection_images}: allowed are 1 to {most}"
-            )
+        if self.val_images > most:
+            raise ValueError(f"val_images is {self.val_images}: allowed are 1 to {most}")
         return self
 
 
@@ -136,7 +134,7 @@ class TinyImageNetOptions(OfficialOptions):
     source: Literal["tiny_imagenet"]
 
 
-class ImageFolderOptions(PartOptions):
+class ImageFolderOptions(SplitOptions):
     """Image files of the user's own, a folder for each class."""
 
     source: Literal["image_folder"]

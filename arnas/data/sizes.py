@@ -16,10 +16,10 @@ class DatasetSize:
     """Counts and shapes of a prepared dataset."""
 
     train: int
-    search_validation: int
-    selection: int
+    search_val: int
+    val: int
     test: int
-    """Images of the four parts."""
+    """Images of the four splits."""
     num_classes: int
     image_size: int
     """Side in pixels."""
@@ -32,8 +32,8 @@ class DatasetSize:
 
     @property
     def images(self) -> int:
-        """Return the number of images of all parts."""
-        return self.train + self.search_validation + self.selection + self.test
+        """Return the number of images of all splits."""
+        return self.train + self.search_val + self.val + self.test
 
     def noise(self, count: int, device: torch.device) -> LabelledImages:
         """Return so many images of noise of that shape on a device, with labels in turn."""
@@ -66,12 +66,12 @@ def dataset_size(name: str, options: DatasetOptions) -> DatasetSize:
     train, test, classes, side = OFFICIAL[options.source]
     if getattr(options, "extra", False):
         train += SVHN_EXTRA
-    rest = train - options.selection_images
-    validation = share_of(rest, options.search_validation_fraction)
+    rest = train - options.val_images
+    validation = share_of(rest, options.search_val_fraction)
     return DatasetSize(
         rest - validation,
         validation,
-        options.selection_images,
+        options.val_images,
         options.test_images or test,
         classes,
         side,

@@ -58,7 +58,7 @@ class EvalConfig:
     suite: str = "standard"
     weights: Path | None = None
     """A file for a model that has none of its own."""
-    part: str = "test"
+    split: str = "test"
     count: int | None = None
     """Images, from the first; all of them by default."""
     seed: int = 0
@@ -127,7 +127,7 @@ def load_target(config: EvalConfig) -> EvalTarget:
             raise UserError(f"{name} is {value}: it must be a whole number from 1 up.")
     images = load_images(
         config.data,
-        part=config.part,
+        split=config.split,
         count=config.count,
         image_size=config.image_size,
         grey=config.grey,

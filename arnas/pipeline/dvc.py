@@ -64,7 +64,7 @@ plots:
     x_label: step of the second stage
     y_label: gamma
 - Training:
-    title: Accuracy, clean and under PGD, on training and selection images
+    title: Accuracy, clean and under PGD, on training and validation images
     template: linear
     x: epoch
     y:

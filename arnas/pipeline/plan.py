@@ -56,8 +56,8 @@ FIGURES = (
 
 
 def _tensors(path: str, key: str) -> dict[str, str]:
-    """Return a safetensors file and its description as two named outputs or inputs."""
-    return {key: f"{path}.safetensors", f"{key}_description": f"{path}.safetensors.json"}
+    """Return a safetensors file as a named output or input."""
+    return {key: f"{path}.safetensors"}
 
 
 def _tables(*names: str, long: tuple[str, ...] = ()) -> dict[str, str]:
@@ -240,8 +240,8 @@ STAGES: tuple[Stage, ...] = (
         params=("run", "blackbox"),
         inputs=_SPLITS,
         gathers={
-            "retrain": ("selected", "selected_description"),
-            "blackbox_examples": ("examples", "examples_description"),
+            "retrain": ("selected",),
+            "blackbox_examples": ("examples",),
         },
         outputs=_tensors(BLACKBOX + "/outcomes", "outcomes"),
         manifest=BLACKBOX + "/manifest.json",
@@ -255,10 +255,10 @@ STAGES: tuple[Stage, ...] = (
         grids=(ONCE,),
         params=("run", "report"),
         gathers={
-            "data": ("splits_description",),
-            "search_multiobjective": ("state", "state_description"),
-            "retrain": ("selected_description",),
-            "blackbox_examples": ("examples", "examples_description"),
+            "data": ("splits",),
+            "search_multiobjective": ("state",),
+            "retrain": ("selected",),
+            "blackbox_examples": ("examples",),
         },
         outputs=_tables("datasets", "models", "operations", "examples", long=("alphas", "gamma")),
         manifest="results/{name}/analysis/manifest.json",
@@ -273,9 +273,9 @@ STAGES: tuple[Stage, ...] = (
         gathers={
             "search_adversarial": ("history",),
             "search_multiobjective": ("history",),
-            "retrain": ("history", "selected_description"),
-            "whitebox": ("outcomes", "outcomes_description"),
-            "blackbox": ("outcomes", "outcomes_description"),
+            "retrain": ("history", "selected"),
+            "whitebox": ("outcomes",),
+            "blackbox": ("outcomes",),
         },
         outputs=_tables(
             "whitebox",
@@ -310,10 +310,10 @@ STAGES: tuple[Stage, ...] = (
             "report",
         ),
         gathers={
-            "data": ("splits", "splits_description"),
+            "data": ("splits",),
             "derive": ("genotype",),
-            "whitebox": ("outcomes", "outcomes_description"),
-            "blackbox_examples": ("examples", "examples_description"),
+            "whitebox": ("outcomes",),
+            "blackbox_examples": ("examples",),
             "analysis": (
                 "datasets_csv",
                 "models_csv",

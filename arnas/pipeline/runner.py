@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from arnas.pipeline.freshness import describe
 from arnas.pipeline.jobs import Instance, find_instance
 from arnas.pipeline.session import Session, say, session, worker_session
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import sha256_file, unwritable
+from arnas.runtime.files import check_recorded, sha256_file, unwritable
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import manifest_or_empty, write_manifest
 from arnas.runtime.progress import Report
@@ -150,7 +151,10 @@ def _hashed_inputs(instance: Instance) -> dict[str, str]:
         own = path in instance.user_files
         place = user_file(path) if own else path
         if place.is_file():
-            found[str(path)] = sha256_file(place)
+            sha256 = sha256_file(place)
+            found[str(path)] = sha256
+            if not own:
+                check_recorded(place, partial(str, sha256))
         elif not own:
             raise UserError(
                 f"{path} is missing, which {instance.title} reads: run `snakemake --cores all "

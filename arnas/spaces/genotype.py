@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arnas.runtime.errors import UserError, one_line
-from arnas.runtime.files import read_json, write_sealed
+from arnas.runtime.files import read_json, write_json
 
 NODES = 4
 """Intermediate nodes of a cell."""
@@ -143,7 +143,7 @@ def _whole(value: Any) -> int:
 
 
 def load_genotype(path: Path) -> Genotype:
-    """Read a genotype file; one that was written by hand has no seal.
+    """Read a genotype file, written by a search or by hand.
 
     Raises
     ------
@@ -154,5 +154,5 @@ def load_genotype(path: Path) -> Genotype:
 
 
 def save_genotype(path: Path, genotype: Genotype) -> None:
-    """Write a genotype file, sealed and atomically."""
-    write_sealed(path, genotype.to_json())
+    """Write a genotype file, atomically."""
+    write_json(path, genotype.to_json())

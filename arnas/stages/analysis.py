@@ -29,7 +29,7 @@ def run(job: Job) -> None:
         name: [] for name in ("datasets", "models", "operations", "examples", "alphas", "gamma")
     }
     for instance in producers(job.instance.stage, "data", {}, job.params):
-        path = instance.outputs["splits_description"]
+        path = instance.outputs["splits"]
         info, counts = read_info(path, instance.axes["dataset"])
         tables["datasets"].append(dataset_row(dataclasses.asdict(info), counts))
     for instance in producers(job.instance.stage, "search_multiobjective", {}, job.params):
@@ -43,7 +43,7 @@ def run(job: Job) -> None:
     drawn: set[tuple[str, int]] = set()
     for instance in producers(job.instance.stage, "retrain", {}, job.params):
         dataset, network, seed = named(instance.axes)
-        path = instance.outputs["selected_description"]
+        path = instance.outputs["selected"]
         description, origin = read_origin(path, dataset, network, seed)
         cell = {"dataset": dataset, "model": network, "training": origin["loss"], "seed": seed}
         model = model_from_description(description, str(path))

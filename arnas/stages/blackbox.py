@@ -118,7 +118,7 @@ def score(job: Job) -> None:
         clean = predict(model, x, job.params.blackbox.batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = job.inputs[_key("blackbox_examples", source, "examples")]
-            examples, description = load_examples(path, *named(source), splits.part("test"))
+            examples, description = load_examples(path, *named(source), splits.subset("test"))
             x_adv = examples["x_adv"]
             batch_size = job.params.blackbox.batch_size
             flags = clean & (predict(model, x_adv, batch_size) == y)

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from arnas.data.splits import PARTS, Splits, load_splits
+from arnas.data.splits import SPLITS, Splits, load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes
 from arnas.evaluation.record import from_record
 from arnas.evaluation.result import EvalResult
@@ -109,7 +109,7 @@ def _examples(job: Job, table: pd.DataFrame, splits: Mapping[str, Splits]) -> Fi
     for instance in producers(job.instance.stage, "blackbox_examples", {}, job.params):
         dataset, network, seed = named(instance.axes)
         if seed == job.params.run.seeds[0]:
-            path, test = instance.outputs["examples"], splits[dataset].part("test")
+            path, test = instance.outputs["examples"], splits[dataset].subset("test")
             found = load_examples(path, dataset, network, seed, test).tensors
             attacked[dataset, network] = found["x_adv"][:count].numpy()
             clean[dataset] = splits[dataset].pixels(test.images[:count]).numpy()
@@ -125,9 +125,9 @@ def _described(job: Job, datasets: pd.DataFrame) -> list[str]:
     seeds = "one seed" if len(run.seeds) == 1 else f"{len(run.seeds)} seeds"
     sentences = []
     for row in datasets.to_dict("records"):
-        counts = join([f"{row[part]} {part.replace('_', ' ')}" for part in PARTS])
+        counts = join([f"{row[split]} {split.replace('_', ' ')}" for split in SPLITS])
         kind = "synthetic images" if row["synthetic"] else "images"
-        side, total = row["image_size"], sum(row[part] for part in PARTS)
+        side, total = row["image_size"], sum(row[split] for split in SPLITS)
         sentences.append(
             f"Dataset {row['dataset']}: {total} {kind} of {side}x{side} pixels in "
             f"{row['num_classes']} classes ({counts}); threat model "

@@ -28,8 +28,8 @@ def run(job: Job) -> None:
     task = TrainingTask(
         plan.loss,
         TrainingData(
-            placed(splits.part("train", "search_validation"), job.device),
-            placed(splits.part("selection"), job.device),
+            placed(splits.subset("train", "search_val"), job.device),
+            placed(splits.subset("val"), job.device),
             info.scale,
         ),
         job.params.retrain[dataset],
@@ -49,7 +49,7 @@ def run(job: Job) -> None:
             "checkpoint": key,
             "epoch": checkpoint.epoch,
             "epochs": len(result.history),
-            "selection_clean": checkpoint.selection_clean,
-            "selection_robust": checkpoint.selection_robust,
+            "val_clean": checkpoint.val_clean,
+            "val_robust": checkpoint.val_robust,
         }
         save_weights(job.outputs[key], model, plan.description, provenance)

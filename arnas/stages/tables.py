@@ -53,7 +53,7 @@ def run(job: Job) -> None:
     trained = []
     for instance in gather("retrain"):
         dataset, name, seed = named(instance.axes)
-        path = instance.outputs["selected_description"]
+        path = instance.outputs["selected"]
         description, origin = read_origin(path, dataset, name, seed)
         cell = {"dataset": dataset, "model": name, "training": origin["loss"], "seed": seed}
         training += training_rows(cell, training_history(instance.outputs["history"]))

@@ -181,10 +181,10 @@ def _full_range(result: EvalResult, x: Tensor, y: Tensor) -> list[Check]:
 
 def _selection(job: Job, splits: Splits, model: nn.Module, origin: dict[str, Any]) -> Check:
     """Return the check that the checkpoint was chosen on images that are no test images."""
-    images, y = splits.part("selection")
+    images, y = splits.subset("val")
     right = predict(model, splits.pixels(images), job.params.whitebox.batch_size) == y
     measured = 100 * float(right.float().mean())
-    return checks.selection_not_test(origin["selection_clean"], measured, len(y), leaked(splits))
+    return checks.selection_not_test(origin["val_clean"], measured, len(y), leaked(splits))
 
 
 def _named(report: Report, name: str) -> Report:

@@ -36,7 +36,7 @@ class TrainingData(NamedTuple):
     """What training reads, on its device."""
 
     train: LabelledImages
-    selection: LabelledImages
+    val: LabelledImages
     """Picks the checkpoint and nothing else."""
     scale: int
     """The stored value that means 1.0."""
@@ -51,22 +51,22 @@ class TrainingTask:
     data: TrainingData
     options: RetrainOptions
     threat: Threat
-    """Norm and budget of training and of the selection attack."""
+    """Norm and budget of training and of the attack that selects."""
     seed_parts: tuple[object, ...]
     """What the run's random numbers are for."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights after an epoch, with what was measured on the selection images."""
+    """Weights after an epoch, with what was measured on the validation images."""
 
     epoch: int
     """Epochs done, from 1."""
     weights: dict[str, Tensor]
     """A copy of the model's state dict."""
-    selection_clean: float
+    val_clean: float
     """Accuracy in percent."""
-    selection_robust: float
+    val_robust: float
     """Accuracy under PGD in percent."""
 
 
@@ -76,7 +76,7 @@ class TrainingResult:
 
     last: Checkpoint
     selected: Checkpoint
-    """The best on the selection images; of equals the later one."""
+    """The best on the validation images; of equals the later one."""
     history: list[dict[str, Any]]
     """One row an epoch."""
 
@@ -120,7 +120,7 @@ def _checkpoint(model: nn.Module, walk: _Walk) -> Checkpoint:
     """Return the present weights with the last epoch's figures."""
     row = walk.history[-1]
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return Checkpoint(walk.epoch, weights, row["selection_clean"], row["selection_robust"])
+    return Checkpoint(walk.epoch, weights, row["val_clean"], row["val_robust"])
 
 
 def _snapshot(model: nn.Module, optimiser: torch.optim.SGD, walk: _Walk) -> Snapshot:
@@ -195,14 +195,14 @@ def train(
         row = _train_epoch(model, entry.loss, optimiser, task, walk, checkpointer)
         seen = LabelledImages(*(part[: options.selection.train_images] for part in task.data.train))
         train_clean, train_robust = measure(model, seen, task, "train")
-        clean, robust = measure(model, task.data.selection, task, "selection")
+        clean, robust = measure(model, task.data.val, task, "selection")
         row = {
             "epoch": walk.epoch + 1,
             **row,
             "train_clean": train_clean,
             "train_robust": train_robust,
-            "selection_clean": clean,
-            "selection_robust": robust,
+            "val_clean": clean,
+            "val_robust": robust,
         }
         record(row)
         walk.next_epoch(row)
@@ -211,7 +211,7 @@ def train(
             walk.selected is None or score(last) >= score(walk.selected)
         ):
             walk.selected = last
-        text = f"loss {row['train_loss']:.3f}, selection clean {clean:.1f} robust {robust:.1f}"
+        text = f"loss {row['train_loss']:.3f}, val clean {clean:.1f} robust {robust:.1f}"
         checkpointer.maybe_save(lambda: _snapshot(model, optimiser, walk), now=True)
         report(walk.epoch, options.epochs, text)
     assert walk.selected is not None
@@ -229,7 +229,7 @@ def _score(entry: LossEntry, options: RetrainOptions) -> Callable[[Checkpoint], 
     by = entry.selects if options.selection.by == "loss" else options.selection.by
 
     def score(checkpoint: Checkpoint) -> Pair:
-        pair = (checkpoint.selection_robust, checkpoint.selection_clean)
+        pair = (checkpoint.val_robust, checkpoint.val_clean)
         return pair if by == "robust" else pair[::-1]
 
     return score

@@ -124,7 +124,7 @@ class LossEntry(NamedTuple):
 
     loss: Loss
     selects: Literal["robust", "clean"]
-    """Accuracy on the selection images that picks the checkpoint."""
+    """Accuracy on the validation images that picks the checkpoint."""
     defended: bool
     """Whether it trains for robustness."""
     citation: str

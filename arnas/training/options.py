@@ -28,7 +28,7 @@ class TrainingAttackOptions(Options):
 
 
 class SelectionOptions(Options):
-    """How accuracy is measured after every epoch; the selection images choose the checkpoint."""
+    """How accuracy is measured after every epoch; the validation images choose the checkpoint."""
 
     steps: int = Field(default=10, ge=1)
     """PGD steps of step size epsilon / 4 from a uniform start."""

@@ -24,7 +24,7 @@ from arnas.data.sources.registry import SOURCES, Source, load_dataset
 from arnas.data.splits import Splits
 from arnas.runtime.errors import UserError
 
-SIZES = {"selection_images": 10, "download": False}
+SIZES = {"val_images": 10, "download": False}
 
 
 def md5(path: Path) -> str:

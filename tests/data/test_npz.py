@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_cases import PARTS, good_arrays, npz_options, random_images, write_npz
+from image_cases import SPLITS, good_arrays, npz_options, random_images, write_npz
 from pydantic import ValidationError
 
 from arnas.data.sources.registry import load_dataset
@@ -95,10 +95,10 @@ def test_the_right_sha256_is_accepted(tmp_path: Path) -> None:
 
 def test_a_full_split_is_taken_as_it_is(tmp_path: Path) -> None:
     split = np.random.default_rng(0).permutation(
-        labelled(("train", 30), ("search_validation", 20), ("selection", 5), ("test", 25))
+        labelled(("train", 30), ("search_val", 20), ("val", 5), ("test", 25))
     )
     splits = load(write_npz(tmp_path / "a.npz", split=split))
-    for name in PARTS:
+    for name in SPLITS:
         assert splits.indices[name].tolist() == np.flatnonzero(split == name).tolist()
 
 
@@ -112,9 +112,9 @@ def test_a_split_stored_as_bytes_is_read(tmp_path: Path) -> None:
 def test_parts_that_the_file_lacks_come_from_its_train(tmp_path: Path, order: str) -> None:
     split = labelled(("test", 20), ("train", 60))
     splits = load(write_npz(tmp_path / "a.npz", split=split), split=order, test_images=3)
-    assert splits.counts() == {"train": 26, "search_validation": 26, "selection": 8, "test": 20}
+    assert splits.counts() == {"train": 26, "search_val": 26, "val": 8, "test": 20}
     assert splits.indices["test"].tolist() == list(range(20))
-    together = torch.cat([splits.indices[name] for name in PARTS]).sort().values
+    together = torch.cat([splits.indices[name] for name in SPLITS]).sort().values
     assert together.tolist() == list(range(80))
 
 
@@ -258,7 +258,7 @@ def test_unknown_parts_are_listed(tmp_path: Path, name: str) -> None:
     message = refusal(write_npz(tmp_path / "a.npz", split=split))
     assert message.startswith("data.mine.path: split has")
     assert repr(name) in message
-    assert all(part in message for part in PARTS)
+    assert all(split in message for split in SPLITS)
 
 
 def test_a_split_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_too_few_images_are_refused_with_the_count_needed(tmp_path: Path) -> Non
 
 
 def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
-    split = labelled(("test", 40), ("selection", 20), ("search_validation", 20))
+    split = labelled(("test", 40), ("val", 20), ("search_val", 20))
     message = refusal(write_npz(tmp_path / "a.npz", split=split))
     assert message.startswith("data.mine has 0 images to divide")
 

@@ -43,20 +43,20 @@ def write(path: Path, **arrays: np.ndarray) -> Path:
     return path
 
 
-def read(folder: Path, part: str = "test", **arrays: Any) -> NpzImages:
-    return read_npz_images(write(folder / "a.npz", **arrays), part)
+def read(folder: Path, which: str = "test", **arrays: Any) -> NpzImages:
+    return read_npz_images(write(folder / "a.npz", **arrays), which)
 
 
-def refusal(path: Path, part: str = "test") -> str:
+def refusal(path: Path, which: str = "test") -> str:
     with pytest.raises(UserError) as caught:
-        read_npz_images(path, part)
+        read_npz_images(path, which)
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".") and str(path) in message
     return message
 
 
-def refused(folder: Path, part: str = "test", **arrays: Any) -> str:
-    return refusal(write(folder / "a.npz", **arrays), part)
+def refused(folder: Path, which: str = "test", **arrays: Any) -> str:
+    return refusal(write(folder / "a.npz", **arrays), which)
 
 
 # Accepted
@@ -68,7 +68,7 @@ def test_three_pairs_of_names_are_known(tmp_path: Path, names: tuple[str, str]) 
     found = read(tmp_path, **dict(zip(names, (images, LABELS), strict=True)))
     assert np.array_equal(found.images, images) and np.array_equal(found.labels, LABELS)
     assert (found.scale, found.num_classes, found.warnings) == (255, 4, ())
-    assert found.part == ("test" if names[0] == "x_test" else None)
+    assert found.split == ("test" if names[0] == "x_test" else None)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +121,13 @@ def test_rounding_beyond_the_box_is_put_back(tmp_path: Path) -> None:
 def test_a_part_is_chosen_by_its_names_or_its_split(tmp_path: Path) -> None:
     train, test = bytes_of(20, 8, 8), 255 - bytes_of(20, 8, 8)
     arrays = {"x_train": train, "y_train": LABELS, "x_test": test, "y_test": LABELS}
-    for part, wanted in (("train", train), ("test", test)):
-        found = read(tmp_path, part, **arrays)
-        assert np.array_equal(found.images[:, 0], wanted) and found.part == part
+    for split, wanted in (("train", train), ("test", test)):
+        found = read(tmp_path, split, **arrays)
+        assert np.array_equal(found.images[:, 0], wanted) and found.split == split
     for kind in ("U", "S"):
         split = np.array(["train", "test"] * 10).astype(kind)
         found = read(tmp_path, images=train, labels=LABELS, split=split)
-        assert np.array_equal(found.images[:, 0], train[1::2]) and found.part == "test"
+        assert np.array_equal(found.images[:, 0], train[1::2]) and found.split == "test"
         assert found.labels.tolist() == LABELS[1::2].tolist() and found.num_classes == 4
 
 
@@ -224,8 +224,8 @@ def test_other_arrays_are_listed(tmp_path: Path) -> None:
     images = bytes_of(20, 8, 8)
     message = refused(tmp_path, x=images, y=LABELS, images=images, labels=LABELS)
     assert "more than one pair of images and labels: keep one" in message
-    message = refused(tmp_path, "selection", x_test=images, y_test=LABELS)
-    assert "or x_selection and y_selection" in message
+    message = refused(tmp_path, "val", x_test=images, y_test=LABELS)
+    assert "or x_val and y_val" in message
 
 
 # Damaged and hostile

@@ -80,7 +80,7 @@ class Tiny:
 
     def options(self, **changes: Any) -> TinyImageNetOptions:
         settings = {"source": "tiny_imagenet", "root": str(self.root), "download": False}
-        return TinyImageNetOptions(**{**settings, "selection_images": 6, **changes})
+        return TinyImageNetOptions(**{**settings, "val_images": 6, **changes})
 
     def load(self, **changes: Any) -> Splits:
         return load_dataset("mine", self.options(**changes))
@@ -105,7 +105,7 @@ def test_the_real_counts_are_known() -> None:
 
 def test_training_images_are_those_that_torchvision_lists(tiny: Tiny) -> None:
     splits = tiny.load(split="contiguous")
-    train = splits.part("train", "search_validation", "selection")
+    train = splits.subset("train", "search_val", "val")
     listed = ImageFolder(str(tiny.folder / "train"))
     expected = {np.asarray(image).tobytes(): label for image, label in listed}
     found = [image.permute(1, 2, 0).numpy().tobytes() for image in train.images]
@@ -117,13 +117,13 @@ def test_training_images_are_those_that_torchvision_lists(tiny: Tiny) -> None:
 
 
 def test_validation_images_are_the_test_set_in_the_order_of_their_annotations(tiny: Tiny) -> None:
-    test = tiny.load().part("test")
+    test = tiny.load().subset("test")
     assert len(test.labels) == TEST
     for i, (image, label) in enumerate(zip(*test, strict=True)):
         path = tiny.folder / f"val/images/val_{i + 5}.JPEG"
         assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(path)))
         assert label == sorted(WNIDS).index(WNIDS[i % 3])
-    assert torch.equal(tiny.load(test_images=4).part("test").images, test.images[:4])
+    assert torch.equal(tiny.load(test_images=4).subset("test").images, test.images[:4])
 
 
 def test_grey_images_get_three_equal_channels(tiny: Tiny) -> None:

@@ -44,7 +44,7 @@ RESULTS = Path("results/digits")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the results that pages read: small, but of the same kind."""
     folder = tmp_path_factory.mktemp("project")
-    options = DigitsOptions(source="sklearn_digits", test_images=60, selection_images=40)
+    options = DigitsOptions(source="sklearn_digits", test_images=60, val_images=40)
     splits = load_dataset("digits", options)
     save_splits(folder / RESULTS / "data/digits/splits.safetensors", splits)
 
@@ -58,7 +58,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         milestones=[],
         selection=SelectionOptions(steps=1, train_images=20),
     )
-    parts = TrainingData(splits.part("train"), splits.part("selection"), splits.info.scale)
+    parts = TrainingData(splits.subset("train"), splits.subset("val"), splits.info.scale)
     task = TrainingTask("natural", parts, recipe, Threat("linf", 0.1), ("docs",))
     train(net, task, silent)
     described = describe_model("resnet18", cells=None, **sizes)
@@ -139,7 +139,7 @@ def test_the_new_objective_attacks(project: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_npz_of_the_tutorial_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_page("tutorial/first-run.md", tmp_path, monkeypatch)
-    options = NpzOptions(source="npz", path="mine.npz", test_images=300, selection_images=120)
+    options = NpzOptions(source="npz", path="mine.npz", test_images=300, val_images=120)
     splits = load_dataset("mine", options)
     assert splits.counts()["test"] == 300
     assert np.isclose(splits.pixels(splits.images).max(), 1)

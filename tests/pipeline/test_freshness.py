@@ -14,7 +14,7 @@ from arnas.pipeline.freshness import LONG_AGO, expected, why_stale, write_token
 from arnas.pipeline.jobs import find_instance
 from arnas.pipeline.runner import run_command
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import read_json, write_json
+from arnas.runtime.files import read_json
 from arnas.runtime.manifest import write_manifest
 from arnas.stages.data import run as run_data
 
@@ -77,7 +77,7 @@ def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set
     path = Path("results/smoke/data/digits/manifest.json")
     manifest = read_json(path)
     del manifest["settings"]["data.digits"]["split"]  # at its default now
-    write_json(path, manifest)
+    write_manifest(path, manifest)
     assert reason(settings) is None
     settings["data"]["digits"]["split_seed"] = 5
     assert reason(settings) == "data.digits.split_seed was 0, is 5"
@@ -88,7 +88,7 @@ def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set
 def test_an_older_version_is_stale(settings: dict[str, Any]) -> None:
     path = Path("results/smoke/data/digits/manifest.json")
     write_manifest(path, read_json(path) | {"version": 0})
-    assert reason(settings) == "the stage's version was 0, is 1"
+    assert reason(settings) == "the stage's version was 0, is 2"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"stage": "data"}'])
@@ -103,7 +103,8 @@ def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -
     axes = {"dataset": "digits", "network": "arnas", "seed": "0"}
     retrain = find_instance("retrain", axes, params)
     producer = read_json(Path("results/smoke/data/digits/manifest.json"))
-    write_json(retrain.manifest, {**expected(retrain, params), "inputs": dict(producer["outputs"])})
+    made_from = {**expected(retrain, params), "inputs": dict(producer["outputs"])}
+    write_manifest(retrain.manifest, made_from)
     assert why_stale(retrain, params) is None
     changed = dict.fromkeys(producer["outputs"], "0" * 64)
     manifest = Path("results/smoke/data/digits/manifest.json")
@@ -131,7 +132,7 @@ def test_a_mistake_leaves_the_manifest_of_unchanged_outputs(settings: dict[str, 
 def test_a_file_of_the_users_own_is_hashed(settings: dict[str, Any], tmp_path: Path) -> None:
     images = np.zeros((200, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(200) % 2)
-    sizes = {"source": "npz", "path": "mine.npz", "test_images": 20, "selection_images": 20}
+    sizes = {"source": "npz", "path": "mine.npz", "test_images": 20, "val_images": 20}
     settings["data"]["mine"] = sizes
     Path("params.yaml").write_text(yaml.safe_dump(settings))
     run_command("data", {"dataset": "mine"}, run_data)

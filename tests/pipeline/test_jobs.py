@@ -85,8 +85,8 @@ def test_the_black_box_gathers_its_own_dataset_only() -> None:
         assert keys("blackbox", params, dataset=dataset) == [
             f"{command}/{dataset}/{network}/{seed}/{key}"
             for command, outputs in (
-                ("retrain", ("selected", "selected_description")),
-                ("blackbox_examples", ("examples", "examples_description")),
+                ("retrain", ("selected",)),
+                ("blackbox_examples", ("examples",)),
             )
             for network in networks
             for seed in (0, 2)
@@ -99,14 +99,13 @@ def test_a_gathered_file_is_the_output_of_its_instance() -> None:
     found = gathered(stage_by_name("blackbox"), {"dataset": "shapes"}, params)
     place = "results/digits/retrain/shapes/sum/2/selected.safetensors"
     assert found["retrain/shapes/sum/2/selected"] == Path(place)
-    assert found["retrain/shapes/sum/2/selected_description"] == Path(f"{place}.json")
 
 
 def test_the_tables_gather_every_cell_of_the_run() -> None:
     """Two histories of two searches and seeds; twelve networks, by training and outcomes."""
     found = keys("tables", wide())
     networks = 2 * (2 + 4)
-    assert len(found) == 2 * 2 * 2 + networks * (2 + 2) + 2 * 2
+    assert len(found) == 2 * 2 * 2 + networks * (2 + 1) + 2
     assert len(set(found)) == len(found)
     starts = [key.split("/")[0] for key in found]
     assert list(dict.fromkeys(starts)) == [
@@ -122,7 +121,7 @@ def test_a_dataset_on_which_nothing_is_trained_gathers_nothing() -> None:
     params = with_run(searches_on=["digits"])
     assert keys("blackbox", params, dataset="shapes") == []
     instance = find_instance("blackbox", {"dataset": "shapes"}, params)
-    assert sorted(instance.inputs) == ["splits", "splits_description"]
+    assert sorted(instance.inputs) == ["splits"]
 
 
 def entering(params: Params) -> dict[str, Path]:

@@ -30,7 +30,8 @@ from arnas.pipeline.key_figures import key_figure
 from arnas.pipeline.status import Overview, Status, overview
 from arnas.pipeline.status_table import as_text, follow
 from arnas.reporting.run.tables import whitebox_rows
-from arnas.runtime.files import load_tensors, save_tensors, write_json
+from arnas.runtime.files import load_tensors, save_tensors
+from arnas.runtime.manifest import read_manifest, write_manifest
 from arnas.runtime.resume import FolderCheckpointer, Snapshot, checkpointing
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +128,6 @@ def test_a_setting_that_goes_back_to_its_default_is_named(params: Params) -> Non
 
 
 def read_settings(instance: Instance) -> dict[str, dict[str, Any]]:
-    from arnas.runtime.manifest import read_manifest
 
     settings: dict[str, dict[str, Any]] = read_manifest(instance.manifest)["settings"]
     return settings
@@ -136,9 +136,9 @@ def read_settings(instance: Instance) -> dict[str, dict[str, Any]]:
 def test_an_older_manifest_says_only_that_settings_differ(params: Params) -> None:
     make_all(params)
     instance = named(RETRAIN, params)
-    content = yaml.safe_load(instance.manifest.read_text())
+    content = read_manifest(instance.manifest)
     del content["settings"]
-    write_json(instance.manifest, content)
+    write_manifest(instance.manifest, content)
     assert seen(params)[RETRAIN].state == "done"
     assert seen(with_epochs(7))[RETRAIN].detail == "its settings differ"
 
@@ -239,9 +239,9 @@ def test_a_damaged_state_is_partial_by_the_save_that_is_whole(params: Params) ->
     newest.load()
     newest.maybe_save(lambda: Snapshot({}, {"epoch": 1, "step": 0}), now=True)
     assert seen(params)[RETRAIN].detail == "1 of 2 epochs"
-    (slot / "state.0.safetensors.json").write_text("{")
+    (slot / "state.0.safetensors").write_text("{")
     assert seen(params)[RETRAIN].detail == "0 of 2 epochs, step 1"
-    (slot / "state.1.safetensors.json").write_text("[]")
+    (slot / "state.1.safetensors").write_text("[]")
     assert seen(params)[RETRAIN].state == "missing"
 
 

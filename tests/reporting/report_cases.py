@@ -137,8 +137,8 @@ def training() -> pd.DataFrame:
                 "epoch": epoch,
                 "train_clean": 50 + epoch,
                 "train_robust": 40 + epoch,
-                "selection_clean": 45 + epoch,
-                "selection_robust": 30 + epoch,
+                "val_clean": 45 + epoch,
+                "val_robust": 30 + epoch,
             }
             for key in EXPECTED
             for epoch in (1, 2, 3)

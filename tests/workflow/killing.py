@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def settings_worth_killing() -> dict[str, Any]:
     """Return the smoke settings with more and smaller steps, so that a kill finds some to lose."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
-    settings["data"]["digits"]["search_validation_fraction"] = 0.95
+    settings["data"]["digits"]["search_val_fraction"] = 0.95
     settings["supernet"]["batch_size"] = 16
     settings["whitebox"] |= {"attacks": ["fgsm", "pgd20", "pgd100"], "batch_size": 8}
     return settings

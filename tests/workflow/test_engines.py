@@ -201,7 +201,7 @@ def test_dvc_shows_metrics_params_and_plots(by_dvc: Path) -> None:
     plots = run(by_dvc, "dvc", "plots", "show", "-o", "plots")
     assert plots.returncode == 0, plots.stderr
     shown = (by_dvc / "plots/index.html").read_text()
-    for curve in ("selection_robust", "gamma", "epsilon", "adversarial_loss"):
+    for curve in ("val_robust", "gamma", "epsilon", "adversarial_loss"):
         assert curve in shown
 
 

@@ -49,7 +49,7 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
         "source": "image_folder",
         "path": "photos",
         "test_images": 40,
-        "selection_images": 20,
+        "val_images": 20,
     }
     settings["run"] |= {
         "networks": ["arnas", "mobilenet_v2"],

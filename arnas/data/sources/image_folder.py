@@ -11,20 +11,20 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from arnas.data.options import ImageFolderOptions, user_folder
 from arnas.data.sources.decode import decode, strict_images
-from arnas.data.sources.raw import Part, RawImages, check_room, joined
+from arnas.data.sources.raw import RawImages, SplitImages, check_room, joined
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes
 
 SMALLEST_SIDE = 8
-PART_FOLDERS = {"train", "test", "val"}
+SPLIT_FOLDERS = {"train", "test", "val"}
 
 
 def read_image_folder(options: ImageFolderOptions, name: str) -> RawImages:
-    """Read a folder with a folder of images for each class, or with parts of that form.
+    """Read a folder with a folder of images for each class, or with splits of that form.
 
-    The parts are ``train``, ``test`` and ``val``; without ``train`` all is one part. ``test`` is
-    the test set, else ``val``; beside ``test``, ``val`` is `selection`. Classes are numbered in
-    the order of their names. Within a part the images are stored in an order that the sha256 of
+    The splits are ``train``, ``test`` and ``val``; without ``train`` all is one split. ``test`` is
+    the test set, else ``val``; beside ``test`` it is `val`. Classes are numbered in
+    the order of their names. Within a split the images are stored in an order that the sha256 of
     their relative names decides, so that the first so many of them are of all classes.
 
     Parameters
@@ -35,7 +35,7 @@ def read_image_folder(options: ImageFolderOptions, name: str) -> RawImages:
     Raises
     ------
     UserError
-        When the folder is missing or empty, its parts have other classes, or an image is unusable.
+        When the folder is missing or empty, its splits have other classes, or an image is unusable.
     """
     where, root = f"data.{name}", user_folder(options.path)
     if not os.path.isdir(root):  # noqa: PTH112 -- finds no fault with names that are too long
@@ -44,14 +44,14 @@ def read_image_folder(options: ImageFolderOptions, name: str) -> RawImages:
             f"{where}.path is '{one_line(options.path)}', but {kind} (looked for {_shown(root)}): "
             "correct the path."
         )
-    folders = _parts(where, root)
+    folders = _splits(where, root)
     seen: set[str] = set()
-    listed = {part: _listed(where, folder, seen) for part, folder in folders.items()}
+    listed = {split: _listed(where, folder, seen) for split, folder in folders.items()}
     classes = list(listed[next(iter(listed))])
-    for part, listing in listed.items():
+    for split, listing in listed.items():
         if odd := sorted(set(classes) ^ set(listing)):
             raise UserError(
-                f"{where}.path: {_shown(folders[part])} and {_shown(folders['train'])} have "
+                f"{where}.path: {_shown(folders[split])} and {_shown(folders['train'])} have "
                 f"different classes ('{one_line(odd[0])}' is in one of them only): give both the "
                 "same folders."
             )
@@ -61,37 +61,37 @@ def read_image_folder(options: ImageFolderOptions, name: str) -> RawImages:
             "two folders or more."
         )
     samples = {
-        part: [(path, label) for label, paths in enumerate(listing.values()) for path in paths]
-        for part, listing in listed.items()
+        split: [(path, label) for label, paths in enumerate(listing.values()) for path in paths]
+        for split, listing in listed.items()
     }
     return _read(options, where, root, samples, len(classes))
 
 
-def _parts(where: str, root: Path) -> dict[str, Path]:
-    """Return the folder of each part that the user's folder has; all is ``train`` if it has one."""
+def _splits(where: str, root: Path) -> dict[str, Path]:
+    """Return the folder of each split of the user's folder; all is ``train`` if it has one."""
     beside = _folders(where, root)
     if not ("train" in beside and _folders(where, root / "train")):
-        # A class may be called train, but a folder of folders with such a name is a part.
-        alike = [name for name in beside if name.casefold() in PART_FOLDERS]
+        # A class may be called train, but a folder of folders with such a name is a split.
+        alike = [name for name in beside if name.casefold() in SPLIT_FOLDERS]
         if odd := [name for name in alike if alike == beside or _folders(where, root / name)]:
             raise UserError(
                 f"{where}.path: {_shown(root)} has the folder '{one_line(odd[0])}', but no train "
-                "with a folder for each class (train, test and val are parts, however they are "
+                "with a folder for each class (train, test and val are splits, however they are "
                 "written, and train is needed): name the folders train, test and val, in small "
                 "letters."
             )
         return {"train": root}
-    if odd := sorted(set(beside) - PART_FOLDERS):
+    if odd := sorted(set(beside) - SPLIT_FOLDERS):
         raise UserError(
             f"{where}.path: {_shown(root)} has the folder '{one_line(odd[0])}' beside train: "
             "allowed are train, test and val, or a folder for each class without them."
         )
     names = {"train": "train"}
     if "test" in beside:
-        names |= {"test": "test"} | ({"selection": "val"} if "val" in beside else {})
+        names |= {"test": "test"} | ({"val": "val"} if "val" in beside else {})
     elif "val" in beside:
         names |= {"test": "val"}
-    return {part: root / folder for part, folder in names.items()}
+    return {split: root / folder for split, folder in names.items()}
 
 
 def _listed(where: str, folder: Path, seen: set[str]) -> dict[str, list[Path]]:
@@ -191,7 +191,7 @@ def _read(
     """Read the listed images and compare their digest."""
     digests: list[tuple[bytes, str]] = []
     first: list[int] = []
-    parts: list[Part] = []
+    splits: list[SplitImages] = []
 
     def square(width: int, height: int) -> None:
         if not first and width == height >= SMALLEST_SIDE:
@@ -218,21 +218,21 @@ def _read(
         )
 
     with strict_images():
-        for part, found in samples.items():
+        for split, found in samples.items():
             mixed = sorted(found, key=lambda item: hashlib.sha256(_name(item[0], root)).digest())
             pixels = read(mixed[0][0])
             images = _room(where, len(mixed), pixels.shape)
             images[0] = pixels
             for place, (path, _) in zip(images[1:], mixed[1:], strict=True):
                 place[:] = read(path)
-            parts.append(Part(part, images, np.array([label for _, label in mixed])))
+            splits.append(SplitImages(split, images, np.array([label for _, label in mixed])))
     digest = _digest(digests)
     if options.sha256 not in {None, digest}:
         raise UserError(
             f"{where}.sha256 is {options.sha256}, but the images in {_shown(root)} have "
             f"{digest}: restore them, or write the new value if the change is meant."
         )
-    return joined(parts, options, classes, where, digest)
+    return joined(splits, options, classes, where, digest)
 
 
 def _name(path: Path, root: Path) -> bytes:

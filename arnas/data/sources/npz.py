@@ -10,7 +10,7 @@ import numpy as np
 
 from arnas.data.options import NpzOptions, user_file
 from arnas.data.sources.raw import RawImages, check_room
-from arnas.data.splits import PARTS
+from arnas.data.splits import SPLITS
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file
 
@@ -51,11 +51,11 @@ def read_npz(options: NpzOptions, name: str) -> RawImages:
         if split.dtype.kind == "S":
             split = np.char.decode(split, "utf-8", "replace")
         split = split.astype(str)
-        unknown = sorted(set(split.ravel().tolist()) - set(PARTS))
+        unknown = sorted(set(split.ravel().tolist()) - set(SPLITS))
         if split.shape != labels.shape or unknown:
             raise UserError(
                 f"{where}: split has shape {split.shape} and the unknown values {unknown}; needed "
-                f"is one of {', '.join(PARTS)} for each of the {len(labels)} images."
+                f"is one of {', '.join(SPLITS)} for each of the {len(labels)} images."
             )
     return RawImages(images, labels, num_classes, 255, split)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arnas.data.sources.npz import read_arrays
-from arnas.data.splits import PARTS
+from arnas.data.splits import SPLITS
 from arnas.data.untrusted import HEAD, read_foreign
 from arnas.runtime.errors import UserError, one_line
 
@@ -31,23 +31,24 @@ class NpzImages(NamedTuple):
     scale: int
     """The stored value that means 1.0: 255 of uint8, 1 of floats."""
     num_classes: int
-    part: str | None
-    """The part that was asked for; None if the file has no parts."""
+    split: str | None
+    """The split that was asked for; None if the file has no splits."""
     warnings: tuple[str, ...]
 
 
-def read_npz_images(path: Path, part: str) -> NpzImages:
+def read_npz_images(path: Path, split: str) -> NpzImages:
     """Read images and labels of an npz.
 
     Parameters
     ----------
     path
-        Holds one pair of arrays: `x` and `y`, `images` and `labels`, or, for each part, as `x_test`
-        and `y_test`. Images are uint8 from 0 to 255 or floats in [0, 1], of shape (N, H, W),
-        (N, H, W, C) or (N, C, H, W) with 1 or 3 channels; labels are integers from 0 up. An array
-        `split` names the part of each image, as for `arnas.data.sources.npz.read_npz`.
-    part
-        Which of its parts, if it has some.
+        Holds one pair of arrays: `x` and `y`, `images` and `labels`, or, for each split, as
+        `x_test` and `y_test`. Images are uint8 from 0 to 255 or floats in [0, 1], of shape
+        (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels; labels are integers from 0
+        up. An array
+        `split` names the split of each image.
+    split
+        Which of its splits, if it has some.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def read_npz_images(path: Path, part: str) -> NpzImages:
     names: list[str] = []
 
     def chosen(present: Sequence[str]) -> list[str]:
-        names.extend(_pair(present, part, shown))
+        names.extend(_pair(present, split, shown))
         return [
             *names,
             *(["split"] if "split" in present and not names[0].startswith("x_") else []),
@@ -71,10 +72,10 @@ def read_npz_images(path: Path, part: str) -> NpzImages:
     images = _channels_first(images, where)
     labels = _checked_labels(labels, len(images), f"{shown}: {names[1]}")
     num_classes = max(int(labels.max()) + 1, 2)
-    own = part if names[0].startswith("x_") else None
+    own = split if names[0].startswith("x_") else None
     if "split" in arrays:
-        mask = _rows(arrays["split"], part, len(labels), f"{shown}: split")
-        images, labels, own = images[mask], labels[mask], part
+        mask = _rows(arrays["split"], split, len(labels), f"{shown}: split")
+        images, labels, own = images[mask], labels[mask], split
     images, notes = _pixels(images, where)
     if labels.min() > 0:
         notes.append(f"{shown}: {names[1]} begin at {labels.min()}, and classes count from 0")
@@ -82,9 +83,9 @@ def read_npz_images(path: Path, part: str) -> NpzImages:
     return NpzImages(images, labels, scale, num_classes, own, tuple(notes))
 
 
-def _pair(present: Sequence[str], part: str, shown: str) -> tuple[str, str]:
+def _pair(present: Sequence[str], split: str, shown: str) -> tuple[str, str]:
     """Return the names of the images and of the labels."""
-    pairs = [("x", "y"), ("images", "labels"), (f"x_{part}", f"y_{part}")]
+    pairs = [("x", "y"), ("images", "labels"), (f"x_{split}", f"y_{split}")]
     found = [pair for pair in pairs if set(pair) <= set(present)]
     if len(found) == 1:
         return found[0]
@@ -150,19 +151,19 @@ def _checked_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _rows(split: np.ndarray, part: str, count: int, where: str) -> np.ndarray:
-    """Return which images are of a part."""
-    if split.shape != (count,) or split.dtype.kind not in "SU":
+def _rows(column: np.ndarray, split: str, count: int, where: str) -> np.ndarray:
+    """Return which images are of a split."""
+    if column.shape != (count,) or column.dtype.kind not in "SU":
         raise UserError(
-            f"{where} is {split.dtype} of shape {split.shape}, needed is one of "
-            f"{', '.join(PARTS)} for each of the {count} images."
+            f"{where} is {column.dtype} of shape {column.shape}, needed is one of "
+            f"{', '.join(SPLITS)} for each of the {count} images."
         )
-    if split.dtype.kind == "S":
-        split = np.char.decode(split, "utf-8", "replace")
-    mask: np.ndarray = split == part
+    if column.dtype.kind == "S":
+        column = np.char.decode(column, "utf-8", "replace")
+    mask: np.ndarray = column == split
     if not mask.any():
-        has = one_line(", ".join(sorted(set(split.tolist()))), 100)
-        raise UserError(f"{where} has {has}, but no '{part}': ask for another part.")
+        has = one_line(", ".join(sorted(set(column.tolist()))), 100)
+        raise UserError(f"{where} has {has}, but no '{split}': ask for another split.")
     return mask
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arnas.data.options import PartOptions
+from arnas.data.options import SplitOptions
 from arnas.runtime.errors import UserError
 
 
@@ -23,16 +23,16 @@ class RawImages(NamedTuple):
     scale: int
     """The stored value that means 1.0."""
     split: np.ndarray | None = None
-    """Optional part name of each image, shape (N,)."""
+    """Optional split name of each image, shape (N,)."""
     sha256: str | None = None
     """Digest of the user's own files that were read, where the settings may demand one."""
 
 
-class Part(NamedTuple):
-    """The images of one part that a dataset comes with."""
+class SplitImages(NamedTuple):
+    """The images of one split that a dataset comes with."""
 
     name: str
-    """One of `arnas.data.splits.PARTS`."""
+    """One of `arnas.data.splits.SPLITS`."""
     images: np.ndarray
     """uint8 of shape (N, C, H, W), in any memory order."""
     labels: np.ndarray
@@ -40,17 +40,17 @@ class Part(NamedTuple):
 
 
 def joined(
-    parts: Sequence[Part],
-    options: PartOptions,
+    splits: Sequence[SplitImages],
+    options: SplitOptions,
     num_classes: int,
     where: str,
     sha256: str | None = None,
 ) -> RawImages:
-    """Put the parts that a dataset comes with one after the other.
+    """Put the splits that a dataset comes with one after the other.
 
     Parameters
     ----------
-    parts
+    splits
         In any order; of ``test`` the first `options.test_images` are taken, all by default.
     where
         Path of the dataset's settings, for messages.
@@ -62,22 +62,22 @@ def joined(
     UserError
         When there are fewer test images than the settings ask for.
     """
-    chosen = [_first(part, options.test_images, where) if part.name == "test" else part
-              for part in parts]  # fmt: skip
-    counts = [len(part.labels) for part in chosen]
+    chosen = [_first(split, options.test_images, where) if split.name == "test" else split
+              for split in splits]  # fmt: skip
+    counts = [len(split.labels) for split in chosen]
     # Filled in place: concatenation would keep the readers' memory order and be copied again.
     images = np.empty((sum(counts), *chosen[0].images.shape[1:]), np.uint8)
     start = 0
-    for part, count in zip(chosen, counts, strict=True):
-        images[start : start + count] = part.images
+    for split, count in zip(chosen, counts, strict=True):
+        images[start : start + count] = split.images
         start += count
-    labels = np.concatenate([part.labels for part in chosen]).astype(np.int64)
-    split = np.repeat([part.name for part in chosen], counts)
-    return RawImages(images, labels, num_classes, 255, split, sha256)
+    labels = np.concatenate([split.labels for split in chosen]).astype(np.int64)
+    names = np.repeat([split.name for split in chosen], counts)
+    return RawImages(images, labels, num_classes, 255, names, sha256)
 
 
-def _first(test: Part, count: int | None, where: str) -> Part:
-    """Return the first so many images of the test part."""
+def _first(test: SplitImages, count: int | None, where: str) -> SplitImages:
+    """Return the first so many images of the test split."""
     if count is None:
         return test
     if count > len(test.labels):
@@ -85,7 +85,7 @@ def _first(test: Part, count: int | None, where: str) -> Part:
             f"{where}.test_images is {count}, but its test set has {len(test.labels)} images: "
             "lower it, or leave it out for all of them."
         )
-    return Part(test.name, test.images[:count], test.labels[:count])
+    return SplitImages(test.name, test.images[:count], test.labels[:count])
 
 
 def check_room(needed: int, what: str) -> None:

@@ -83,7 +83,7 @@ SOURCES: dict[str, Source] = {
 
 
 def load_dataset(name: str, options: DatasetOptions) -> Splits:
-    """Read the dataset `name` and cut it into its parts.
+    """Read the dataset `name` and cut it into its splits.
 
     Raises
     ------

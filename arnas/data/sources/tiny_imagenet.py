@@ -16,7 +16,7 @@ import numpy as np
 from arnas.data.options import TinyImageNetOptions, dataset_root
 from arnas.data.sources.decode import decode, strict_images
 from arnas.data.sources.fetch import Remote, RequiredFile, prepare
-from arnas.data.sources.raw import Part, RawImages, joined
+from arnas.data.sources.raw import RawImages, SplitImages, joined
 from arnas.runtime.errors import UserError, one_line
 
 LARGEST_FILE = 2**22
@@ -84,8 +84,8 @@ def read_tiny_imagenet(options: TinyImageNetOptions, name: str, form: Form) -> R
         wnids = _classes(tree, form)
         train = _train(tree, wnids, form)
         test = _test(tree, wnids, form)
-        parts = [_decoded(tree, "train", train, form), _decoded(tree, "test", test, form)]
-    return joined(parts, options, form.classes, f"data.{name}")
+        splits = [_decoded(tree, "train", train, form), _decoded(tree, "test", test, form)]
+    return joined(splits, options, form.classes, f"data.{name}")
 
 
 def _tree(options: TinyImageNetOptions, name: str, form: Form, open_files: ExitStack) -> _Tree:
@@ -167,7 +167,7 @@ def _denied(where: str, path: str, error: PermissionError) -> UserError:
 
 
 def _damaged(tree: _Tree, path: str, reason: str) -> UserError:
-    """Return what to say of a part that is not as it must be."""
+    """Return what to say of a split that is not as it must be."""
     return UserError(
         f"{tree.where}/{path} is not as in Tiny-ImageNet-200 ({reason}): delete the folder "
         "tiny-imagenet-200 and put the zip in its place, or unpack the zip anew."
@@ -229,8 +229,8 @@ def _test(tree: _Tree, wnids: list[str], form: Form) -> list[tuple[str, int]]:
     return [(f"val/images/{name}", number) for name, number in labels.items()]
 
 
-def _decoded(tree: _Tree, part: str, images: list[tuple[str, int]], form: Form) -> Part:
-    """Return the images of a part; grey ones get three equal channels."""
+def _decoded(tree: _Tree, split: str, images: list[tuple[str, int]], form: Form) -> SplitImages:
+    """Return the images of a split; grey ones get three equal channels."""
 
     def check(width: int, height: int) -> None:
         if width != form.side or height != form.side:
@@ -239,4 +239,4 @@ def _decoded(tree: _Tree, part: str, images: list[tuple[str, int]], form: Form) 
     pixels = np.empty((len(images), 3, form.side, form.side), np.uint8)
     for place, (path, _) in zip(pixels, images, strict=True):
         place[:] = decode(_read(tree, path), f"{tree.where}/{path}", check=check)
-    return Part(part, pixels, np.array([label for _, label in images]))
+    return SplitImages(split, pixels, np.array([label for _, label in images]))

@@ -15,7 +15,7 @@ import numpy as np
 
 from arnas.data.options import Cifar10Options, Cifar100Options, SvhnOptions
 from arnas.data.sources.fetch import Remote, RequiredFile, prepare
-from arnas.data.sources.raw import Part, RawImages, joined
+from arnas.data.sources.raw import RawImages, SplitImages, joined
 from arnas.runtime.errors import UserError, one_line
 
 CIFAR_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -45,11 +45,11 @@ def read_cifar(options: Cifar10Options | Cifar100Options, name: str, reader: Any
     with _unchanged(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the pickles are older than the present numpy
         train, test = reader(root, train=True), reader(root, train=False)
-    parts = [
-        Part(part, found.data.transpose(0, 3, 1, 2), np.asarray(found.targets))
-        for part, found in (("train", train), ("test", test))
+    splits = [
+        SplitImages(split, found.data.transpose(0, 3, 1, 2), np.asarray(found.targets))
+        for split, found in (("train", train), ("test", test))
     ]
-    return joined(parts, options, len(train.classes), f"data.{name}")
+    return joined(splits, options, len(train.classes), f"data.{name}")
 
 
 def read_svhn(options: SvhnOptions, name: str, reader: Any) -> RawImages:
@@ -74,12 +74,12 @@ def read_svhn(options: SvhnOptions, name: str, reader: Any) -> RawImages:
         for url, file, md5 in (reader.split_list[fold] for fold in folds)
     ]
     root = prepare(name, options, files, SVHN_HOME)
-    parts = []
+    splits = []
     for fold in folds:
         with _unchanged(name):
             found = reader(root, split=fold)
-        parts.append(Part("test" if fold == "test" else "train", found.data, found.labels))
-    return joined(parts, options, 10, f"data.{name}")
+        splits.append(SplitImages("test" if fold == "test" else "train", found.data, found.labels))
+    return joined(splits, options, 10, f"data.{name}")
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class _Comparison(NamedTuple):
 
 
 def finite_differences(context: CheckContext) -> Check:
-    """8: along random directions, and its own, the gradient is the derivative of the logits."""
+    """Fail if the gradient is not the derivative of the logits."""
     check_labels(context)
     x, y = _chosen(context)
     probe = _exact_probe(context, x, y) or _probe(context.model, context.seed, x.float(), y)

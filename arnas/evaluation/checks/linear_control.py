@@ -51,13 +51,7 @@ class Exact(NamedTuple):
 
 
 def nearest_mean(x: Tensor, y: Tensor) -> tuple[nn.Sequential, Tensor]:
-    """Return the classifier by the nearest class mean, in float64, and the classes it knows.
-
-    Parameters
-    ----------
-    x, y
-        Images of shape (N, C, H, W) of two classes or more, and int64 labels.
-    """
+    """Return the classifier by the nearest class mean, in float64, and the classes it knows."""
     classes = torch.unique(y)
     means = torch.stack([x[y == label].flatten(1).double().mean(0) for label in classes])
     layer = nn.Linear(means.shape[1], len(classes)).to(means)
@@ -79,17 +73,7 @@ def scaled(model: nn.Sequential, factor: float, dtype: torch.dtype) -> nn.Sequen
 
 
 def exact_robustness(model: nn.Sequential, x: Tensor, y: Tensor, threat: Threat) -> Exact:
-    """Return which images a linear classifier keeps, whatever the attacker does.
-
-    Parameters
-    ----------
-    model
-        As `nearest_mean` returns it.
-    x, y
-        float64 images in [0, 1] and labels.
-    threat
-        Norm and budget.
-    """
+    """Return which float64 images a linear classifier keeps, whatever the attacker does."""
     layer = model[1]
     assert isinstance(layer, nn.Linear)
     with torch.no_grad():
@@ -184,7 +168,7 @@ def make_control(context: CheckContext) -> Control:
 
 
 def linear_control(context: CheckContext) -> Check:
-    """Check 25: the attacks find on a linear classifier what there is, and no more."""
+    """Fail if the attacks miss the exact answer on a linear classifier."""
     control = make_control(context)
     exact, threat = control.exact, control.threat
     broken = attack_control(control)

@@ -1,9 +1,4 @@
-"""Checks for the known ways of measuring a robustness that is not there.
-
-Each returns its verdict with the evidence it rests on and what to do. They follow the signs of
-obfuscated gradients of Athalye et al. (arXiv 1802.00420) and the checklist of Carlini et al.
-(arXiv 1902.06705).
-"""
+"""Checks of plain data: attacks against each other, networks against each other, and the splits."""
 
 from __future__ import annotations
 
@@ -28,15 +23,15 @@ def not_run(name: str, evidence: str, advice: str) -> Check:
     return Check(name, "WARN", evidence, advice)
 
 
-def eval_mode(monitor: EvalMonitor) -> Check:
-    """Check that every pass is in evaluation mode and that the model comes out unchanged."""
+def model_unchanged(monitor: EvalMonitor) -> Check:
+    """Fail if a pass of an attack was in training mode, or an attack changed the model."""
     evidence = (
         f"{monitor.awake} of {monitor.forwards} forward passes with a submodule in training mode, "
         f"weights and buffers {'changed' if monitor.changed else 'unchanged'}"
     )
     bad = monitor.awake or monitor.changed
     return Check(
-        "eval_mode",
+        "model_unchanged",
         "FAIL" if bad else "PASS",
         evidence,
         "call model.eval() for every submodule and keep it so while attacking",
@@ -68,7 +63,7 @@ def box_and_ball(monitor: EvalMonitor) -> Check:
 
 
 def blackbox_ball_and_box(monitor: EvalMonitor) -> Check:
-    """Check the same of the examples that are shown to other networks, and of Square's."""
+    """Fail if an example for other networks, or of Square, leaves the ball or [0, 1]."""
     return box_and_ball(monitor)._replace(id="blackbox_ball_and_box")
 
 
@@ -110,7 +105,7 @@ def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
 
 
 def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
-    """Check that many small steps break at least as many images as one large step."""
+    """Fail if PGD-20 breaks clearly fewer images than FGSM."""
     surplus = int(iterative.sum()) - int(single.sum())
     lost = int(((iterative == 1) & (single == 0)).sum())
     return Check(
@@ -124,7 +119,7 @@ def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
 
 
 def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
-    """Check that more steps break at least as many images, and few more."""
+    """Fail if PGD-100 breaks clearly fewer images than PGD-20, warn if far more."""
     status = _lag(int(more.sum()) - int(fewer.sum()), len(fewer))
     drop = 100 * (int(fewer.sum()) - int(more.sum())) / len(fewer)
     if status == "PASS" and drop > CONVERGED:
@@ -138,7 +133,7 @@ def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
 
 
 def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
-    """Check that an attack on the margin does not break many more images than the cross-entropy.
+    """Fail if CW-inf breaks over 10 points more than PGD-100: the loss saturates.
 
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
     """
@@ -165,34 +160,34 @@ def _lag(surplus: int, n: int) -> Status:
 def selection_not_test(
     recorded: float, measured: float, images: int, leaked: tuple[int, int]
 ) -> Check:
-    """Check that the checkpoint was chosen on the selection images, and that no test image leaked.
+    """Fail if the checkpoint was not chosen on the validation images, or splits overlap.
 
     Parameters
     ----------
     recorded
-        Clean accuracy on the selection images that training noted for the checkpoint, in percent.
+        Clean accuracy on the validation images that training noted for the checkpoint, in percent.
     measured
         The same, measured now.
     images
-        Number of selection images; one may be judged differently by another device's rounding.
+        Number of validation images; one may be judged differently by another device's rounding.
     leaked
-        Test images that are also in another part, and those that have an equal copy there.
+        Test images that are also in another split, and those that have an equal copy there.
     """
     shared, copies = leaked
     same = abs(recorded - measured) < 100 / images + 1e-3
     return Check(
         "selection_not_test",
         "FAIL" if shared or not same else "WARN" if copies else "PASS",
-        f"clean accuracy on the selection images is {measured:.2f} %, noted when it was chosen "
-        f"{recorded:.2f} %; {shared} test images are in another part, {copies} have a copy there",
+        f"clean accuracy on the validation images is {measured:.2f} %, noted when it was chosen "
+        f"{recorded:.2f} %; {shared} test images are in another split, {copies} have a copy there",
         "remove the copies from the dataset"
         if same and not shared
-        else "retrain: the checkpoint was not chosen on these selection images",
+        else "retrain: the checkpoint was not chosen on these validation images",
     )
 
 
 def control_falls(control: Mapping[str, Accuracy]) -> Check:
-    """Check that an undefended network falls, or the attacks are too weak to say anything.
+    """Fail if the undefended network keeps its accuracy: the attacks do not work.
 
     Parameters
     ----------
@@ -221,7 +216,7 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
 
 
 def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> Check:
-    """Check that no image falls only to attacks that do not see the model.
+    """Fail if a black-box attack leaves clearly fewer images than all white-box ones.
 
     Parameters
     ----------

@@ -1,10 +1,9 @@
 """Checks whether the attacks were strong enough for their result to mean anything.
 
-Each runs small attacks of its own on the images of `CheckContext.probe` that the
-model classifies correctly, and looks for the signs of obfuscated gradients of Athalye et al. (arXiv
-1802.00420, section 3.1), of the checklist of Carlini et al. (arXiv 1902.06705) and of the
-indicators of attack failure of Pintor et al. (arXiv 2106.09947). What one has measured is kept in
-the context's notes for the others.
+They attack the images of `CheckContext.probe` that the model classifies correctly, and look for the
+signs of obfuscated gradients of Athalye et al. (arXiv 1802.00420, section 3.1), of the checklist of
+Carlini et al. (arXiv 1902.06705) and of the indicators of attack failure of Pintor et al. (arXiv
+2106.09947). PGD runs once on each objective and serves all of them.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def _pgd_and_on(context: CheckContext, objective: Objective) -> PgdTrace:
 
 
 def attack_converged(context: CheckContext) -> Check:
-    """Check 17: twenty steps break what one step breaks, and twice the effort hardly more."""
+    """Fail if one step beats twenty, warn if more steps or starts break clearly more."""
     probe, entropy = probe_of(context), pgd_entropy(context)
     single, second = _fgsm(context, probe), _second_start(context, probe, entropy.broken(STEPS))
     twenty, forty, n = entropy.broken(STEPS), entropy.broken(), len(probe.y)
@@ -129,7 +128,7 @@ def _had_withstood(context: CheckContext) -> str:
 
 
 def unbounded_attack(context: CheckContext) -> Check:
-    """Check 18: accuracy falls along epsilon, to nothing where every image is allowed."""
+    """Fail if images withstand a budget that allows every image."""
     probe, full = probe_of(context), full_range(context)
     n, curve = len(probe.y), []
     standing, at = torch.arange(n, device=probe.y.device), probe.x
@@ -199,7 +198,7 @@ def _go_on(
 
 
 def margin_against_entropy(context: CheckContext) -> Check:
-    """Check 19: an attack on the margin breaks no more images than one on the cross-entropy.
+    """Fail if the margin's gradient breaks many images the cross-entropy's does not.
 
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
     The other way round there is no such reason: where several classes are near, climbing the margin
@@ -225,7 +224,7 @@ def margin_against_entropy(context: CheckContext) -> Check:
 
 
 def blackbox(context: CheckContext) -> Check:
-    """Check 20: no image falls only to attacks that do not see the model's gradients."""
+    """Fail if attacks without gradients break more and other signs of masking are there."""
     probe, n = probe_of(context), len(context.y)
     unseen = black_box_breaks(context)
     only = sum(unseen.values())
@@ -285,7 +284,7 @@ def stuck(context: CheckContext) -> float:
 
 
 def random_corners(context: CheckContext) -> Check:
-    """Check 21: random points of the ball's surface break nothing that the attacks left."""
+    """Fail if random points of the ball break images that the attacks did not."""
     probe = probe_of(context)
     x, y = probe.x[probe.stood], probe.y[probe.stood]
     broken = torch.zeros(len(y), dtype=torch.bool, device=y.device)
@@ -312,7 +311,7 @@ def random_corners(context: CheckContext) -> Check:
 
 
 def silent_success(context: CheckContext) -> Check:
-    """Check 22: how many images an attack that keeps its last iterate would lose."""
+    """Warn if an attack that returns its last iterate loses images it had broken."""
     wrong = pgd_entropy(context).wrong[: STEPS + 1]
     count, n = int((wrong.any(0) & ~wrong[-1]).sum()), wrong.shape[1]
     return Check(
@@ -324,7 +323,7 @@ def silent_success(context: CheckContext) -> Check:
 
 
 def loss_still_rising(context: CheckContext) -> Check:
-    """Check 23: the loss of the images that stand has stopped rising.
+    """Warn if the loss of the images that withstand PGD-40 has not stopped rising.
 
     Looked at are the last ten of forty steps: with twenty of this size, ten are still on their way
     from a random start to the other side of the ball, and the loss of nearly every image rises.

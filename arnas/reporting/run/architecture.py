@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arnas.data.splits import PARTS
+from arnas.data.splits import SPLITS
 from arnas.reporting.run.tables import Row
 from arnas.spaces.genotype import NODES, PRIMITIVES, Genotype
 from arnas.spaces.layout import CellPlan
@@ -18,9 +18,9 @@ DIGITS = 5
 
 
 def dataset_row(info: Mapping[str, Any], counts: Mapping[str, int]) -> Row:
-    """Return what a dataset is and how many images each of its parts has."""
+    """Return what a dataset is and how many images each of its splits has."""
     keys = ("source", "synthetic", "num_classes", "image_size", "in_channels", "citation")
-    images = {part: counts[part] for part in PARTS}
+    images = {split: counts[split] for split in SPLITS}
     return {"dataset": info["name"], **{key: info[key] for key in keys}} | images
 
 

@@ -157,14 +157,14 @@ def _wrapped(name: str) -> str:
 
 
 def learning_curves(training: pd.DataFrame, whitebox: pd.DataFrame) -> Figure:
-    """Draw clean and robust accuracy on training and selection images, epoch by epoch."""
+    """Draw clean and robust accuracy on training and validation images, epoch by epoch."""
     cells = training[["dataset", "model"]].drop_duplicates().to_numpy().tolist()
     figure, axes = panels(len(cells), 1.75, columns=2)
     look: dict[str, tuple[str, Literal[":", "-"]]] = {
         "train_clean": ("#0072b2", ":"),
-        "selection_clean": ("#0072b2", "-"),
+        "val_clean": ("#0072b2", "-"),
         "train_robust": ("#d55e00", ":"),
-        "selection_robust": ("#d55e00", "-"),
+        "val_robust": ("#d55e00", "-"),
     }
     chosen = whitebox[whitebox["checkpoint"] == "selected"]
     for number, (panel, (dataset, model)) in enumerate(zip(axes, cells, strict=True)):

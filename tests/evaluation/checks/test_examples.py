@@ -21,7 +21,7 @@ KNOWN = {
     "data_sha256": "1f",
     "packages": {"torch": "2"},
     "device": "cpu",
-    "selection": "the epoch that was best on the selection images",
+    "selection": "the epoch that was best on the validation images",
     "training_history": [40.0, 41.0, 39.0],
     "corruptions": {"mean": 71.234, "size": 4},
 }
@@ -377,7 +377,7 @@ def test_no_control_can_be_made_of_one_class_or_one_image(labels: Tensor) -> Non
         ({"selection": "last"}, "PASS", "chosen as: last"),
         ({"selection": "best on the test images"}, "WARN", "best on the test images"),
         ({"selection": "Test accuracy"}, "WARN", "Test accuracy"),
-        ({"selection": "best on selection images, never the test images"}, "PASS", "never"),
+        ({"selection": "best on validation images, never the test images"}, "PASS", "never"),
         ({"selection": "latest"}, "PASS", "latest"),
         (
             {"selection": "best", "best_robust": 52.79, "last_robust": 43.75},
@@ -411,8 +411,8 @@ def test_how_the_checkpoint_was_chosen(known: dict[str, Any], status: str, words
         ([30, 40, 19.9, 41], "WARN", "20.10 points"),
         ([30, 40, 0, 41], "WARN", "from 40.00 % before epoch 3 to 0.00 %"),
         ([10, 20, 30], "PASS", "fell by 0.00 points"),
-        ([{"selection_robust": 44.0}, {"selection_robust": 4.0}], "WARN", "40.00 points"),
-        ([{"selection_robust": "x"}, {"selection_robust": 4.0}], "FAIL", "ValueError"),
+        ([{"val_robust": 44.0}, {"val_robust": 4.0}], "WARN", "40.00 points"),
+        ([{"val_robust": "x"}, {"val_robust": 4.0}], "FAIL", "ValueError"),
     ],
 )
 def test_robustness_that_collapses(history: Any, status: str, words: str) -> None:

@@ -25,10 +25,10 @@ from arnas.evaluation.checks.run import (
     box_and_ball,
     control_falls,
     epsilon_zero,
-    eval_mode,
     full_range,
     iterative_not_weaker,
     margin_not_stronger,
+    model_unchanged,
     more_steps_not_weaker,
     not_run,
     selection_not_test,
@@ -67,8 +67,8 @@ def seen(**changes: Any) -> EvalMonitor:
     ],
 )
 def test_every_pass_must_be_in_evaluation_mode(changes: dict[str, Any], status: str) -> None:
-    check = eval_mode(seen(**changes))
-    assert (check.id, check.status) == ("eval_mode", status)
+    check = model_unchanged(seen(**changes))
+    assert (check.id, check.status) == ("model_unchanged", status)
     assert f"{changes.get('awake', 0)} of 50 forward passes" in check.evidence
     assert check.evidence.endswith(" changed" if "changed" in changes else "unchanged")
 
@@ -90,7 +90,7 @@ def test_an_honest_attack_on_a_model_in_training_mode_passes(
 ) -> None:
     """Evaluation puts it to sleep, whatever mode the caller left it in."""
     model = normalised_model()
-    check = eval_mode(attack(monkeypatch, model))
+    check = model_unchanged(attack(monkeypatch, model))
     assert check.status == "PASS"
     assert check.evidence.startswith("0 of ")
     assert model.training
@@ -105,7 +105,7 @@ def test_an_attack_that_wakes_the_model_fails(monkeypatch: pytest.MonkeyPatch) -
         model(x)
         return x
 
-    check = eval_mode(attack(monkeypatch, model, run))
+    check = model_unchanged(attack(monkeypatch, model, run))
     assert check.status == "FAIL"
     assert check.evidence.startswith("3 of 6 forward passes"), "three batches, each judged once"
     assert check.evidence.endswith("weights and buffers changed")
@@ -123,7 +123,7 @@ def test_a_layer_that_is_awake_fails_though_it_stores_nothing(
         model(x)
         return x
 
-    check = eval_mode(attack(monkeypatch, model, run))
+    check = model_unchanged(attack(monkeypatch, model, run))
     assert check.status == "FAIL"
     assert check.evidence.endswith("unchanged")
 
@@ -138,7 +138,7 @@ def test_an_attack_that_changes_the_model_in_its_sleep_fails(
         model.state_dict()[name].view(-1)[0].add_(1)
         return x
 
-    check = eval_mode(attack(monkeypatch, model, run))
+    check = model_unchanged(attack(monkeypatch, model, run))
     assert check.status == "FAIL"
     assert check.evidence.startswith("0 of ")
 
@@ -153,7 +153,7 @@ def test_the_model_that_the_attack_was_given_must_not_change_either(
         return x
 
     model = normalised_model().requires_grad_(False)
-    assert eval_mode(attack(monkeypatch, model, run)).status == "FAIL"
+    assert model_unchanged(attack(monkeypatch, model, run)).status == "FAIL"
 
 
 # The ball and the box
@@ -350,7 +350,9 @@ def test_the_checkpoint_was_chosen_on_the_selection_images(
 ) -> None:
     check = selection_not_test(90.0, measured, 50_000, leaked)
     assert (check.id, check.status) == ("selection_not_test", status)
-    assert f"{leaked[0]} test images are in another part, {leaked[1]} have a copy" in check.evidence
+    assert (
+        f"{leaked[0]} test images are in another split, {leaked[1]} have a copy" in check.evidence
+    )
     assert "noted when it was chosen 90.00 %" in check.evidence
     copies_only = status == "WARN"
     assert check.advice.startswith("remove the copies") == (copies_only or status == "PASS")
@@ -541,7 +543,7 @@ def test_a_check_that_could_not_be_made_is_a_doubt_and_no_failure() -> None:
 
 def every_check() -> list[Check]:
     return [
-        eval_mode(seen()),
+        model_unchanged(seen()),
         box_and_ball(seen()),
         epsilon_zero(flags(1, 2), flags(1, 2)),
         full_range(wilson(0, 2), "1", torch.arange(2)),

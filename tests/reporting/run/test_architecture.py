@@ -47,7 +47,7 @@ def test_a_dataset_is_described_with_the_sizes_of_its_parts() -> None:
         "scale": 16,
         "citation": "someone",
     }
-    counts = {"test": 4, "selection": 3, "search_validation": 2, "train": 1}
+    counts = {"test": 4, "val": 3, "search_val": 2, "train": 1}
     row = dataset_row(info, counts)
     assert list(row.items()) == [
         ("dataset", "digits"),
@@ -58,8 +58,8 @@ def test_a_dataset_is_described_with_the_sizes_of_its_parts() -> None:
         ("in_channels", 1),
         ("citation", "someone"),
         ("train", 1),
-        ("search_validation", 2),
-        ("selection", 3),
+        ("search_val", 2),
+        ("val", 3),
         ("test", 4),
     ]
 
