@@ -91,6 +91,7 @@ def assessment(
     values: dict[str, Any] = {
         "threat": threat,
         "suite": suite,
+        "combine": "union",
         "clean_accuracy": clean,
         "robust_accuracy": wilson(int(standing.sum()), len(labels)),
         "attacks": attacks,

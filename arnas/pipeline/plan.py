@@ -269,7 +269,7 @@ STAGES: tuple[Stage, ...] = (
         help="Write the result tables of the run.",
         message="Writing the tables",
         grids=(ONCE,),
-        params=("run",),
+        params=("run", "data", "retrain"),
         gathers={
             "search_adversarial": ("history",),
             "search_multiobjective": ("history",),
@@ -312,6 +312,7 @@ STAGES: tuple[Stage, ...] = (
         gathers={
             "data": ("splits",),
             "derive": ("genotype",),
+            "whitebox": ("outcomes",),
             "blackbox_examples": ("examples",),
             "analysis": (
                 "datasets_csv",
@@ -333,7 +334,7 @@ STAGES: tuple[Stage, ...] = (
                 "published_csv",
             ),
         },
-        outputs={"html": "results/{name}/report.html"}
+        outputs={"html": "results/{name}/report.html", "networks": "results/{name}/networks.html"}
         | {figure: f"{REPORT}/{figure}.svg" for figure in FIGURES},
         manifest=REPORT + "/manifest.json",
     ),

@@ -16,13 +16,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from arnas.evaluation.checks.base import Check
+from arnas.evaluation.predict import predict
 from arnas.evaluation.record import from_record, to_record
 from arnas.evaluation.result import EvalResult
 from arnas.reporting.model.files import (
     as_table,
     export_examples,
     gate,
-    predict,
     recount_rounded,
     write_junit,
 )
@@ -64,7 +64,7 @@ def junit(path: Path) -> ET.Element:
         (False, 0, False, None),
         (False, 50.01, False, r"50.00 % \(5 of 10 images\), which is below 50.01 %"),
         (False, 100, False, "below 100 %"),
-        (True, None, False, "unreliable, for these checks failed: gradient"),
+        (True, None, False, "unreliable, because these checks failed: gradient"),
         (True, 10, False, "unreliable"),
         (True, 10, True, None),
         (True, 60, True, "below 60 %"),
@@ -82,7 +82,7 @@ def test_the_gate(failed: bool, fail_under: float | None, allowed: bool, expecte
 
 @pytest.mark.parametrize("value", [-1, 101, float("nan"), float("inf"), 0.4])
 def test_the_gate_takes_a_percentage(value: float) -> None:
-    with pytest.raises(UserError, match="percentage from 1 to 100"):
+    with pytest.raises(UserError, match="1 to 100 percent"):
         gate(cases.assessment(), value)
 
 
@@ -163,7 +163,7 @@ def test_the_table_for_a_terminal() -> None:
         "1,194",
     ]
     assert "robust, unreliable" in text
-    assert "30 checks: 1 failed, 9 warned; UNRELIABLE, for these failed: gradient" in text
+    assert "30 checks: 1 failed, 9 warned; UNRELIABLE, because these failed: gradient" in text
     assert "unreliable" not in shown(cases.assessment(failed=False)).lower()
 
 
@@ -189,7 +189,7 @@ class Linear(nn.Module):
 def rounding_case(epsilon: float) -> tuple[EvalResult, Tensor]:
     """Return four grey images of 100 levels of class 0, which attacks have pushed up."""
     x = torch.full((4, 1, 2, 2), 100 / 255)
-    # Above the threshold of 104.2 levels; rounded: 104, below, and 105, above; 3 stands.
+    # Above the threshold of 104.2 levels; rounded: 104, below, and 105, above; 3 is robust.
     levels = [104.4, 104.6, 107.9, 100.0]
     x_adv = torch.stack([torch.full((1, 2, 2), level / 255) for level in levels])
     made = cases.assessment(
@@ -201,11 +201,11 @@ def rounding_case(epsilon: float) -> tuple[EvalResult, Tensor]:
     return made, x
 
 
-def test_rounded_examples_are_judged_again() -> None:
+def test_rounded_examples_are_classified_again() -> None:
     made, x = rounding_case(7.95 / 255)
     model = Linear(104.2 / 255)
     found = recount_rounded(model, made, x, 3)
-    # Image 3 stands, and image 0 again, for 104.4 levels are rounded to 104.
+    # Image 3 is robust, and image 0 again, because 104.4 levels are rounded to 104.
     assert (found.accuracy.correct, found.accuracy.n) == (2, 4)
     assert found.outside == 1
     assert found.farthest == pytest.approx(8 / 255, abs=1e-6)
@@ -233,7 +233,7 @@ def test_the_distance_is_in_the_norm_of_the_threat(norm: str) -> None:
     assert found.outside == sum(value > 0.05 for value in lengths)
 
 
-def test_the_recount_leaves_the_model_alone_and_judges_in_evaluation_mode() -> None:
+def test_the_recount_leaves_the_model_alone_and_is_in_evaluation_mode() -> None:
     made, x = rounding_case(8 / 255)
     model = nn.Sequential(nn.Dropout(0.99), Linear(104.2 / 255)).train()
     first = recount_rounded(model, made, x, 2)
@@ -248,7 +248,7 @@ def test_nan_is_no_correct_answer() -> None:
     assert recount_rounded(Linear(float("nan")), made, x, 4).accuracy.correct == 0
 
 
-def test_a_set_without_fallen_images_is_counted() -> None:
+def test_a_set_without_broken_images_is_counted() -> None:
     made = cases.assessment({"clean": "1" * 10, "square": "1" * 10})
     found = recount_rounded(Linear(2.0), made, cases.images(), 10)
     assert (found.outside, found.farthest) == (0, 0.0)

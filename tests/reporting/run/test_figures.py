@@ -8,6 +8,7 @@ import pytest
 import report_cases as cases
 import torch
 
+from arnas.reporting.format import estimate
 from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.architecture import alpha_rows, gamma_rows, operation_rows
 from arnas.reporting.run.cells import cells_figure
@@ -49,8 +50,8 @@ def test_accuracy_of_one_seed_has_its_interval_and_of_several_their_deviation() 
     rows = cases.whitebox(seeds=2)
     key = (rows["model"] == "arnas") & (rows["attack"] == "union") & (rows["epoch"] == 7)
     one = rows[key & (rows["seed"] == 0)]
-    assert figures.accuracy_of(one) == (88.0, one["ci_low"].iloc[0], one["ci_high"].iloc[0])
-    mean, low, high = figures.accuracy_of(rows[key])
+    assert estimate(one) == (88.0, one["ci_low"].iloc[0], one["ci_high"].iloc[0], 1)
+    mean, low, high, _ = estimate(rows[key])
     assert mean == pytest.approx(87.5)
     assert (low, high) == pytest.approx((87.5 - 0.5**0.5, 87.5 + 0.5**0.5))
 

@@ -4,74 +4,33 @@ from __future__ import annotations
 
 import re
 import textwrap
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import assessment_cases as eval_cases
 import pandas as pd
 import pytest
 import report_cases as cases
+from html_page import Page, assert_self_contained
 
+from arnas.evaluation.record import from_record, to_record
 from arnas.pipeline.plan import FIGURES
-from arnas.reporting.published.sources import load_published
 from arnas.reporting.run.captions import CAPTIONS
+from arnas.reporting.run.networks import Evaluated, links, render_networks
 from arnas.reporting.run.page import (
     ReportContent,
     accuracies,
-    beside_published,
     check_matrix,
     layouts,
+    published_rows,
     render,
 )
-from arnas.reporting.run.words import LABELS
 
-ROOT = Path(__file__).parents[2]
-VOID = {"meta", "img", "br", "link", "hr"}
-
-
-class Page(HTMLParser):
-    """Collects the text, the attributes that load something, and whether tags are balanced."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loaded: list[str] = []
-        self.ids: set[str] = set()
-        self.links: list[str] = []
-        self.texts: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name in {"src", "srcset", "data", "poster"} or (name == "href" and tag == "link"):
-                self.loaded.append(value or "")
-            if name == "id":
-                self.ids.add(value or "")
-            if name == "href" and tag == "a":
-                self.links.append(value or "")
-        assert tag != "script"
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in {"style", "pre"}:
-            self.texts.append(data.strip())
+ROOT = Path(__file__).parents[3]
 
 
 def content(**changes: Any) -> ReportContent:
-    empty = pd.DataFrame()
-    tables = {
-        "whitebox": cases.whitebox(),
-        "blackbox": cases.blackbox(),
-        "checks": cases.checks(),
-        "models": cases.models(),
-        "operations": empty,
-        "published": empty,
-    }
-    tables |= changes.pop("tables", {})
+    tables = cases.tables() | changes.pop("tables", {})
     values: dict[str, Any] = {
         "name": "smoke",
         "tables": tables,
@@ -88,18 +47,25 @@ def content(**changes: Any) -> ReportContent:
 
 
 def test_nothing_is_loaded_from_elsewhere() -> None:
-    html = render(content())
-    page = Page(html)
-    assert not page.open, "every tag is closed"
-    assert page.loaded
-    assert all(url.startswith("data:image/svg+xml;base64,") for url in page.loaded)
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", html))
+    assert_self_contained(Page(render(content())))
 
 
-def test_links_lead_to_places_of_the_page() -> None:
-    page = Page(render(content()))
-    assert page.links
-    assert {link.removeprefix("#") for link in page.links} <= page.ids
+def test_an_attack_that_no_registry_has_is_in_the_table() -> None:
+    own = cases.whitebox().iloc[:1].assign(attack="my_code:attack", accuracy=12.3)
+    (table, _) = accuracies(pd.concat([cases.whitebox(), own]))
+    assert table["attacks"] == ["clean", "FGSM", "PGD-20", "my_code:attack", "union"]
+    assert table["rows"][0]["cells"][3]["value"] == "12.3"
+
+
+def test_each_network_s_evaluation_is_linked_and_has_a_place_on_its_page() -> None:
+    evaluated = [Evaluated("digits", "a", 0, "selected"), Evaluated("digits", "b", 1, "last")]
+    made = from_record(to_record(eval_cases.assessment()))
+    page = Page(render_networks("run", dict.fromkeys(evaluated, made)))
+    assert_self_contained(page)
+    assert page.text.count("12 of 64 gradients are zero") == 4
+    linked = Page(render(content(evaluations=links("networks.html", evaluated)))).links
+    places = {one.removeprefix("networks.html#") for one in linked if "networks.html" in one}
+    assert places == {"digits-a-0-selected", "digits-b-1-last"} <= set(page.ids)
 
 
 def test_every_figure_is_shown_once_with_its_caption() -> None:
@@ -189,10 +155,8 @@ def published(seeds: int = 2, **changes: Any) -> pd.DataFrame:
 def test_published_numbers_stand_beside_ours_with_what_differs() -> None:
     html = render(content(tables={"published": published()}))
     page = Page(html)
-    assert not page.open
     assert "published" in page.ids
     assert "#published" in page.links
-    text = " ".join(page.texts)
     for words in (
         "49.50 ± 0.71",
         "selected, 2 seeds, n=10,000",
@@ -203,16 +167,15 @@ def test_published_numbers_stand_beside_ours_with_what_differs() -> None:
         "100 epochs; norm",
         "nothing known",
         "ours minus published, in points",
-        "92 values known from memory only are not shown",
         "ARNAS and DSARA have tables too, but these could not be read",
         "PGD-20",
     ):
-        assert words in text, words
-    assert not re.search(r"\bnan\b", text)
+        assert words in page.text, words
+    assert not re.search(r"\bnan\b", page.text)
 
 
 def test_one_seed_beside_published_numbers_has_no_deviation() -> None:
-    (first, _) = beside_published(published(seeds=1))
+    (first, _) = published_rows(published(seeds=1))
     assert first["ours"] == "49.50"
     assert first["basis"] == "selected, one seed, n=10,000"
 
@@ -221,34 +184,7 @@ def test_one_seed_beside_published_numbers_has_no_deviation() -> None:
 def test_a_report_without_anything_published_does_not_speak_of_it(empty: pd.DataFrame) -> None:
     html = render(content(tables={"published": empty}))
     assert "ublished number" not in html
-    assert "memory" not in html
     assert "published" not in Page(html).ids
-
-
-def test_a_report_of_everything_published_shows_no_value_from_memory() -> None:
-    """A row of the section for each value that was read; none has a memory value in its place."""
-    table = pd.DataFrame(
-        [
-            {
-                **published().iloc[0].to_dict(),
-                **{"dataset": row.dataset, "model": row.model, "training": row.training},
-                **{"attack": attack, "published": value, "source": source.tag},
-            }
-            for source, row in load_published().seen()
-            for attack, value in row.seen.items()
-        ]
-    )
-    section = render(content(tables={"published": table})).split('<h2 id="published">')[1]
-    body = section.split("<tbody>")[1].split("</tbody>")[0]
-    rows = re.findall(r"<tr>(.*?)</tr>", body, re.S)
-    assert len(rows) == len(table) == 150
-    for source in load_published().sources:
-        for row in source.values:
-            start = f"{row.model}<small>{row.dataset}, {row.training}</small>"
-            here = [text for text in rows if start in text and f"<td>{source.tag}<" in text]
-            for attack, value in row.memory.items():
-                label = f"<td>{LABELS[attack]}</td>"
-                assert not [t for t in here if label in t and f">{value:.2f}<" in t]
 
 
 @pytest.mark.parametrize("name", FIGURES)

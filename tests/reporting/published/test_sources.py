@@ -1,4 +1,4 @@
-"""The published numbers: well-formed, of networks that can be built, each with its certainty."""
+"""The published numbers: well-formed, of networks that can be built, each with its protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from published_cases import source
+from published_source import source
 
 from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import parse_amount
@@ -27,15 +27,15 @@ from arnas.reporting.published.sources import (
 )
 from arnas.runtime.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = PUBLISHED.read_text()
-ENTRIES = [(s, e) for s in load_published().sources for e in s.values]
-RECORDED = (3, "01ff2d481403bcd2")
+ENTRIES = load_published().entries()
+RECORDED = (5, "5319cb3ffc4eb7e6")
 """Version of the stage `tables`, and the digest of what it may show."""
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = source()["values"][0]
+    values: dict[str, Any] = source()["networks"][0]
     return values | changes
 
 
@@ -48,23 +48,18 @@ def load(tmp_path: Path, *sources: Any) -> Published:
 @pytest.mark.parametrize(("found", "row"), ENTRIES, ids=lambda x: getattr(x, "tag", None))
 def test_every_entry_is_sound(found: Source, row: Entry) -> None:
     assert row.model in MODELS
-    for attack, value in {**row.seen, **row.memory}.items():
-        assert attack == "clean" or attack in ATTACKS
-        assert 0 < value < 100
-    assert not row.seen.keys() & row.memory.keys()
-    values = row.seen | row.memory
-    under = [value for attack, value in values.items() if attack != "clean"]
-    assert all(value < values.get("clean", 100) for value in under), "robust is below clean"
+    assert set(row.accuracy) <= {"clean", *ATTACKS}
+    under = [value for attack, value in row.accuracy.items() if attack != "clean"]
+    assert all(value < row.accuracy.get("clean", 100) for value in under), "robust is below clean"
     assert found.epsilon is None or 0.02 < parse_amount(found.epsilon) < 0.04
-    if row.seen:
-        assert "nowhere" not in found.read_in
+    assert "nowhere" not in found.read_in
 
 
 def test_stronger_attacks_of_an_entry_leave_less() -> None:
     """Two misprints would have to agree: each row falls from FGSM to PGD to AutoAttack."""
     order = ("clean", "fgsm", "pgd20", "pgd100", "apgd_ce", "autoattack")
     for _, row in ENTRIES:
-        values = [v for a in order for v in [(row.seen | row.memory).get(a)] if v is not None]
+        values = [row.accuracy[attack] for attack in order if attack in row.accuracy]  # type: ignore[index]
         assert values == sorted(values, reverse=True), row
 
 
@@ -73,17 +68,10 @@ def test_no_key_stands_twice() -> None:
     assert len(parse_yaml(TEXT, "published.yaml")) == len(load_published().sources)
 
 
-def test_a_number_that_two_sources_repeat_is_the_same_network() -> None:
-    """Each seen value of a network stands once for each source of its own."""
-    found = Counter(
-        (s.tag, row.key(), attack, certainty)
-        for s, row in ENTRIES
-        for certainty in ("seen", "memory")
-        for attack in getattr(row, certainty)
-    )
+def test_every_network_stands_once_in_a_source() -> None:
+    found = Counter((s.tag, row.key(), attack) for s, row in ENTRIES for attack in row.accuracy)
     assert set(found.values()) == {1}
-    assert sum(found.values()) == len(found) == 242
-    assert load_published().recalled() == 92
+    assert len(found) == 150
 
 
 @pytest.mark.parametrize("name", ["arnas"])
@@ -92,30 +80,14 @@ def test_the_papers_own_networks_have_no_numbers(name: str) -> None:
     assert name not in {row.model for _, row in ENTRIES}
 
 
-def test_what_the_papers_quote_is_seen_and_the_rest_of_their_rows_is_not() -> None:
-    """Of AdvRush's own table only three values were found quoted anywhere."""
-    own = next(s for s in load_published().sources if s.tag == "AdvRush")
-    assert {v for row in own.values for v in row.seen.values()} == {87.30, 53.07, 50.04}
-    robnet = next(s for s in load_published().sources if s.tag == "RobNet")
-    assert {a for row in robnet.values for a in row.seen} == {"pgd100"}
-
-
 def test_what_may_be_shown_changes_with_the_version_of_the_tables() -> None:
     """Raise `tables` in versions.yaml after a change, then record both here."""
     shown = [
-        (s.model_dump(exclude={"values", "title", "read_in"}), row.model_dump(exclude={"memory"}))
-        for s, row in load_published().seen()
+        (s.model_dump(exclude={"networks", "title", "read_in"}), row.model_dump())
+        for s, row in ENTRIES
     ]
     digest = hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
     assert (stage_versions()["tables"], digest) == RECORDED
-
-
-def test_memory_values_are_counted_and_not_yielded(tmp_path: Path) -> None:
-    rows = [entry(memory={"fgsm": 50.0, "pgd20": 40.0}), entry(model="arnas", memory={"clean": 1})]
-    del rows[1]["seen"]
-    found = load(tmp_path, source(values=rows))
-    assert found.recalled() == 3
-    assert [row.model for _, row in found.seen()] == ["resnet18"]
 
 
 def test_sizes_are_filled_in_from_the_registry() -> None:
@@ -125,17 +97,20 @@ def test_sizes_are_filled_in_from_the_registry() -> None:
 
 
 REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
-    "an unknown model": ([source(values=[entry(model="vgg")])], "model is 'vgg'"),
-    "an unknown dataset": ([source(values=[entry(dataset="mnist")])], "tiny_imagenet"),
-    "an unknown attack": ([source(values=[entry(seen={"pgd7": 1.0})])], "pgd7"),
-    "no percentage": ([source(values=[entry(seen={"clean": 100.0})])], "clean is 100"),
-    "a share": ([source(values=[entry(seen={"clean": 0})])], "clean is 0"),
-    "text for a number": ([source(values=[entry(seen={"clean": "80"})])], "valid number"),
-    "no values": ([source(values=[entry(seen={})])], "neither seen nor memory"),
-    "both certainties": ([source(values=[entry(memory={"clean": 80.0})])], "seen and in memory"),
-    "a value twice": ([source(values=[entry(), entry(seen={"clean": 81.0})])], "two values of"),
+    "an unknown model": ([source(networks=[entry(model="vgg")])], "model is 'vgg'"),
+    "an unknown dataset": ([source(networks=[entry(dataset="mnist")])], "tiny_imagenet"),
+    "an unknown attack": ([source(networks=[entry(accuracy={"pgd7": 1.0})])], "pgd7"),
+    "no percentage": ([source(networks=[entry(accuracy={"clean": 100.0})])], "clean is 100"),
+    "a share": ([source(networks=[entry(accuracy={"clean": 0})])], "clean is 0"),
+    "text for a number": ([source(networks=[entry(accuracy={"clean": "80"})])], "valid number"),
+    "no values": ([source(networks=[entry(accuracy={})])], "at least 1 item"),
+    "an old key": ([source(networks=[entry(memory={"clean": 80.0})])], "memory"),
+    "a value twice": (
+        [source(networks=[entry(), entry(accuracy={"clean": 81.0})])],
+        "two values of",
+    ),
     "a value twice, size spelt out": (
-        [source(values=[entry(), entry(channels=64)])],
+        [source(networks=[entry(), entry(channels=64)])],
         "two values of cifar10 pgd resnet18 64 None clean",
     ),
     "a tag twice": ([source(), source()], "two sources have the tag 'One'"),
@@ -143,7 +118,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
     "an unreadable step": ([source(attacks={"pgd20": {"step": "x"}})], "'x' is not a distance"),
     "an unknown key": ([source(note="x")], "note"),
     "no protocol": ([{"tag": "One"}], "title"),
-    "no list": ([source(values={"a": 1})], "values"),
+    "no list": ([source(networks={"a": 1})], "valid array"),
 }
 
 
@@ -171,7 +146,7 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
     path = tmp_path / "numbers.yaml"
     path.write_text(block[1])
     (found,) = load_published(path).sources
-    assert found.values[0].seen == {"clean": 80.0, "pgd20": 50.0}
+    assert found.networks[0].accuracy == {"clean": 80.0, "pgd20": 50.0}
     assert set(yaml.safe_load(block[1])[0]) >= Source.model_fields.keys() - {"norm"}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def source(**changes: Any) -> dict[str, Any]:
-    entry = {"model": "resnet18", "dataset": "cifar10", "training": "pgd", "seen": {"clean": 80.0}}
+    network = {"model": "resnet18", "dataset": "cifar10", "training": "pgd"}
     return {
         "tag": "One",
         "title": "A paper",
@@ -16,5 +16,5 @@ def source(**changes: Any) -> dict[str, Any]:
         "recipe": "as usual",
         "epochs": 100,
         "checkpoint": "last",
-        "values": [entry],
+        "networks": [network | {"accuracy": {"clean": 80.0}}],
     } | changes
