@@ -288,7 +288,7 @@ def everything() -> pd.DataFrame:
     for _, row in load_published().entries():
         dataset, training, *key = row.key()
         cell = (f"{dataset}_{training}", "_".join(map(str, key)))
-        networks[cell] = Network(dataset, *key, RECIPE, LOSS)
+        networks[cell] = Network(dataset, *key, RECIPE, loss_options(training))
         tables.append(whitebox(dataset=cell[0], model=cell[1], training=training))
     return compare(pd.concat(tables).drop_duplicates(), networks, load_published())
 
@@ -315,7 +315,8 @@ def test_a_run_of_everything_shows_every_value() -> None:
 )
 def test_another_weight_of_a_loss_is_named(weights: dict[str, float], flag: str) -> None:
     theirs = published(loss_weight=weights, networks=entry(training="trades"))
-    rows = beside(whitebox(training="trades"), OURS, theirs)
+    ours = replace(OURS, loss=loss_options("trades"))
+    rows = beside(whitebox(training="trades"), ours, theirs)
     assert {row["protocol"] for row in rows} == {flag}
 
 
