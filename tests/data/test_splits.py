@@ -29,7 +29,7 @@ from arnas.data.splits import (
     to_pixels,
 )
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import description_path
+from arnas.runtime.files import description_path, save_tensors
 
 INFO = DatasetInfo("tiny", "npz", False, 3, 8, 1, 255, "none")
 
@@ -310,3 +310,10 @@ def test_a_file_without_its_description_is_no_dataset(stored: Path) -> None:
         pytest.raises(UserError, match="does not hold a dataset's splits"),
     ):
         load_splits(stored)
+
+
+def test_a_file_with_the_older_names_says_what_to_rerun(tmp_path: Path) -> None:
+    tensors = {name: torch.zeros(1) for name in ("images", "search_validation", "selection")}
+    save_tensors(tmp_path / "splits.safetensors", tensors, {})
+    with pytest.raises(UserError, match=r"earlier versions did .*: rerun `python -m arnas data`"):
+        load_splits(tmp_path / "splits.safetensors")
