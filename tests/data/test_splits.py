@@ -205,21 +205,16 @@ def test_parts_that_share_nothing_leak_nothing() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "search_val", "val"])
-def test_a_test_image_in_another_split_is_found_there(split: str) -> None:
-    """Once, though it is in the split twice; its pixels are then there too."""
+def test_test_images_and_their_copies_are_found_in_other_splits(split: str) -> None:
+    """An image counts once, though it is in the split twice, and its pixels are then there too.
+
+    Both test images with equal pixels count, and the copies among themselves do not.
+    """
     assert leaked(by_hand([A, B, C], test=[0, 1], **{split: [2, 1, 1]})) == (1, 1)
-
-
-@pytest.mark.parametrize("split", ["train", "search_val", "val"])
-def test_a_copy_of_a_test_image_is_found(split: str) -> None:
-    """Both test images with equal pixels count, and the copies among themselves do not."""
     assert leaked(by_hand([A, A, A, B, B], test=[0, 1, 3, 4], **{split: [2]})) == (0, 2)
     assert leaked(by_hand([A, A, B, B], test=[0, 1], **{split: [2, 3]})) == (0, 0)
-
-
-def test_copies_may_lie_in_several_splits() -> None:
-    splits = {"train": [3], "search_val": [4], "val": [5], "test": [0, 1, 2]}
-    assert leaked(by_hand([A, B, C, A, B, A], **splits)) == (0, 2)
+    several = {"train": [3], "search_val": [4], "val": [5], "test": [0, 1, 2]}
+    assert leaked(by_hand([A, B, C, A, B, A], **several)) == (0, 2)
 
 
 def test_a_copy_with_another_label_is_a_copy() -> None:
@@ -273,34 +268,23 @@ def test_the_same_splits_are_the_same_bytes(stored: Path, tmp_path: Path) -> Non
     assert (tmp_path / "again.safetensors").read_bytes() == stored.read_bytes()
 
 
-@pytest.mark.parametrize("place", [0, 10, 200, -2000, -1])
-def test_a_flipped_bit_is_noticed(stored: Path, place: int) -> None:
-    data = bytearray(stored.read_bytes())
-    data[place] ^= 1
-    stored.write_bytes(data)
-    with pytest.raises(UserError, match="damaged or was replaced") as caught:
+DAMAGE = {
+    "flipped": (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "damaged or was replaced"),
+    "truncated": (lambda data: data[:500], "damaged or was replaced"),
+    "missing": (None, r"splits\.safetensors is missing"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_file_is_named(stored: Path, case: str) -> None:
+    change, words = DAMAGE[case]
+    data = stored.read_bytes()
+    stored.unlink()
+    if change is not None:
+        stored.write_bytes(change(data))
+    with pytest.raises(UserError, match=words) as caught:
         load_splits(stored)
-    assert str(stored) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("kept", [0, 7, 500, -1])
-def test_truncation_is_noticed(stored: Path, kept: int) -> None:
-    stored.write_bytes(stored.read_bytes()[:kept])
-    with pytest.raises(UserError, match="damaged or was replaced"):
-        load_splits(stored)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.safetensors is missing"):
-        load_splits(tmp_path / "none.safetensors")
-
-
-def test_a_damaged_description_is_named(stored: Path) -> None:
-    beside = description_path(stored)
-    beside.write_text(beside.read_text()[:-20])
-    with pytest.raises(UserError, match=r"splits\.safetensors\.json is not readable JSON"):
-        load_splits(stored)
+    assert str(stored) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_file_without_its_description_is_no_dataset(stored: Path) -> None:
