@@ -22,7 +22,7 @@ from arnas.runtime.errors import UserError
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES
 from arnas.training.options import RetrainOptions
-from arnas.training.registry import loss_options
+from arnas.training.registry import LOSSES, loss_options
 
 RECIPE = RetrainOptions(epochs=100, milestones=[])
 LOSS = loss_options("pgd")
@@ -288,7 +288,9 @@ def everything() -> pd.DataFrame:
     for _, row in load_published().entries():
         dataset, training, *key = row.key()
         cell = (f"{dataset}_{training}", "_".join(map(str, key)))
-        networks[cell] = Network(dataset, *key, RECIPE, loss_options(training))
+        networks[cell] = Network(
+            dataset, *key, RECIPE, loss_options(training if training in LOSSES else "pgd")
+        )
         tables.append(whitebox(dataset=cell[0], model=cell[1], training=training))
     return compare(pd.concat(tables).drop_duplicates(), networks, load_published())
 
