@@ -32,11 +32,12 @@ ROOMS = (
 )
 """From top to bottom: a room may use itself and the rooms above it."""
 FORBIDDEN = (r"\bpickle\.", r"\btorch\.(load|save)\(", r"(?<!\.)\beval\(", r"(?<!\.)\bprint\(")
-READS_TORCH_FILES = PACKAGE / "models/torch_files.py"
+READS_TORCH_FILES = PACKAGE / "models/loading/torch_files.py"
 """The one file that may read what ``torch.save`` wrote, once, and plain tensors only."""
 TORCH_FREE = (
     "arnas",
     "arnas.config.load",
+    "arnas.models.registry",
     "arnas.config.schema",
     "arnas.pipeline.plan",
     "arnas.pipeline.status_table",

@@ -16,7 +16,7 @@ from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
 from arnas.evaluation.whitebox import predict
 from arnas.evaluation.witness import EvalMonitor
-from arnas.models.registry import load_trained
+from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named, producers
 from arnas.pipeline.runner import Job
 from arnas.runtime.files import save_tensors

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from arnas.evaluation.outcomes import load_outcomes, load_scores
-from arnas.models.registry import read_origin
+from arnas.models.weight_files import read_origin
 from arnas.pipeline.jobs import Instance, named, producers
 from arnas.pipeline.runner import Job
 from arnas.reporting.published.compare import Network, compare, network

@@ -19,7 +19,7 @@ from arnas.evaluation.options import AttackName
 from arnas.evaluation.statistics import wilson
 from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.evaluation.witness import EvalMonitor
-from arnas.models.registry import load_trained
+from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import Job
 from arnas.runtime.files import save_tensors

@@ -179,3 +179,11 @@ def test_settings_are_frozen() -> None:
     options = CHECKED.validate_python({"epsilon": "8px"})
     with pytest.raises(ValidationError, match="frozen"):
         options.epsilon = 0.5
+
+
+def test_an_epsilon_remembers_how_it_was_written() -> None:
+    for written in ("8/255", "8px", " 0.5 "):
+        epsilon = Threat("linf", parse_amount(written)).epsilon
+        assert copy.deepcopy(epsilon).text == written.strip()
+        assert parse_amount(epsilon) is epsilon
+        assert json.dumps(epsilon) == json.dumps(float(epsilon))

@@ -24,7 +24,8 @@ from arnas.config.schema import fields_at, schema
 from arnas.data.options import DigitsOptions, NpzOptions
 from arnas.data.sources.registry import load_dataset
 from arnas.data.splits import save_splits
-from arnas.models.registry import describe_model, save_weights
+from arnas.models.registry import ModelSpec
+from arnas.models.weight_files import save_weights
 from arnas.pipeline.jobs import instances
 from arnas.pipeline.plan import STAGES, stage_by_name
 from arnas.runtime.errors import UserError
@@ -61,7 +62,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = TrainingData(splits.part("train"), splits.part("selection"), splits.info.scale)
     task = TrainingTask("natural", parts, recipe, Threat("linf", 0.1), ("docs",))
     train(net, task, silent)
-    described = describe_model("resnet18", cells=None, **sizes)
+    described = ModelSpec("resnet18", cells=None, **sizes)
     path = folder / RESULTS / "retrain/digits/dsara/0/selected.safetensors"
     save_weights(path, net, described, {"loss": "natural", "epoch": 4})
 

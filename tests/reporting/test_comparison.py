@@ -16,7 +16,7 @@ import report_cases as cases
 from arnas.attacks.registry import ATTACKS
 from arnas.data import options
 from arnas.data.options import OFFICIAL
-from arnas.models.registry import describe_model
+from arnas.models.registry import ModelSpec
 from arnas.reporting.published.compare import COLUMNS, Network, compare, network, walk
 from arnas.reporting.published.sources import Published, load_published
 from arnas.reporting.run.tables import read_table, to_csv, to_markdown, write_tables
@@ -277,7 +277,7 @@ def test_every_iterative_attack_says_its_steps() -> None:
 def described(**changes: Any) -> dict[str, Any]:
     sizes = {"num_classes": 10, "image_size": 32, "in_channels": 3}
     values: dict[str, Any] = {"name": "resnet18", "channels": None, "cells": None} | changes
-    return describe_model(values.pop("name"), **sizes, **values)
+    return ModelSpec(values.pop("name"), **sizes, **values).to_json()
 
 
 OUTCOMES = {
