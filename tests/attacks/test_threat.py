@@ -1,5 +1,7 @@
 """Budgets in their three notations, and the refusals that catch a wrong unit."""
 
+import copy
+import json
 import math
 import re
 from fractions import Fraction
@@ -179,3 +181,11 @@ def test_settings_are_frozen() -> None:
     options = CHECKED.validate_python({"epsilon": "8px"})
     with pytest.raises(ValidationError, match="frozen"):
         options.epsilon = 0.5
+
+
+def test_an_epsilon_remembers_how_it_was_written() -> None:
+    for written in ("8/255", "8px", " 0.5 "):
+        epsilon = Threat("linf", parse_amount(written)).epsilon
+        assert copy.deepcopy(epsilon).text == written.strip()
+        assert parse_amount(epsilon) is epsilon
+        assert json.dumps(epsilon) == json.dumps(float(epsilon))

@@ -25,7 +25,8 @@ from arnas.data.load import load_dataset
 from arnas.data.sources.registry import DigitsOptions, NpzOptions
 from arnas.data.splits import save_splits
 from arnas.evaluation.checks import CHECKS, OLD_IDS
-from arnas.models.registry import describe_model, save_weights
+from arnas.models.registry import ModelSpec
+from arnas.models.weight_files import save_weights
 from arnas.pipeline.jobs import instances
 from arnas.pipeline.plan import STAGES, stage_by_name
 from arnas.runtime.errors import UserError
@@ -63,7 +64,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = TrainingData(splits.subset("train"), splits.subset("val"), splits.info.scale)
     task = TrainingTask(loss_options("natural"), parts, recipe, Threat("linf", 0.1), ("docs",))
     train(net, task, silent)
-    described = describe_model("resnet18", cells=None, **sizes)
+    described = ModelSpec("resnet18", cells=None, **sizes)
     path = folder / RESULTS / "retrain/digits/dsara/0/selected.safetensors"
     save_weights(path, net, described, {"loss": "natural", "epoch": 4})
 
