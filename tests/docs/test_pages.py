@@ -96,6 +96,7 @@ def test_every_page_with_code_is_run() -> None:
         "how-to/add-an-attack.md",
         "how-to/compare-searches.md",
         "how-to/gate-and-reproduce.md",
+        "how-to/use-your-own-code.md",
         "tutorial/first-run.md",
     }
 
