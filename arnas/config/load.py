@@ -13,7 +13,9 @@ import yaml
 from pydantic import ValidationError
 
 from arnas.config.params import Params
-from arnas.data.options import ImageFolderOptions, NpzOptions, user_file, user_folder
+from arnas.config.renamed import new_name
+from arnas.data.options import user_file, user_folder
+from arnas.data.sources.registry import SOURCES, ImageFolderOptions, NpzOptions
 from arnas.runtime.errors import UserError, one_line
 
 DEFAULT_PATH = Path("params.yaml")
@@ -77,8 +79,13 @@ def params_path() -> Path:
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML or JSON file; a missing or unreadable one is a `UserError`."""
+    return parse_yaml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a settings file as it is, line ends included."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise UserError(
             f"the settings file {path} is missing: run from the project's folder, or name another "
@@ -88,7 +95,6 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as settings: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise _unreadable(str(path), str(error)) from None
-    return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -168,11 +174,23 @@ def check_params(raw: Any, source: str) -> Params:
 def describe_errors(error: ValidationError, raw: Any) -> str:
     """Return one sentence for the first of the validation's errors, and how many follow."""
     problems = error.errors()
-    text = _describe(problems[0], raw).rstrip(".")
+    # An old name is why its new one is missing, so it is told first.
+    renamed = next(filter(None, (_renamed(problem, raw) for problem in problems)), None)
+    text = (renamed or _describe(problems[0], raw)).rstrip(".")
     more = len(problems) - 1
     if more:
         return f"{text} (and {more} more)."
     return text if text.endswith("?") else f"{text}."
+
+
+def _renamed(problem: Any, raw: Any) -> str | None:
+    """Return what to say of a setting under its old name, None of anything else."""
+    where, _ = _locate(problem["loc"], raw)
+    new = new_name(where) if problem["type"] == "extra_forbidden" else None
+    return new and (
+        f"{one_line(where, 200)} is now called {new}: write that, or let `python -m arnas params "
+        "upgrade FILE` write all new names into the file"
+    )
 
 
 def _describe(problem: Any, raw: Any) -> str:
@@ -188,7 +206,7 @@ def _describe(problem: Any, raw: Any) -> str:
     if kind == "missing":
         return f"{path} is missing: add it beside {', '.join(siblings) or 'the others'}"
     if kind.startswith("union_tag"):
-        tags = ", ".join(_sources())
+        tags = ", ".join(SOURCES)
         if kind == "union_tag_not_found":
             return f"{path}.source is missing: allowed are {tags}"
         return f"{path}.source is {_SHORT.repr(problem['ctx']['tag'])}: allowed are {tags}"
@@ -205,18 +223,6 @@ def _describe(problem: Any, raw: Any) -> str:
 _SHORT = reprlib.Repr()
 """Shows values of any size: aliases make a small file a huge value."""
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
-
-
-def _sources() -> list[str]:
-    """Return the names of the dataset sources."""
-    from arnas.config.schema import schema
-
-    definitions = schema()["$defs"].values()
-    return [
-        d["properties"]["source"]["const"]
-        for d in definitions
-        if "const" in d.get("properties", {}).get("source", {})
-    ]
 
 
 def _is_number(text: str) -> bool:

@@ -14,25 +14,24 @@ from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.folding import folded
 from arnas.attacks.objectives import cross_entropy
 from arnas.attacks.pgd import input_gradient
-from arnas.attacks.registry import ATTACKS
+from arnas.attacks.registry import attack_entry
 from arnas.config.params import Params
 from arnas.cost.stopwatch import time_or_reason
 from arnas.cost.table import Cost
 from arnas.data.batches import batches_per_epoch
 from arnas.data.sizes import DatasetSize
-from arnas.evaluation.options import AttackName
-from arnas.evaluation.whitebox import predict
+from arnas.evaluation.options import AUTOATTACK
+from arnas.evaluation.predict import predict
 from arnas.pipeline.network import NetworkPlan, plan_network
 from arnas.runtime.progress import silent
 from arnas.spaces.genotype import Genotype
 from arnas.spaces.published import GENOTYPES
-from arnas.stages.whitebox import CURVE_ATTACK
 from arnas.training.loop import TrainingData, TrainingTask, train
-from arnas.training.losses import LOSSES
 from arnas.training.options import RetrainOptions
+from arnas.training.registry import loss_entry
 
-SQUARE_LOOKS = 3
-"""Forward passes of Square's package besides its queries."""
+SQUARE_LOOKS = 2
+"""Forward passes besides the queries of Square: of the start, and to classify the result."""
 BYTES = 8
 """Of a label, of an index, and of what little is stored for an image besides."""
 FEWER = 8
@@ -224,7 +223,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
     # `model_copy` checks nothing, and what it changes here takes no time.
     plain = {"epochs": 1, "milestones": [], "warmup_epochs": 0.0, "learning_rate": TINY}
     short = recipe.model_copy(update=plain | {"selection": chosen})
-    images = size.train + size.search_validation
+    images = size.train + size.search_val
     batch = min(recipe.batch_size, images)
 
     def work(steps: int) -> None:
@@ -237,7 +236,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
     seconds = None
     if found is not None:
         rule = recipe.selection
-        looked = (size.selection, min(rule.train_images, images))
+        looked = (size.val, min(rule.train_images, images))
         after = [Part(count, rule.batch_size, rule.steps, 2) for count in looked]
         seconds = found.seconds + (speed.seconds(after) / steps if speed else 0.0)
     stored = [v for k, v in model.state_dict().items() if not k.startswith("auxiliary.")]
@@ -245,28 +244,29 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
     return cell.row("retrain", recipe.epochs * steps, seconds, memory, 2 * bytes_of(stored), note)
 
 
-def _whitebox_images(cell: Cell) -> list[tuple[AttackName, int]]:
+def _whitebox_images(cell: Cell) -> list[tuple[str, int]]:
     """Return the attacks of the white-box evaluation, each with its number of images."""
     options, n = cell.params.whitebox, cell.size.test
-    defended = LOSSES[cell.plan().loss].defended
+    defended = loss_entry(cell.plan().loss.name).defended
     names = [
         name
         for wanted in (options.attacks, options.last_attacks)
         for name in options.chosen(wanted, cell.dataset, defended)
     ]
     limited = min(options.autoattack_images, n)
-    found = [(name, limited if ATTACKS[name].limited else n) for name in names]
-    return found + [(CURVE_ATTACK, min(options.curve_images, n))] * len(options.epsilon_curve)
+    found = [(name, limited if name == AUTOATTACK else n) for name in names]
+    # Each budget of the curve is APGD on the cross-entropy and on the margin.
+    return found + [("apgd_ce", min(options.curve_images, n))] * 2 * len(options.epsilon_curve)
 
 
 def whitebox_parts(cell: Cell) -> list[Part]:
     """Return what the white-box evaluation needs at most, a look at every outcome included."""
     size, n = cell.params.whitebox.batch_size, cell.size.test
+    threat = cell.params.threat[cell.dataset]
     parts = [Part(n, size, 0, 1)] * 2
     for name, images in _whitebox_images(cell):
-        entry = ATTACKS[name]
-        looks = entry.forwards - entry.gradients + 1
-        parts.append(Part(images, size, entry.gradients, looks))
+        gradients, forwards = attack_entry(name).passes(threat.norm, cell.size.num_classes)
+        parts.append(Part(images, size, gradients, forwards - gradients + 1))
     return parts
 
 

@@ -2,86 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arnas.attacks.apgd import apgd
+from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import cross_entropy, margin
-from arnas.attacks.oracle import Oracle, misclassified
+from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import random_perturbation
 from arnas.attacks.threat import Threat
+from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.predict import logits
+from arnas.evaluation.result import ROBUST, withstood
+from arnas.evaluation.runner import SuiteState
+from arnas.runtime.resume import Checkpointer
 from arnas.runtime.seeds import per_image_uniform
 
 STEPS = 100
-"""Of each of the two walks, up the cross-entropy and up the margin."""
+"""Of each of the two runs of APGD, on the cross-entropy and on the margin."""
 L1_RESTARTS = 5
-"""Further walks from random points in L1, where one from a sparse point moves few pixels only."""
+"""Further runs from random points in L1, where one from a sparse point moves few pixels only."""
 
 
-def warm_curve(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    standing: Tensor,
-    threats: Sequence[Threat],
-    *,
-    indices: Tensor,
-    seed: int,
-    batch_size: int,
+def accuracy_curve(
+    context: CheckContext,
+    threats: Mapping[str, Threat],
+    state: SuiteState,
+    checkpointer: Checkpointer,
+    count: int | None = None,
 ) -> Tensor:
-    """Attack a model with growing budgets and return what each image withstood.
+    """Attack a model with growing budgets and return which images were robust at each.
 
-    The balls are nested: an image that falls to a budget falls to every larger one and is not
-    attacked again, and for one that stands the best point of the smaller ball is where the walk
-    through the larger one starts. So the accuracy never rises along the curve.
+    The balls are nested: an image that a budget breaks is broken at every larger one and is not
+    attacked again, and for the others the best point of the smaller ball is where APGD starts in
+    the larger one. So the accuracy never rises along the curve. An image that the suite broke is
+    broken from the suite's budget on.
 
     Parameters
     ----------
-    model
-        Inside `arnas.attacks.eval_mode.frozen_eval`, on the device of `x`.
-    x, y
-        Images of shape (n, C, H, W) in [0, 1] and labels of shape (n,).
-    standing
-        bool of shape (n,), on the CPU: images that are classified correctly.
+    context
+        After the attacks of the suite.
     threats
-        Of one norm, epsilon rising.
-    indices
-        int64 of shape (n,): what the random start of an image depends on.
-    seed
-        Likewise.
-    batch_size
-        Images that go through the model together.
+        Epsilon, as it was written, to a threat of the suite's norm; in any order.
+    state, checkpointer
+        Where finished budgets are kept.
+    count
+        Images, from the first; all by default.
 
     Returns
     -------
     Tensor
-        bool of shape (len(threats), n), on the CPU.
+        bool of shape (len(threats), images), on the CPU, in the order of `threats`.
     """
-    oracle = Oracle(model, batch_size)
-    standing, delta, rows = standing.clone(), torch.zeros_like(x), []
-    warm = False
-    for threat in threats:
-        for number in range(2 + (L1_RESTARTS if threat.norm == "l1" else 0)):
-            places = standing.nonzero().flatten()
-            if not threat.epsilon or not len(places):
-                break
-            image, label, start = x[places], y[places], delta[places]
-            if not warm or number >= 2:
-                unit = per_image_uniform(("curve", seed, number), indices[places], x.shape[1:])
-                start, warm = random_perturbation(unit.to(x), threat), True
+    tensors = state.tensors
+    clean = context.outcomes["clean"][:count] == ROBUST
+    robust_to_suite = withstood(context.outcomes)[:count]
+    tensors.setdefault("curve", torch.zeros((0, len(clean)), dtype=torch.bool))
+    tensors.setdefault("curve_delta", torch.zeros_like(context.x[:count], device="cpu"))
+    order = sorted(threats, key=lambda epsilon: threats[epsilon].epsilon)
+    for name in order[len(tensors["curve"]) :]:
+        rows = tensors["curve"]
+        robust = (rows[-1] if len(rows) else clean).clone()
+        _attack(context, threats[name], robust, tensors["curve_delta"])
+        tensors["curve"] = torch.cat([rows, robust[None]])
+        checkpointer.maybe_save(state.snapshot)
+    place = torch.tensor([order.index(name) for name in threats], dtype=torch.int64)
+    large = [threat.epsilon >= context.threat.epsilon for threat in threats.values()]
+    broken = torch.tensor(large, dtype=torch.bool)[:, None] & ~robust_to_suite
+    return tensors["curve"][place] & ~broken
+
+
+def _attack(context: CheckContext, threat: Threat, robust: Tensor, delta: Tensor) -> None:
+    """Attack the images that are robust so far; `robust` and `delta` are updated."""
+    if not threat.epsilon:
+        return
+    for number in range(2 + (L1_RESTARTS if threat.norm == "l1" else 0)):
+        places = robust.nonzero().flatten()
+        if not len(places):
+            return
+        x, y = context.x[places.to(context.x.device)], context.y[places.to(context.y.device)]
+        start = delta[places].to(x)
+        if number >= 2 or not bool(delta.any()):
+            shape = tuple(x.shape[1:])
+            unit = per_image_uniform(("curve", context.seed, number), context.places[places], shape)
+            start = random_perturbation(unit.to(x), threat)
+        with frozen_eval(context.model):
             x_adv = apgd(
-                model,
-                image,
-                label,
+                context.model,
+                x,
+                y,
                 threat,
                 steps=STEPS,
                 start=start,
                 objective=(cross_entropy, margin)[number % 2],
-                batch_size=batch_size,
+                batch_size=context.batch_size,
             )
-            delta[places] = x_adv - image
-            standing[places] = ~misclassified(oracle.logits(x_adv), label).cpu()
-        rows.append(standing.clone())
-    return torch.stack(rows)
+        delta[places] = (x_adv - x).to(delta)
+        wrong = misclassified(logits(context.model, x_adv, context.batch_size), y)
+        robust[places] = ~wrong.cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,19 @@ from arnas.attacks.pgd import ROUNDING
 from arnas.attacks.suites import Suite, build_suite, transfer_from
 from arnas.attacks.threat import Threat, parse_amount, parse_threat
 from arnas.data.load import images_sha256
-from arnas.evaluation.checks.context import CheckContext, CheckFn
-from arnas.evaluation.checks.examples import ATTACK_CHECKS
-from arnas.evaluation.checks.model import MODEL_CHECKS
-from arnas.evaluation.checks.run import Check
-from arnas.evaluation.curve import warm_curve
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult, EvalResult, withstood
+from arnas.evaluation.checks import read_check, run_checks
+from arnas.evaluation.checks.base import Check, CheckContext
+from arnas.evaluation.curve import accuracy_curve
+from arnas.evaluation.options import Tier
+from arnas.evaluation.result import (
+    BROKEN,
+    ROBUST,
+    SKIPPED,
+    AttackResult,
+    Combine,
+    EvalResult,
+    withstood,
+)
 from arnas.evaluation.runner import SuiteRun, SuiteState
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.models.weights import weights_sha256
@@ -40,6 +47,8 @@ def evaluate(
     threat: Threat | str,
     suite: str = "standard",
     *,
+    combine: Combine = "union",
+    checks: Tier = "all",
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     expectation: int | None = None,
@@ -47,13 +56,15 @@ def evaluate(
     known: Mapping[str, Any] | None = None,
     sources: Mapping[str, nn.Module] | None = None,
     curve: Sequence[float | str] = (),
+    curve_images: int | None = None,
     checkpointer: Checkpointer = NO_CHECKPOINT,
     report: Report = silent,
 ) -> EvalResult:
     """Attack a model with a suite and check the result for the known ways of fooling oneself.
 
-    An image is robust if it is classified correctly and withstands every attack. The model is
-    attacked in evaluation mode and is afterwards what it was.
+    An image is robust if it is classified correctly and no attack breaks it. The model is attacked
+    in evaluation mode and is afterwards what it was. Examples are made on a faster copy where there
+    is one (`arnas.attacks.folding`) and classified by the model itself.
 
     Parameters
     ----------
@@ -66,8 +77,15 @@ def evaluate(
     threat
         Norm and budget in input units, or text such as ``linf:8/255``.
     suite
-        ``standard`` (AutoAttack's), ``fast``, ``rand`` (for models that draw random numbers), or
-        attacks separated by commas; see `arnas.attacks.suites`.
+        ``standard`` (AutoAttack's), ``fast``, ``rand`` (for models that draw random numbers),
+        ``reference`` (AutoAttack by the published package), or attacks separated by commas; see
+        `arnas.attacks.suites`. Empty for no attack.
+    combine
+        ``union``: an image that was broken is skipped by later attacks, as AutoAttack does;
+        ``each``: every attack is run on every correctly classified image, as for papers' tables.
+        The robust accuracy is that of the union either way.
+    checks
+        ``all``; ``cheap`` leaves out those that attack the model themselves; ``none``.
     seed
         With an image's index and the attack all that its random numbers depend on.
     batch_size
@@ -78,14 +96,16 @@ def evaluate(
     indices
         int64 of shape (n,): the images' places in their dataset; None for the first n.
     known
-        What is known of model and data, see `arnas.evaluation.checks.context.CheckContext.known`.
+        What is known of model and data, see `arnas.evaluation.checks.base.CheckContext.known`.
     sources
         Other models by name, on the same device, whose adversarial examples are shown to this one
         after the suite.
     curve
         Budgets, in input units or as ``8/255``, at which the accuracy is measured too.
+    curve_images
+        So many images, from the first, that the curve is measured on; all by default.
     checkpointer
-        Where the outcomes are kept, so that a killed evaluation goes on.
+        Where attacks, checks and curve are saved, so that a killed evaluation is resumed.
     report
         Called with the robust accuracy so far.
 
@@ -103,96 +123,107 @@ def evaluate(
     device, dtype = home(model)
     x, y = x.detach().cpu(), y.detach().cpu()
     _check_images(x, y)
-    x = x.to(dtype).clamp(0, 1)  # of what rounding has left outside
-    for name, value in (("batch_size", batch_size), ("expectation", expectation)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}: it must be a whole number from 1 up.")
+    x = x.to(dtype).clamp(0, 1)  # rounding may have left pixels outside
     indices = torch.arange(len(y)) if indices is None else indices.detach().cpu()
-    if indices.shape != y.shape:
-        raise UserError(
-            f"indices has shape {tuple(indices.shape)}: needed is one for each of {len(y)} images."
-        )
+    _check_options(y, indices, batch_size, expectation, curve_images)
     classes = _count_classes(model, x[:1].to(device), y, "the model")
-    chosen = build_suite(suite, threat.norm, classes)
+    chosen = _suite(suite, threat, classes)
     for name, source in (sources or {}).items():
         _count_classes(source, x[:1].to(device), y, f"the source {name}")
         chosen.components[f"transfer from {name}"] = transfer_from(source)
     passes = chosen.expectation if expectation is None else expectation
-    threats = [Threat(threat.norm, parse_amount(amount)) for amount in curve]
-    trial = CheckContext(
+    threats = {str(epsilon): Threat(threat.norm, parse_amount(epsilon)) for epsilon in curve}
+    context = CheckContext(
+        model, x.to(device), y.to(device), threat, suite, seed, batch_size, passes, indices
+    )
+    context.combine = combine
+    context.known = _identity(context, sources or {}) | dict(known or {})
+    run = SuiteRun(
         model,
-        x.to(device),
-        y.to(device),
+        x,
+        y,
+        indices,
         threat,
-        suite,
+        chosen,
+        combine,
         seed,
         batch_size,
         passes,
-        indices,
-    )
-    trial.known = _identity(trial) | dict(known or {})
-    same = [
-        name
-        for name, source in (sources or {}).items()
-        if weights_sha256(source) == trial.known["model_sha256"]
-    ]
-    if same:  # then what they find is no transfer
-        trial.known["sources_equal_to_model"] = same
-    run = SuiteRun(
-        model, x, y, indices, threat, chosen, seed, batch_size, passes, device, checkpointer, report
+        device,
+        checkpointer,
+        report,
     )
     # What a random model draws follows from the seed, too.
     with full_float32(), seeded("evaluate", seed):
-        checks = _verdicts(trial, MODEL_CHECKS)
-        course = run.finish()
-        trial.outcomes = {name: course.tensors[name] for name in ("clean", *chosen.components)}
-        trial.x_adv = course.tensors["x_adv"].to(device)
-        trial.attacks = _results(chosen, course)
-        checks += _verdicts(trial, ATTACK_CHECKS)
-        standing = withstood(trial.outcomes)
-        points = _curve(trial, standing, dict(zip(map(str, curve), threats, strict=True)))
+        state = SuiteState.load(checkpointer)
+        found = _checked(context, "model", checks, state, checkpointer)
+        run.finish(state)
+        context.attacks, context.outcomes = _results(chosen, state), state.outcomes
+        context.x_adv, context.monitor = state.tensors["x_adv"].to(device), state.monitor
+        found += _checked(context, "attacks", checks, state, checkpointer)
+        robust = accuracy_curve(context, threats, state, checkpointer, curve_images)
     return EvalResult(
-        threat,
-        suite,
-        _share(trial.outcomes["clean"] == ROBUST),
-        _share(standing),
-        trial.attacks,
-        trial.outcomes,
-        y,
-        course.tensors["x_adv"].float(),
-        tuple(checks),
-        _provenance(trial, chosen),
-        points,
+        threat=threat,
+        suite=suite,
+        combine=combine,
+        clean_accuracy=_share(context.outcomes["clean"] == ROBUST),
+        robust_accuracy=_share(withstood(context.outcomes)),
+        attacks=context.attacks,
+        outcomes=context.outcomes,
+        labels=y,
+        x_adv=state.tensors["x_adv"].float(),
+        checks=tuple(found),
+        provenance=_provenance(context, chosen),
+        curve={epsilon: _share(row) for epsilon, row in zip(threats, robust, strict=True)},
+        curve_robust=robust,
     )
 
 
-def _share(standing: Tensor) -> Accuracy:
+def _suite(name: str, threat: Threat, classes: int) -> Suite:
+    """Return a suite; none of its attacks where the name is empty."""
+    if not name:
+        return Suite({}, "every attack")
+    return build_suite(name, threat.norm, classes)
+
+
+def _share(flags: Tensor) -> Accuracy:
     """Return the share of flags that are set."""
-    return wilson(int(standing.sum()), len(standing))
+    return wilson(int(flags.sum()), len(flags))
 
 
-def _curve(
-    trial: CheckContext, standing: Tensor, threats: Mapping[str, Threat]
-) -> dict[str, Accuracy]:
-    """Return the accuracy at each budget; what fell to the suite counts from its budget on."""
-    if not threats:
-        return {}
-    rising = dict(sorted(threats.items(), key=lambda item: item[1].epsilon))
-    with frozen_eval(trial.model):
-        rows = warm_curve(
-            trial.model,
-            trial.x,
-            trial.y,
-            trial.outcomes["clean"] == ROBUST,
-            list(rising.values()),
-            indices=trial.places,
-            seed=trial.seed,
-            batch_size=trial.batch_size,
+def _checked(
+    context: CheckContext,
+    phase: Literal["model", "attacks"],
+    tier: Tier,
+    state: SuiteState,
+    checkpointer: Checkpointer,
+) -> list[Check]:
+    """Run the checks of a phase, save each, and stop between two after a signal."""
+    done = {values["id"]: read_check(values) for values in state.checks}
+
+    def between() -> None:
+        state.checks = [check._asdict() for check in context.notes["checks"]]
+        checkpointer.maybe_save(state.snapshot)
+
+    return run_checks(context, phase, tier, between=between, done=done)
+
+
+def _check_options(
+    y: Tensor, indices: Tensor, batch_size: int, expectation: int | None, curve_images: int | None
+) -> None:
+    """Refuse numbers that are invalid."""
+    numbers = {
+        "batch_size": batch_size,
+        "expectation": expectation,
+        "curve_images": curve_images,
+    }
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}: it must be a whole number from 1 up.")
+    if indices.shape != y.shape:
+        raise UserError(
+            f"indices has shape {tuple(indices.shape)}: needed is one for each of {len(y)} images."
         )
-    found = {}
-    for (written, threat), row in zip(rising.items(), rows, strict=True):
-        found[written] = _share(row & standing if threat.epsilon >= trial.threat.epsilon else row)
-    return found
 
 
 def _check_images(x: Tensor, y: Tensor) -> None:
@@ -242,57 +273,47 @@ def _count_classes(model: nn.Module, image: Tensor, y: Tensor, who: str) -> int:
     return logits.shape[1]
 
 
-def _verdicts(trial: CheckContext, checks: Mapping[str, CheckFn]) -> list[Check]:
-    """Return the verdicts of checks, and let each see those before it."""
-    seen: list[Check] = trial.notes.setdefault("checks", [])
-    found = []
-    for check in checks.values():
-        found.append(check(trial))
-        seen.append(found[-1])
-    return found
-
-
-def _results(suite: Suite, course: SuiteState) -> dict[str, AttackResult]:
-    """Return what each attack left."""
-    standing = course.tensors["clean"] == ROBUST
+def _results(suite: Suite, state: SuiteState) -> dict[str, AttackResult]:
+    """Return the result of each attack."""
+    seen = {"clean": state.tensors["clean"]}
     results = {}
     for name, component in suite.components.items():
-        outcome = course.tensors[name]
-        attacked_images = int((outcome != SKIPPED).sum())
-        standing = standing & (outcome == ROBUST)
-        forwards, backwards = course.passes[name]
+        outcome = seen[name] = state.tensors[name]
         results[name] = AttackResult(
             name,
             component.settings,
             component.citation,
-            attacked_images,
+            int((outcome != SKIPPED).sum()),
             int((outcome == BROKEN).sum()),
-            _share(standing),
-            forwards,
-            backwards,
+            _share(withstood(seen)),
+            *state.passes[name],
         )
     return results
 
 
-def _provenance(trial: CheckContext, suite: Suite) -> dict[str, Any]:
+def _provenance(context: CheckContext, suite: Suite) -> dict[str, Any]:
     """Return what was evaluated and how."""
     return {
-        **trial.known,
-        "n": len(trial.y),
-        "seed": trial.seed,
-        "batch_size": trial.batch_size,
-        "expectation": trial.expectation,
-        "dtype": str(trial.x.dtype).removeprefix("torch."),
+        **context.known,
+        "n": len(context.y),
+        "seed": context.seed,
+        "batch_size": context.batch_size,
+        "expectation": context.expectation,
+        "dtype": str(context.x.dtype).removeprefix("torch."),
         "suite_leaves_out": suite.leaves_out,
         "replaced": dict(suite.replaced),
     }
 
 
-def _identity(trial: CheckContext) -> dict[str, Any]:
+def _identity(context: CheckContext, sources: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Return the digests of model and images, and what computes."""
+    sha256 = weights_sha256(context.model)
+    same = [name for name, source in sources.items() if weights_sha256(source) == sha256]
     return {
-        **environment(str(trial.x.device), torch.get_num_threads()),
-        "model_sha256": weights_sha256(trial.model),
-        "data_sha256": images_sha256(trial.x, trial.y),
-        "indices_sha256": sha256_bytes(trial.places.numpy().astype("<i8").tobytes()),
+        **environment(str(context.x.device), torch.get_num_threads()),
+        "model_sha256": sha256,
+        "data_sha256": images_sha256(context.x, context.y),
+        "indices_sha256": sha256_bytes(context.places.numpy().astype("<i8").tobytes()),
+        # Then the examples that they are attacked with are no transferred ones.
+        **({"sources_equal_to_model": same} if same else {}),
     }

@@ -7,21 +7,33 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from arnas.attacks.registry import attack_names
 from arnas.attacks.threat import Amount, parse_amount
+from arnas.runtime.errors import UserError
 from arnas.runtime.options import Options
 
-AttackName = Literal["fgsm", "pgd20", "pgd100", "cw_inf", "apgd_ce", "autoattack"]
+Tier = Literal["all", "cheap", "none"]
+"""Which checks are run; ``cheap`` leaves out those that attack the model themselves."""
+AUTOATTACK = "autoattack"
+"""The attack that runs on the first images only."""
 
 
 class WhiteboxOptions(Options):
     """Attacks with full knowledge of the network, on the test images."""
 
-    attacks: list[AttackName] = ["fgsm", "pgd20", "pgd100", "autoattack"]
-    """Attacks on the selected checkpoint."""
-    last_attacks: list[AttackName] = ["fgsm", "pgd20"]
-    """Attacks on the last checkpoint, whose figures are reported beside."""
+    attacks: list[str] = ["fgsm", "pgd20", "pgd100", "autoattack"]
+    """Attacks on the selected checkpoint: names of attacks or suites, or an attack of your own as
+    package.module:function. Each is run on every image that is classified correctly."""
+    last_attacks: list[str] = ["fgsm", "pgd20"]
+    """Attacks on the last checkpoint, whose accuracies are reported beside."""
+    suite: Literal["standard", "reference"] = "standard"
+    """What `autoattack` is: `standard` runs AutoAttack's standard composition in this package's own
+    attacks, which resume after a kill; `reference` runs the published package."""
     autoattack_images: int = Field(default=1000, ge=1)
     """AutoAttack runs on the first so many test images; tables print the number."""
+    checks: Tier = "cheap"
+    """Checks of the selected checkpoint: `all`, `cheap` (without those that attack the network
+    themselves) or `none`."""
     autoattack_on: Literal["defended", "all"] = "defended"
     """`defended` leaves out networks trained without adversarial examples."""
     autoattack_datasets: list[str] | None = None
@@ -39,10 +51,10 @@ class WhiteboxOptions(Options):
     """Budgets of the curve of accuracy against epsilon, rising, in input units; with linf, 1
     allows every image, so the accuracy there must be 0."""
     curve_images: int = Field(default=100, ge=1)
-    """The curve is taken on the first so many test images, with PGD-20."""
+    """The curve is taken on the first so many test images."""
 
-    def chosen(self, names: list[AttackName], dataset: str, defended: bool) -> list[AttackName]:
-        """Return which of some attacks run on a network.
+    def chosen(self, names: list[str], dataset: str, defended: bool) -> list[str]:
+        """Return which of some attacks run on a network, suites as their attacks.
 
         Parameters
         ----------
@@ -56,14 +68,21 @@ class WhiteboxOptions(Options):
         wanted = defended or self.autoattack_on == "all"
         if self.autoattack_datasets is not None:
             wanted &= dataset in self.autoattack_datasets
-        return [name for name in names if wanted or name != "autoattack"]
+        parts = [[name] if name == AUTOATTACK else attack_names(name) for name in names]
+        chosen = dict.fromkeys(part for names in parts for part in names)
+        return [name for name in chosen if wanted or name != AUTOATTACK]
 
     @field_validator("attacks", "last_attacks")
     @classmethod
-    def _each_once(cls, names: list[AttackName]) -> list[AttackName]:
-        """Refuse an attack that is named twice."""
+    def _each_once(cls, names: list[str]) -> list[str]:
+        """Refuse an attack that is unknown or named twice."""
         if len(set(names)) < len(names):
             raise ValueError(f"it is {names}: name each attack once")
+        for name in names:
+            try:
+                attack_names(name)
+            except UserError as error:
+                raise ValueError(str(error).removesuffix(".")) from None
         return names
 
     @field_validator("epsilon_curve")

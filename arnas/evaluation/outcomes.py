@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from arnas.data.splits import LabelledImages
-from arnas.evaluation.checks.run import Status
+from arnas.evaluation.checks.base import Status
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile, check_form, load_tensors
 
@@ -33,7 +33,7 @@ class _Verdict(BaseModel):
 
     id: str
     status: Status
-    figure: str
+    evidence: str
     advice: str
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,14 +13,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from arnas.attacks.threat import Threat, parse_amount
-from arnas.evaluation.checks.run import Check, Status
-from arnas.evaluation.result import BROKEN, ROBUST, AttackResult, EvalResult
+from arnas.evaluation.checks.base import Check, Status
+from arnas.evaluation.result import (
+    BROKEN,
+    FORMAT,
+    AttackResult,
+    Combine,
+    EvalResult,
+    to_record,
+    withstood,
+    worst_class,
+)
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import SEAL, check_form, read_json, write_sealed
 
-FORMAT = "arnas evaluation 1"
-"""Raised by one when a reader of the present format could not read the next."""
 AGAIN = "run the evaluation again"
 SAME = 1e-9
 """Relative difference below which two budgets are one, and two accuracies in percent."""
@@ -56,7 +63,7 @@ class _Attack(_Form):
     citation: str
     attacked: Images
     broken: Images
-    standing: _Accuracy
+    robust_accuracy: _Accuracy
     forwards: Passes
     backwards: Passes
 
@@ -70,7 +77,7 @@ class _Class(_Form):
 class _Check(_Form):
     id: str
     status: Status
-    figure: str
+    evidence: str
     advice: str
 
 
@@ -80,9 +87,10 @@ class _Point(_Form):
 
 
 class _Record(_Form):
-    format: Literal["arnas evaluation 1"]
+    format: Literal["arnas evaluation 2"]
     threat: _Threat
     suite: str
+    combine: Combine
     n: Annotated[Images, Field(ge=1)]
     clean: _Accuracy
     robust: _Accuracy
@@ -97,66 +105,7 @@ class _Record(_Form):
     provenance: dict[str, Any]
 
 
-def to_record(assessment: EvalResult) -> dict[str, Any]:
-    """Return an evaluation without its examples as JSON values.
-
-    Parameters
-    ----------
-    assessment
-        Any evaluation.
-
-    Returns
-    -------
-    dict
-        Outcomes are one digit for each image, 1 for an image that withstood, 0 for one that fell
-        and 2 for one that was spared; labels are numbers with spaces between. Attacks and budgets
-        are lists, for their order counts and a JSON file sorts its keys.
-
-    Raises
-    ------
-    UserError
-        When the provenance holds something that JSON has no word for.
-    """
-    found: dict[str, Any] = {
-        "format": FORMAT,
-        "threat": {
-            "norm": assessment.threat.norm,
-            "epsilon": assessment.threat.epsilon,
-            "text": str(assessment.threat),
-        },
-        "suite": assessment.suite,
-        "n": assessment.n,
-        "clean": assessment.clean_accuracy._asdict(),
-        "robust": assessment.robust_accuracy._asdict(),
-        "reliable": assessment.reliable,
-        "attacks": [
-            {**vars(result), "standing": result.standing._asdict()}
-            for result in assessment.attacks.values()
-        ],
-        "outcomes": {name: _digits(flags) for name, flags in assessment.outcomes.items()},
-        "labels": " ".join(str(label) for label in assessment.labels.tolist()),
-        "per_class": [
-            {"label": label, "clean": clean._asdict(), "robust": robust._asdict()}
-            for label, (clean, robust) in assessment.per_class().items()
-        ],
-        "worst_class": worst_class(assessment),
-        "checks": [check._asdict() for check in assessment.checks],
-        "curve": [
-            {"epsilon": epsilon, "accuracy": accuracy._asdict()}
-            for epsilon, accuracy in assessment.curve.items()
-        ],
-        "provenance": dict(assessment.provenance),
-    }
-    return plain_json(found)
-
-
-def worst_class(assessment: EvalResult) -> int:
-    """Return the class with the lowest robust accuracy, of equals the one with the lowest label."""
-    classes = assessment.per_class()
-    return min(classes, key=lambda label: (classes[label][1].percent, label))
-
-
-def write_record(path: Path, assessment: EvalResult) -> None:
+def write_record(path: Path, evaluation: EvalResult) -> None:
     """Write the record of an evaluation, atomically; the same evaluation gives the same bytes.
 
     Raises
@@ -164,7 +113,7 @@ def write_record(path: Path, assessment: EvalResult) -> None:
     UserError
         When the file cannot be written.
     """
-    write_sealed(path, to_record(assessment))
+    write_sealed(path, to_record(evaluation))
 
 
 def read_record(path: Path) -> EvalResult:
@@ -177,14 +126,14 @@ def read_record(path: Path) -> EvalResult:
         such as the state file of AutoAttack.
     """
     content = read_json(path)
-    assessment = from_record(content, path)
+    evaluation = from_record(content, path)
     # `read_json` verifies a seal and takes it off; a file that never had one gets through.
     if SEAL not in json.loads(path.read_bytes()):
         raise UserError(
             f"{path} does not hold the sha256 of its own content ({SEAL}), so that nothing shows "
             f"whether it was edited: {AGAIN}."
         )
-    return assessment
+    return evaluation
 
 
 def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
@@ -219,6 +168,7 @@ def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
     found = EvalResult(
         threat=threat,
         suite=record.suite,
+        combine=record.combine,
         clean_accuracy=_accuracy(record.clean),
         robust_accuracy=_accuracy(record.robust),
         attacks={attack.name: _result(attack) for attack in record.attacks},
@@ -230,7 +180,7 @@ def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
         },
         labels=torch.tensor([int(label) for label in record.labels.split(" ")]),
         x_adv=torch.empty((0, 0, 0, 0)),
-        checks=tuple(Check(c.id, c.status, c.figure, c.advice) for c in record.checks),
+        checks=tuple(Check(**dict(c)) for c in record.checks),
         provenance=record.provenance,
         curve={point.epsilon: _accuracy(point.accuracy) for point in record.curve},
     )
@@ -240,12 +190,12 @@ def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
     return found
 
 
-def mixed_units(assessments: Iterable[EvalResult]) -> str | None:
+def mixed_units(evaluations: Iterable[EvalResult]) -> str | None:
     """Return why the accuracies of some evaluations do not belong in one table, or None.
 
     Parameters
     ----------
-    assessments
+    evaluations
         Of one table, any number.
 
     Returns
@@ -255,8 +205,8 @@ def mixed_units(assessments: Iterable[EvalResult]) -> str | None:
         footnote, because 8/255 is 0.031373.
     """
     first: Threat | None = None
-    for assessment in assessments:
-        threat = assessment.threat
+    for evaluation in evaluations:
+        threat = evaluation.threat
         first = first or threat
         if threat.norm != first.norm:
             return (
@@ -312,17 +262,17 @@ def _contradiction(record: _Record, found: EvalResult) -> str | None:
 
 def _miscounted(found: EvalResult) -> str | None:
     """Return which count is not that of the outcomes, in words, or None."""
-    standing = found.outcomes["clean"] == ROBUST
-    counts = [("clean", found.clean_accuracy, int(standing.sum()))]
+    seen = {"clean": found.outcomes["clean"]}
+    counts = [("clean", found.clean_accuracy, withstood(seen))]
     for name, result in found.attacks.items():
-        standing = standing & (found.outcomes[name] == ROBUST)
-        counts.append((name, result.standing, int(standing.sum())))
-        fell = int((found.outcomes[name] == BROKEN).sum())
-        if result.broken > min(result.attacked, fell) or result.attacked > found.n:
-            return f"{one_line(name, 40)} broke more images than it attacked or than fell"
-    counts.append(("robust", found.robust_accuracy, int(standing.sum())))
-    for name, accuracy, count in counts:
-        if accuracy.correct != count or accuracy.n != found.n:
+        seen[name] = found.outcomes[name]
+        counts.append((name, result.robust_accuracy, withstood(seen)))
+        broken = int((seen[name] == BROKEN).sum())
+        if result.broken > min(result.attacked, broken) or result.attacked > found.n:
+            return f"{one_line(name, 40)} broke more images than it attacked or than were broken"
+    counts.append(("robust", found.robust_accuracy, withstood(seen)))
+    for name, accuracy, robust in counts:
+        if accuracy.correct != int(robust.sum()) or accuracy.n != found.n:
             return f"the accuracy of {one_line(name, 40)} is not that of its outcomes"
     return None
 
@@ -342,7 +292,11 @@ def _inexact(record: _Record, found: EvalResult) -> str | None:
         return "its worst class is another one"
     if record.reliable != found.reliable:
         return "whether it is reliable is not what its checks say"
-    accuracies = [record.clean, record.robust, *(attack.standing for attack in record.attacks)]
+    accuracies = [
+        record.clean,
+        record.robust,
+        *(attack.robust_accuracy for attack in record.attacks),
+    ]
     accuracies += [point.accuracy for point in record.curve]
     accuracies += [accuracy for c in record.per_class for accuracy in (c.clean, c.robust)]
     for accuracy in accuracies:
@@ -363,33 +317,9 @@ def _accuracy(form: _Accuracy) -> Accuracy:
 
 def _result(form: _Attack) -> AttackResult:
     """Return the validated result of an attack."""
-    return AttackResult(**{**dict(form), "standing": _accuracy(form.standing)})
-
-
-def _digits(flags: Tensor) -> str:
-    """Return outcomes as a digit for each image."""
-    return bytes(flags.to(torch.uint8) + ZERO).decode()
+    return AttackResult(**{**dict(form), "robust_accuracy": _accuracy(form.robust_accuracy)})
 
 
 def _flags(digits: str) -> Tensor:
     """Return outcomes of shape (n,), uint8."""
     return torch.frombuffer(bytearray(digits.encode()), dtype=torch.uint8) - ZERO
-
-
-def plain_json(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as a JSON file gives them back: tuples as lists, text without half letters.
-
-    Raises
-    ------
-    UserError
-        When one of them is no JSON value, such as NaN.
-    """
-    try:
-        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"the evaluation cannot be written as JSON ({one_line(error)}): its provenance may "
-            "hold text, finite numbers, lists and mappings only."
-        ) from None
-    plain: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
-    return plain

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.run import Check, failed_checks
+from arnas.evaluation.checks.base import Check, failed_checks
 from arnas.evaluation.statistics import Accuracy, wilson
+from arnas.runtime.errors import UserError, one_line
 
+Combine = Literal["union", "each"]
 BROKEN, ROBUST, SKIPPED = 0, 1, 2
-"""Outcomes of an image under an attack; spared are those that had fallen before it."""
+"""Outcomes of an image under an attack; skipped are those that it had no need to attack."""
+FORMAT = "arnas evaluation 2"
+"""Of the record; raised by one when a reader of the present format could not read the next."""
 
 
 def withstood(outcomes: Mapping[str, Tensor]) -> Tensor:
-    """Return which images were correct and withstood every attack, bool of shape (n,)."""
-    return torch.stack([outcome == ROBUST for outcome in outcomes.values()]).all(0)
+    """Return which images were classified correctly and no attack broke, bool of shape (n,)."""
+    broken = [outcome == BROKEN for outcome in outcomes.values()]
+    return ~torch.stack(broken).any(0)
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class AttackResult:
     """Images that it was run on."""
     broken: int
     """Images of those that it broke."""
-    standing: Accuracy
+    robust_accuracy: Accuracy
     """Share of all images that withstood it and every attack before it."""
     forwards: int
     """Images that went through the model for it."""
@@ -45,7 +50,7 @@ class AttackResult:
     @property
     def accuracy(self) -> float:
         """Return the robust accuracy after it and every attack before it, in percent."""
-        return self.standing.percent
+        return self.robust_accuracy.percent
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class EvalResult:
 
     threat: Threat
     suite: str
+    combine: Combine
+    """Whether attacks skipped the images that earlier ones broke, or each attacked all."""
     clean_accuracy: Accuracy
     robust_accuracy: Accuracy
     """Images that withstood every attack."""
@@ -61,7 +68,8 @@ class EvalResult:
     """In the order in which they ran."""
     outcomes: Mapping[str, Tensor]
     """``clean`` and each attack's name to uint8 of shape (n,): 1 where the image is classified
-    correctly or withstood, 0 where not, 2 where it was spared because it had fallen before."""
+    correctly or robust, 0 where it is wrong or was broken, 2 where it was skipped: it was wrong or,
+    with ``union``, broken before."""
     labels: Tensor
     """int64 of shape (n,)."""
     x_adv: Tensor
@@ -71,7 +79,10 @@ class EvalResult:
     """What was evaluated and how, JSON values: digests of model and data, seed, versions, device,
     what a suite left out; no clock times, so that the same evaluation gives the same bytes."""
     curve: Mapping[str, Accuracy] = field(default_factory=dict)
-    """Epsilon, as it was written, to the robust accuracy there; empty if none was asked for."""
+    """Epsilon, as it was written, to the robust accuracy there; empty if none was asked for. Its n
+    may be smaller: so many images, from the first."""
+    curve_robust: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
+    """bool of shape (epsilons, images of the curve): which images were robust there."""
 
     @property
     def n(self) -> int:
@@ -105,19 +116,100 @@ class EvalResult:
 
     def per_class(self) -> dict[int, tuple[Accuracy, Accuracy]]:
         """Return each class's clean and robust accuracy, for the classes that have images."""
-        stood, clean = self.robust_flags, self.outcomes["clean"] == ROBUST
+        robust, clean = self.robust_flags, self.outcomes["clean"] == ROBUST
         found = {}
         for label in sorted(set(self.labels.tolist())):
             of_class = self.labels == label
             n = int(of_class.sum())
             found[label] = (
                 wilson(int(clean[of_class].sum()), n),
-                wilson(int(stood[of_class].sum()), n),
+                wilson(int(robust[of_class].sum()), n),
             )
         return found
 
     def to_json(self) -> str:
         """Return everything but the examples as JSON text; the same evaluation, the same text."""
-        from arnas.evaluation.record import to_record  # which builds on this file
-
         return json.dumps(to_record(self), indent=2, sort_keys=True)
+
+
+def to_record(evaluation: EvalResult) -> dict[str, Any]:
+    """Return an evaluation without its examples as JSON values.
+
+    Parameters
+    ----------
+    evaluation
+        Any evaluation.
+
+    Returns
+    -------
+    dict
+        Outcomes are one digit for each image, as in `EvalResult.outcomes`; labels are numbers with
+        spaces between. Attacks and budgets are lists: a JSON file sorts its keys.
+
+    Raises
+    ------
+    UserError
+        When the provenance holds something that JSON has no word for.
+    """
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "threat": {
+            "norm": evaluation.threat.norm,
+            "epsilon": evaluation.threat.epsilon,
+            "text": str(evaluation.threat),
+        },
+        "suite": evaluation.suite,
+        "combine": evaluation.combine,
+        "n": evaluation.n,
+        "clean": evaluation.clean_accuracy._asdict(),
+        "robust": evaluation.robust_accuracy._asdict(),
+        "reliable": evaluation.reliable,
+        "attacks": [
+            {**vars(result), "robust_accuracy": result.robust_accuracy._asdict()}
+            for result in evaluation.attacks.values()
+        ],
+        "outcomes": {name: _digits(flags) for name, flags in evaluation.outcomes.items()},
+        "labels": " ".join(str(label) for label in evaluation.labels.tolist()),
+        "per_class": [
+            {"label": label, "clean": clean._asdict(), "robust": robust._asdict()}
+            for label, (clean, robust) in evaluation.per_class().items()
+        ],
+        "worst_class": worst_class(evaluation),
+        "checks": [check._asdict() for check in evaluation.checks],
+        "curve": [
+            {"epsilon": epsilon, "accuracy": accuracy._asdict()}
+            for epsilon, accuracy in evaluation.curve.items()
+        ],
+        "provenance": dict(evaluation.provenance),
+    }
+    return plain_json(found)
+
+
+def worst_class(evaluation: EvalResult) -> int:
+    """Return the class with the lowest robust accuracy, of equals the one with the lowest label."""
+    classes = evaluation.per_class()
+    return min(classes, key=lambda label: (classes[label][1].percent, label))
+
+
+def _digits(flags: Tensor) -> str:
+    """Return outcomes as a digit for each image."""
+    return bytes(flags.to(torch.uint8) + ord("0")).decode()
+
+
+def plain_json(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as a JSON file gives them back: tuples as lists, text without half letters.
+
+    Raises
+    ------
+    UserError
+        When one of them is no JSON value, such as NaN.
+    """
+    try:
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the evaluation cannot be written as JSON ({one_line(error)}): its provenance may "
+            "hold text, finite numbers, lists and mappings only."
+        ) from None
+    plain: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+    return plain

@@ -1,16 +1,16 @@
-"""Running a suite: tries are put together into full batches, and what is found is kept.
+"""Running a suite of attacks on the images of one model, in steps that survive a kill.
 
-An image leaves when it has fallen. Its tries, restarts or targets, come one after the other, and
-several at once where too few images stand to fill a batch. Each try's random numbers depend on the
-seed, the attack, the image's index and the try only, so neither the batch size nor the order of
-images, nor a kill between, changes what becomes of an image.
+An image's tries at an attack, restarts or targets, end with the first that breaks it. Each try's
+random numbers depend on the seed, the attack, the image's index and the try only, so neither the
+batch size nor the order of images, nor a kill between, changes the outcome of an image.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,60 +18,71 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
+from arnas.attacks.folding import folded
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.square import per_image_numbers
 from arnas.attacks.suites import Component, RandomStreams, Suite, targets_of
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, withstood
+from arnas.evaluation.monitor import EvalMonitor
+from arnas.evaluation.predict import logits
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Combine, withstood
 from arnas.runtime.progress import Report
 from arnas.runtime.resume import Checkpointer, Snapshot
 from arnas.runtime.seeds import per_image_normal, per_image_uniform
 
 PerImage = Callable[[Iterable[object], Tensor, Sequence[int]], Tensor]
 BATCHES = 4
-"""Batches whose images are attacked in step: as images leave, those that stand are put together
-again, and only the last of the batches is not full."""
+"""Batches whose images are attacked together: as images leave, the others are regrouped, and only
+the last of the batches is not full."""
+SAME = 1e-4
+"""Largest difference of the logits of the folded copy, relative to their size."""
 
 
 @dataclass
 class SuiteState:
-    """How far a suite has come; all that a later process needs to go on."""
+    """How far an evaluation has come: all that a later process needs to resume it."""
 
-    tensors: dict[str, Tensor]
-    """``x_adv``: as `arnas.evaluation.result.EvalResult`; ``clean`` and each attack's name:
-    the outcomes so far; ``tries``: int64 of shape (n,), those done of the present attack."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """``x_adv``, ``clean`` and each attack's outcomes as in `arnas.evaluation.result.EvalResult`;
+    ``tries``: int64 of shape (n,), those done of the present attack; ``curve``, ``curve_delta``."""
     finished: list[str] = field(default_factory=list)
     passes: dict[str, list[int]] = field(default_factory=dict)
     """Attack to the images that went through the model for it, and to its gradients."""
+    monitor: EvalMonitor = field(default_factory=EvalMonitor)
+    checks: list[dict[str, str]] = field(default_factory=list)
+    """The finished checks, `Check._asdict()`."""
 
-    def standing(self, *present: str) -> Tensor:
-        """Return which images withstood the finished attacks, and those at work that are named."""
-        names = dict.fromkeys(["clean", *self.finished, *present])
-        return withstood({name: self.tensors[name] for name in names})
+    @classmethod
+    def load(cls, checkpointer: Checkpointer) -> SuiteState:
+        """Return the state of a run that was killed, or an empty one."""
+        kept = checkpointer.load()
+        if kept is None:
+            return cls()
+        values = dict(kept.description)
+        return cls(dict(kept.tensors), monitor=EvalMonitor(**values.pop("monitor")), **values)
 
     def snapshot(self) -> Snapshot:
-        """Return what is kept."""
-        values = {"finished": self.finished, "passes": self.passes}
-        return Snapshot(dict(self.tensors), values)
+        """Return what is saved."""
+        values = {name: value for name, value in vars(self).items() if name != "tensors"}
+        return Snapshot(dict(self.tensors), values | {"monitor": vars(self.monitor)})
 
+    def count(self, name: str, live: EvalMonitor) -> None:
+        """Add the passes since the last call to those of an attack."""
+        forwards, backwards = self.passes.get(name, [0, 0])
+        forwards += live.images - self.monitor.images
+        backwards += live.gradients - self.monitor.gradients
+        self.passes[name] = [forwards, backwards]
+        self.monitor = replace(live)
 
-@dataclass
-class _Tally:
-    """Images that went through a model, and to gradients, since the last look."""
-
-    forwards: int = 0
-    backwards: int = 0
-
-    def take(self) -> tuple[int, int]:
-        """Return both and begin anew."""
-        seen = self.forwards, self.backwards
-        self.forwards = self.backwards = 0
-        return seen
+    @property
+    def outcomes(self) -> dict[str, Tensor]:
+        """Return the outcomes of ``clean`` and of every attack that was begun."""
+        return {name: self.tensors[name] for name in self.passes}
 
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """A suite on its way over the images of one model."""
+    """A suite that is run on the images of one model."""
 
     model: nn.Module
     """On its device, in any mode."""
@@ -83,98 +94,104 @@ class SuiteRun:
     """int64 of shape (n,), on the CPU: what the random numbers of an image depend on."""
     threat: Threat
     suite: Suite
+    combine: Combine
     seed: int
     batch_size: int
     expectation: int
     device: torch.device
     checkpointer: Checkpointer
     report: Report
-    tally: _Tally = field(default_factory=_Tally)
 
-    def finish(self) -> SuiteState:
-        """Run what is left of the suite and return what became of the images."""
-        kept = self.checkpointer.load()
-        course = (
-            SuiteState({}) if kept is None else SuiteState(dict(kept.tensors), **kept.description)
-        )
-        with frozen_eval(self.model), self._watched(course):
-            if "clean" not in course.tensors:
-                course.tensors = {"x_adv": self.x.clone(), "clean": self._clean()}
-                course.passes["clean"] = [*self.tally.take()]
-                self._tell(course, "clean")
+    def finish(self, state: SuiteState) -> None:
+        """Run what is left of the suite."""
+        if {"clean", *self.suite.components} <= {*state.finished}:
+            return
+        copy = faster_copy(self.model, self.x[: self.batch_size].to(self.device))
+        live = replace(state.monitor)
+        with (
+            frozen_eval(self.model),
+            frozen_eval(copy),
+            self._stoppable(state, copy),
+            live.watching(self.model, copy),
+        ):
+            if "clean" not in state.finished:
+                wrong = misclassified(logits(self.model, self.x, self.batch_size), self.y)
+                clean = torch.where(wrong, BROKEN, ROBUST).to(torch.uint8)
+                state.tensors |= {"x_adv": self.x.clone(), "clean": clean}
+                state.count("clean", live)
+                state.finished.append("clean")
+                self._tell(state, "clean")
             for name, component in self.suite.components.items():
-                if name not in course.finished:
-                    self._run(name, component, course)
-        return course
+                if name not in state.finished:
+                    self._run(name, component, state, live, copy)
+        state.monitor = live
+        self.checkpointer.maybe_save(state.snapshot, now=True)
 
-    def _clean(self) -> Tensor:
-        """Return the outcomes before any attack."""
-        oracle = Oracle(self.model, self.batch_size)
-        wrong = [
-            oracle.is_wrong(x.to(self.device), y.to(self.device)).cpu()
-            for x, y in zip(
-                torch.split(self.x, self.batch_size),
-                torch.split(self.y, self.batch_size),
-                strict=True,
-            )
-        ]
-        return torch.where(torch.cat(wrong), BROKEN, ROBUST).to(torch.uint8)
-
-    def _run(self, name: str, component: Component, course: SuiteState) -> None:
-        """Try one attack at every image that stands, as often as it says."""
-        tensors = course.tensors
+    def _run(
+        self, name: str, component: Component, state: SuiteState, live: EvalMonitor, copy: nn.Module
+    ) -> None:
+        """Run one attack on every image that it has to attack."""
+        tensors = state.tensors
         if name not in tensors:
-            standing = course.standing()
-            tensors[name] = torch.where(standing, ROBUST, SKIPPED).to(torch.uint8)
+            before = state.outcomes if self.combine == "union" else {"clean": tensors["clean"]}
+            tensors[name] = torch.where(withstood(before), ROBUST, SKIPPED).to(torch.uint8)
             tensors["tries"] = torch.zeros(len(self.y), dtype=torch.int64)
-            course.passes[name] = [0, 0]
+            state.passes[name] = [0, 0]
         outcome, tries = tensors[name], tensors["tries"]
         while bool((open_ := (outcome == ROBUST) & (tries < component.tries)).any()):
             first = int(tries[open_].min())
             images = (open_ & (tries == first)).nonzero().flatten()
             images = images[: BATCHES * self.batch_size]
             together = min(component.tries - first, max(1, self.batch_size // len(images)))
-            broken, x_adv = self._try(name, component, images, range(first, first + together))
+            some = range(first, first + together)
+            broken, x_adv = self._try(name, component, images, some, live, copy)
+            new = broken & withstood(state.outcomes)[images]  # the first example is kept
             outcome[images[broken]] = BROKEN
-            tensors["x_adv"][images[broken]] = x_adv[broken]
+            tensors["x_adv"][images[new]] = x_adv[new]
             tries[images] += together
-            for place, seen in enumerate(self.tally.take()):
-                course.passes[name][place] += seen
-            self._tell(course, name)
-            self.checkpointer.maybe_save(course.snapshot)
+            state.count(name, live)
+            self._tell(state, name)
+            self.checkpointer.maybe_save(state.snapshot)
         del tensors["tries"]
-        course.finished.append(name)
-        self.checkpointer.maybe_save(course.snapshot)
+        state.finished.append(name)
+        self.checkpointer.maybe_save(state.snapshot)
 
     def _try(
-        self, name: str, component: Component, images: Tensor, tries: range
+        self,
+        name: str,
+        component: Component,
+        images: Tensor,
+        tries: range,
+        monitor: EvalMonitor,
+        copy: nn.Module,
     ) -> tuple[Tensor, Tensor]:
-        """Return which of the images fall to any of these tries, and to which example.
-
-        Of several the earliest try's is taken.
-        """
+        """Return which of the images any of these tries breaks, and the earliest such example."""
         jobs = images.repeat(len(tries))
         x, y = self.x[jobs].to(self.device), self.y[jobs].to(self.device)
         labels = y
-        oracle = Oracle(self.model, self.batch_size, self.expectation)
+        oracle = Oracle(copy, self.batch_size, self.expectation)
         if component.targeted:
             order = targets_of(oracle.logits(x[: len(images)]), y[: len(images)], tries.stop)
             labels = torch.stack([y, order[:, tries.start :].T.flatten()], dim=1)
-        found = component.run(oracle, x, labels, self.threat, self._draws(name, images, tries))
-        broken = found.broken.clone()
-        # Judged anew on the example itself, whatever the attack believes.
+        output = component.run(oracle, x, labels, self.threat, self._streams(name, images, tries))
+        monitor.see(x, output.x_adv, self.threat)
+        broken = output.broken.clone()
+        # Classified again by the model itself, whatever the attack believes.
         if bool(broken.any()):
-            broken[found.broken] = misclassified(
-                oracle.logits(found.x_adv[found.broken]), y[found.broken]
-            )
+            again = logits(self.model, output.x_adv[output.broken], self.batch_size)
+            broken[output.broken] = misclassified(again, y[output.broken])
         by_try = broken.view(len(tries), -1)
         which = by_try.int().argmax(0)
-        examples = found.x_adv.view(len(tries), len(images), *x.shape[1:])
+        examples = output.x_adv.view(len(tries), len(images), *x.shape[1:])
         chosen = examples[which, torch.arange(len(images), device=which.device)]
         return by_try.any(0).cpu(), chosen.cpu()
 
-    def _draws(self, name: str, images: Tensor, tries: range) -> RandomStreams:
-        """Return the random numbers of all tries at some images."""
+    def _streams(self, name: str, images: Tensor, tries: range) -> RandomStreams:
+        """Return the random numbers of all tries at some images.
+
+        PGD starts at the same point whatever its number of steps, so that more are never weaker.
+        """
+        name = re.sub(r"^pgd\d+$", "pgd", name)
         purposes = [("attack", self.seed, name, number) for number in tries]
         indices = self.indices[images]
 
@@ -187,35 +204,47 @@ class SuiteRun:
             per_image_numbers(purposes[0], indices),
         )
 
-    def _tell(self, course: SuiteState, name: str) -> None:
-        """Report the robust accuracy so far and how much of the work is done."""
-        standing = course.standing(name)
-        share = 100 * float(standing.float().mean())
-        ahead = sum(part.cost * part.tries for part in self.suite.components.values())
-        done = 0.0
-        if name in self.suite.components:
-            place = list(self.suite.components).index(name)
-            before = list(self.suite.components.values())[:place]
-            now = self.suite.components[name]
-            tries = float(course.tensors["tries"][standing].float().mean()) if share else 1.0
-            done = sum(part.cost * part.tries for part in before) + now.cost * tries
+    def _tell(self, state: SuiteState, name: str) -> None:
+        """Report the accuracy so far and how much of the work is done."""
+        parts, robust = self.suite.components, withstood(state.outcomes)
+        costs = {part: one.cost * one.tries for part, one in parts.items()}
+        done = sum(costs[part] for part in state.finished if part in parts)
+        if "tries" in state.tensors:
+            attacked = state.tensors[name] == ROBUST
+            share = state.tensors["tries"][attacked].float().mean() / parts[name].tries
+            done += round(costs[name] * float(share.nan_to_num(1.0)))
         what = "accuracy" if name == "clean" else "robust so far"
-        text = f"{name}: {what} {share:.2f} %"
-        self.report(round(100 * done / max(ahead, 1)), 100, text)
+        text = f"{name}: {what} {100 * float(robust.float().mean()):.2f} %"
+        self.report(round(100 * done / max(sum(costs.values()), 1)), 100, text)
 
     @contextmanager
-    def _watched(self, course: SuiteState) -> Iterator[None]:
-        """Count what goes through the model, and stop between two passes when a signal asks to."""
+    def _stoppable(self, state: SuiteState, copy: nn.Module) -> Iterator[None]:
+        """Save and stop between two passes after a signal."""
 
         def look(module: nn.Module, inputs: Any) -> None:
-            self.tally.forwards += len(inputs[0])
-            self.tally.backwards += len(inputs[0]) * bool(inputs[0].requires_grad)
-            if self.checkpointer.stopping and course.tensors:
-                self.checkpointer.maybe_save(course.snapshot)
+            if self.checkpointer.stopping and "clean" in state.finished:
+                self.checkpointer.maybe_save(state.snapshot)
 
-        # Before the hook by which ranks share a batch: all of them count the same.
-        handle = self.model.register_forward_pre_hook(look, prepend=True)
+        models = {id(model): model for model in (self.model, copy)}.values()
+        handles = [model.register_forward_pre_hook(look, prepend=True) for model in models]
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
+
+
+def faster_copy(model: nn.Module, x: Tensor) -> nn.Module:
+    """Return a copy with batch normalisations folded, or the model where its logits would differ.
+
+    Adversarial examples are made on it and classified by the model.
+    """
+    try:
+        copy = folded(model)
+        if copy is model:
+            return model
+        own, other = (logits(one, x, len(x)) for one in (model, copy))
+    except Exception:  # of a model that cannot be copied, whatever it says
+        return model
+    same = float((own - other).abs().max()) <= SAME * float(own.abs().max())
+    return copy if same else model

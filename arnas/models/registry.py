@@ -18,7 +18,6 @@ from arnas.models.options import cells_refused
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import (
     check_form,
-    description_path,
     load_tensors,
     read_description,
     save_tensors,
@@ -32,7 +31,7 @@ from arnas.spaces.robnet import RobNet
 
 HALVINGS = {4: "twice", 8: "three times", 32: "five times"}
 """By the smallest image that allows it."""
-REMAKE = "rerun its training, or restore both of its files"
+REMAKE = "rerun its training, or restore the file"
 """What to do about weights that are not what they should be."""
 
 
@@ -286,7 +285,7 @@ class _Described(BaseModel):
 
 class _Trained(_Origin):
     epoch: int
-    selection_clean: float
+    val_clean: float
 
 
 def load_trained(
@@ -301,9 +300,8 @@ def load_trained(
     network, seed
         What it must have been trained as.
     """
-    beside = description_path(path)
-    sizes, origin = read_origin(beside, info.name, network, seed)
-    check_form(beside, origin, _Trained, REMAKE)
+    sizes, origin = read_origin(path, info.name, network, seed)
+    check_form(path, origin, _Trained, REMAKE)
     for key in ("num_classes", "in_channels", "image_size"):
         if sizes.get(key) != getattr(info, key):
             raise UserError(
@@ -316,7 +314,7 @@ def load_trained(
 def read_origin(
     path: Path, dataset: str, network: str, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the model's description and its provenance from the JSON beside a weight file.
+    """Return the model's description and its provenance from the header of a weight file.
 
     Parameters
     ----------
@@ -326,7 +324,7 @@ def read_origin(
     Raises
     ------
     UserError
-        When the JSON is missing, damaged or that of other weights.
+        When the file is missing, damaged or holds other weights.
     """
     content = read_description(path)
     check_form(path, content, _Described, REMAKE)

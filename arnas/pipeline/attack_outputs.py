@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from arnas.evaluation.predict import predict
 from arnas.evaluation.record import write_record
 from arnas.evaluation.result import EvalResult
 from arnas.pipeline.attack import EvalConfig, EvalTarget, assess, default_stem, load_target
-from arnas.reporting.model.card import CardMeta, write_model_card
+from arnas.reporting.model.card import write_model_card
 from arnas.reporting.model.files import (
     as_table,
     check_percentage,
     export_examples,
     gate,
-    predict,
     recount_rounded,
     write_junit,
 )
@@ -54,12 +54,12 @@ class Done(NamedTuple):
 
 
 def attack_and_write(config: EvalConfig, outputs: Outputs) -> Done | None:
-    """Evaluate an config and write what was asked for; None in a rank other than 0.
+    """Evaluate what a config names and write what was asked for; None in a rank other than 0.
 
     Raises
     ------
     UserError
-        For whatever are invalid, before anything is attacked where that can be known.
+        For whatever is invalid, before anything is attacked where that can be known.
     """
     if outputs.fail_under is not None:
         check_percentage(outputs.fail_under)
@@ -79,7 +79,7 @@ def _remarks(assessment: EvalResult) -> Iterator[str]:
     """Yield a line about every check that does not pass, and about what was left out."""
     for check in assessment.checks:
         if check.status in {"WARN", "FAIL"}:
-            yield f"{check.status} {check.id}: {check.figure}. Fix: {check.advice}."
+            yield f"{check.status} {check.id}: {check.evidence}. Fix: {check.advice}."
     left_out = assessment.provenance.get("suite_leaves_out")
     if left_out:
         yield f"Left out of the standard suite: {left_out}. Not for a table beside full ones."
@@ -119,5 +119,5 @@ def _written(target: EvalTarget, assessment: EvalResult, outputs: Outputs) -> It
         yield f"RobustBench entry: {outputs.robustbench}"
     if outputs.card is not None:
         command = f"python -m arnas {shlex.join(sys.argv[1:])}"
-        write_model_card(outputs.card, assessment, CardMeta(command=command))
+        write_model_card(outputs.card, assessment, command)
         yield f"Model card: {outputs.card}"

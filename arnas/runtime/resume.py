@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
@@ -31,7 +33,6 @@ from torch import Tensor
 from arnas.runtime.errors import Preempted, UserError
 from arnas.runtime.files import (
     TensorFile,
-    description_path,
     load_tensors,
     read_json,
     save_tensors,
@@ -85,6 +86,66 @@ class _NoCheckpoint:
 NO_CHECKPOINT: Checkpointer = _NoCheckpoint()
 
 
+class Sections:
+    """The state of a job that has several parts, one after the other, each with its own state."""
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+        self._snapshots: dict[str, Callable[[], Snapshot]] = {}
+        kept = checkpointer.load()
+        for name, values in (kept.description if kept else {}).items():
+            tensors = {
+                key.removeprefix(f"{name}/"): value
+                for key, value in (kept.tensors if kept else {}).items()
+                if key.startswith(f"{name}/")
+            }
+            self._snapshots[name] = partial(Snapshot, tensors, values)
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether a signal has asked to stop."""
+        return self._checkpointer.stopping
+
+    def load(self, name: str) -> TensorFile | None:
+        """Return the state of a part, if it was begun."""
+        if name not in self._snapshots:
+            return None
+        tensors, values = self._snapshots[name]()
+        return TensorFile(dict(tensors), dict(values))
+
+    def maybe_save(self, name: str, snapshot: Callable[[], Snapshot], now: bool) -> None:
+        """Save the state of all parts if it is time."""
+        self._snapshots[name] = snapshot
+        self._checkpointer.maybe_save(self._all, now)
+
+    def _all(self) -> Snapshot:
+        """Return the states of all parts as one."""
+        parts = {name: snapshot() for name, snapshot in self._snapshots.items()}
+        tensors = {f"{n}/{key}": v for n, part in parts.items() for key, v in part.tensors.items()}
+        return Snapshot(tensors, {name: part.values for name, part in parts.items()})
+
+
+@dataclass(frozen=True)
+class Section:
+    """The checkpointer of one part of a job."""
+
+    sections: Sections
+    name: str
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether a signal has asked to stop."""
+        return self.sections.stopping
+
+    def load(self) -> TensorFile | None:
+        """Return the state of the part in an earlier run that was cut short, if there is one."""
+        return self.sections.load(self.name)
+
+    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
+        """Save if it is time, or if `now`."""
+        self.sections.maybe_save(self.name, snapshot, now)
+
+
 class FolderCheckpointer:
     """Keeps the state of one run in a folder.
 
@@ -117,8 +178,6 @@ class FolderCheckpointer:
         found: list[tuple[int, TensorFile]] = []
         for path in filter(Path.exists, map(self._path, range(2))):
             try:
-                if not description_path(path).exists():
-                    raise UserError(f"{path} has no description.")
                 tensors, content = load_tensors(path)
                 if content.keys() != {"save", "values"}:
                     raise UserError(f"{path} is no state of a run.")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from arnas.attacks.folding import folded
-from arnas.attacks.reference import package_name
+from arnas.attacks.suites import Suite, build_suite
 from arnas.evaluation.checks import run as checks
-from arnas.evaluation.ledger import Ledger
 from arnas.evaluation.outcomes import load_examples
-from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
-from arnas.evaluation.whitebox import predict
-from arnas.evaluation.witness import EvalMonitor
+from arnas.evaluation.predict import logits, predict
+from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
+from arnas.evaluation.transfer import transfer_examples
 from arnas.models.registry import load_trained
 from arnas.pipeline.jobs import named, producers
 from arnas.pipeline.runner import Job
+from arnas.runtime.device import full_float32
 from arnas.runtime.files import save_tensors
+from arnas.runtime.resume import Section, Sections
 from arnas.stages.attacked import images_to_attack
 
 
@@ -31,48 +32,38 @@ def make_examples(job: Job) -> None:
     threat = threat_options.threat()
     model, origin = load_trained(job.inputs["selected"], splits.info, *named(job.axes)[1:])
     job.placed(model)
-    copy, ledger = folded(model), Ledger(job.checkpointer)
-    x_adv = transfer_examples(
-        copy,
-        x,
-        y,
-        threat,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        seed=job.seed,
-        ledger=ledger,
-    )
-    before = opinion(model, x, options.batch_size, y.device)
-    after = opinion(model, x_adv, options.batch_size, y.device)
-    robust = (before.predicted == y) & (after.predicted == y)
-    job.report(1, 2, f"{100 * float(robust.float().mean()):.1f} % withstand their own examples")
-    n = min(options.square_images, len(y))
-    found = square_examples(
-        copy,
-        x[:n],
-        y[:n],
-        threat,
-        queries=options.square_queries,
-        batch_size=options.batch_size,
-        ledger=ledger,
-    )
-    witness = EvalMonitor()
-    witness.see(x, x_adv, threat)
-    witness.see(x[:n], found, threat)
-    verdict = checks.box_and_ball(witness)._replace(id="blackbox_box_and_ball")
-    fooled = predict(model, found, options.batch_size, y.device) != y[:n]
-    stands = (before.predicted[:n] == y[:n]) & ~fooled
-    job.report(2, 2, f"{100 * float(stands.float().mean()):.1f} % of {n} withstand Square")
+    sections, size = Sections(job.checkpointer), options.batch_size
+    with full_float32():
+        x_adv = transfer_examples(
+            faster_copy(model, x[:size].to(job.device)),
+            x,
+            y,
+            threat,
+            steps=options.steps,
+            batch_size=size,
+            seed=job.seed,
+            checkpointer=Section(sections, "transfer"),
+        )
+        job.report(1, 2, "examples for other networks")
+        square = _square(job, Section(sections, "square"), model, x, y)
+        clean, adversarial = (
+            logits(model, images, size).softmax(1).max(1) for images in (x, x_adv)
+        )
+    monitor = dataclasses.replace(square.monitor)
+    monitor.see(x, x_adv, threat)
+    robust = square.tensors["square"] == 1
+    share = 100 * float(robust.float().mean())
+    job.report(2, 2, f"Square: {share:.1f} % of {len(robust)} images robust")
     save_tensors(
         job.outputs["examples"],
         {
             "x_adv": x_adv,
             "labels": y,
-            "clean.predicted": before.predicted,
-            "clean.confidence": before.confidence,
-            "adversarial.predicted": after.predicted,
-            "adversarial.confidence": after.confidence,
-            "square": stands.to(torch.uint8),
+            "clean.predicted": clean.indices,
+            "clean.confidence": clean.values,
+            "adversarial.predicted": adversarial.indices,
+            "adversarial.confidence": adversarial.values,
+            "square": robust.to(torch.uint8),
         },
         {
             "dataset": dataclasses.asdict(splits.info),
@@ -81,10 +72,36 @@ def make_examples(job: Job) -> None:
             "loss": origin["loss"],
             "threat": threat_options.model_dump(mode="json") | {"text": str(threat)},
             "settings": options.model_dump(mode="json"),
-            "square_package": package_name(),
-            "checks": [verdict._asdict()],
+            "checks": [checks.blackbox_ball_and_box(monitor)._asdict()],
         },
     )
+
+
+def _square(job: Job, section: Section, model: nn.Module, x: Tensor, y: Tensor) -> SuiteState:
+    """Attack the first images with Square; its own state is kept."""
+    options, threat = job.params.blackbox, job.params.threat[job.axes["dataset"]].threat()
+    n = min(options.square_images, len(y))
+    known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
+    attack: Any = known.run
+    square = dataclasses.replace(known, run=partial(attack, queries=options.square_queries))
+    run = SuiteRun(
+        model,
+        x[:n],
+        y[:n],
+        torch.arange(n),
+        threat,
+        Suite({"square": square}),
+        "union",
+        job.seed,
+        options.batch_size,
+        1,
+        job.device,
+        section,
+        lambda done, total, text: None,
+    )
+    state = SuiteState.load(section)
+    run.finish(state)
+    return state
 
 
 def score(job: Job) -> None:
@@ -100,13 +117,13 @@ def score(job: Job) -> None:
         path = job.inputs[_key("retrain", target, "selected")]
         model, origin = load_trained(path, splits.info, *named(target)[1:])
         job.placed(model)
-        clean = predict(model, x, job.params.blackbox.batch_size, y.device) == y
+        clean = predict(model, x, job.params.blackbox.batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = job.inputs[_key("blackbox_examples", source, "examples")]
-            examples, description = load_examples(path, *named(source), splits.part("test"))
-            x_adv = examples["x_adv"].to(x.device)
+            examples, description = load_examples(path, *named(source), splits.subset("test"))
+            x_adv = examples["x_adv"]
             batch_size = job.params.blackbox.batch_size
-            flags = clean & (predict(model, x_adv, batch_size, y.device) == y)
+            flags = clean & (predict(model, x_adv, batch_size) == y)
             name = f"{target['seed']}.{target['network']}.{source['network']}"
             tensors[name] = flags.to(torch.uint8)
             if source == target:

@@ -4,184 +4,196 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from arnas.attacks.reference import package_name
-from arnas.attacks.registry import ATTACKS
+from arnas.attacks.registry import attack_entry
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.splits import Splits, leaked
 from arnas.evaluation.checks import run as checks
-from arnas.evaluation.checks.run import Check
-from arnas.evaluation.ledger import Ledger
-from arnas.evaluation.options import AttackName
+from arnas.evaluation.checks.base import Check
+from arnas.evaluation.evaluate import evaluate
+from arnas.evaluation.options import AUTOATTACK, Tier
+from arnas.evaluation.predict import predict
+from arnas.evaluation.result import ROBUST, EvalResult, to_record
 from arnas.evaluation.statistics import wilson
-from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
-from arnas.evaluation.witness import EvalMonitor
 from arnas.models.registry import load_trained
 from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import Job
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
+from arnas.runtime.resume import Section, Sections
 from arnas.stages.attacked import images_to_attack
-from arnas.training.losses import LOSSES
+from arnas.training.registry import loss_entry
 
-CURVE_ATTACK: AttackName = "pgd20"
+CURVE_ATTACK = "apgd"
+ENVIRONMENT = ("packages", "python", "git", "device", "threads", "deterministic")
+"""Of a record's provenance; in the pipeline the manifest has it."""
+RANKS = ("SKIP", "PASS", "WARN", "FAIL")
 
 
 def run(job: Job) -> None:
     """Attack the selected and the last checkpoint on the test images."""
     splits, x, y = images_to_attack(job)
-    options = job.params.whitebox
-    threat_options = job.params.threat[job.axes["dataset"]]
-    threat = threat_options.threat()
+    options, threat_options = job.params.whitebox, job.params.threat[job.axes["dataset"]]
     tensors: dict[str, Tensor] = {}
-    provenance: dict[str, Any] = {}
-    earlier: dict[str, Tensor] = {}
-    verdicts: list[Check] = []
-    seen, ledger = EvalMonitor(), Ledger(job.checkpointer)
-    curve = [Threat(threat.norm, parse_amount(epsilon)) for epsilon in options.epsilon_curve]
-    done, planned = 0, 2 + len(options.attacks) + len(options.last_attacks) + len(curve)
+    origins: dict[str, dict[str, Any]] = {}
+    results: dict[str, EvalResult] = {}
+    sections = Sections(job.checkpointer)
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
         model, origin = load_trained(job.inputs[checkpoint], splits.info, *named(job.axes)[1:])
-        job.placed(model)
-        attacks = options.chosen(wanted, job.axes["dataset"], LOSSES[origin["loss"]].defended)
-        provenance[checkpoint] = origin
-        known = earlier if _same_epoch(provenance) else {}
-        found, witness = evaluate(
-            model,
-            x,
-            y,
-            threat,
-            [name for name in attacks if name not in known],
-            limit=options.autoattack_images,
-            batch_size=options.batch_size,
-            seed=job.seed,
-            report=_joined(job.report, checkpoint, planned, done),
-            ledger=ledger,
-            scope=checkpoint,
-        )
-        done += 1 + len(attacks)
-        for name in ("clean", *attacks):
-            tensors[f"{checkpoint}.{name}"] = {**known, **found}[name]
-        seen += witness
+        origins[checkpoint] = origin
+        attacks = options.chosen(wanted, job.axes["dataset"], loss_entry(origin["loss"]).defended)
+        same = checkpoint == "last" and origin["epoch"] == origins["selected"]["epoch"]
+        if same and {f"selected.{name}" for name in attacks} <= tensors.keys():
+            for name in ("clean", *attacks):
+                tensors[f"last.{name}"] = tensors[f"selected.{name}"]
+            continue
+        found = _evaluate(job, sections, checkpoint, job.placed(model), x, y, attacks)
+        results |= found
+        tensors |= _flags(checkpoint, found)
         if checkpoint == "selected":
-            rows, witness = _curve(job, ledger, model, x, y, curve, planned, done)
-            seen += witness
-            done += len(curve)
-            verdicts = [*_compared(found), *_ends(rows, curve, found["clean"], x, y)]
-            verdicts.append(_selection(job, splits, model, origin))
-            tensors["curve"] = rows
-        earlier = found
-    verdicts = [checks.eval_mode(seen), checks.box_and_ball(seen), *verdicts]
+            tensors["curve"] = found["selected"].curve_robust.to(torch.uint8)
+            own = [*_full_range(found["selected"], x, y), _selection(job, splits, model, origin)]
+    verdicts = [*_worst(result.checks for result in results.values()), *own]
     for check in verdicts:
-        job.report(planned, planned, f"{check.status} {check.id}: {check.figure}")
+        job.report(1, 1, f"{check.status} {check.id}: {check.evidence}")
     description = {
         "dataset": dataclasses.asdict(splits.info),
         "network": job.axes["network"],
         "seed": job.seed,
-        "threat": threat_options.model_dump(mode="json") | {"text": str(threat)},
-        "checkpoints": provenance,
+        "threat": threat_options.model_dump(mode="json") | {"text": str(threat_options.threat())},
+        "checkpoints": origins,
         "attacks": {
-            name: {"settings": ATTACKS[name].settings, "citation": ATTACKS[name].citation}
-            for name in dict.fromkeys([*options.attacks, *options.last_attacks])
+            name: {"settings": attack_entry(name).settings, "citation": attack_entry(name).citation}
+            for name in dict.fromkeys(key.split(".", 1)[-1] for key in tensors)
+            if name not in ("clean", "curve")
         },
-        "autoattack_package": package_name(),
+        "autoattack": options.suite,
         "epsilon_curve": [
-            {"epsilon": text if isinstance(text, str) else f"{text:g}", "budget": threat.epsilon}
-            for text, threat in zip(options.epsilon_curve, curve, strict=True)
+            {
+                "epsilon": text if isinstance(text, str) else f"{text:g}",
+                "budget": parse_amount(text),
+            }
+            for text in options.epsilon_curve
         ],
         "curve_attack": CURVE_ATTACK,
         "checks": [check._asdict() for check in verdicts],
+        "evaluations": {name: _record(result) for name, result in results.items()},
     }
     save_tensors(job.outputs["outcomes"], tensors, description)
 
 
-def _curve(
+def _evaluate(
     job: Job,
-    ledger: Ledger,
+    sections: Sections,
+    checkpoint: str,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    curve: list[Threat],
-    total: int,
-    before: int,
-) -> tuple[Tensor, EvalMonitor]:
-    """Return who of the first test images withstands each budget of the curve."""
-    options = job.params.whitebox
-    n = options.curve_images
-    return accuracy_curve(
-        model,
-        x[:n],
-        y[:n],
-        curve,
-        attack=CURVE_ATTACK,
-        batch_size=options.batch_size,
-        seed=job.seed,
-        report=_joined(job.report, "selected", total, before),
-        ledger=ledger,
-    )
+    attacks: list[str],
+) -> dict[str, EvalResult]:
+    """Evaluate a checkpoint: each attack on all images, and AutoAttack on the first of them."""
+    options, threat_options = job.params.whitebox, job.params.threat[job.axes["dataset"]]
+    selected = checkpoint == "selected"
+
+    def one(name: str, suite: str, n: int | None, tier: Tier, **more: Any) -> EvalResult:
+        return evaluate(
+            model,
+            x[:n],
+            y[:n],
+            threat_options.threat(),
+            suite,
+            checks=tier,
+            seed=job.seed,
+            batch_size=options.batch_size,
+            known={
+                "model": f"{job.axes['network']}, {checkpoint} checkpoint",
+                "data": job.axes["dataset"],
+                "dataset_size": len(y),
+                "epsilon_written": str(threat_options.epsilon),
+            },
+            checkpointer=Section(sections, name),
+            report=_named(job.report, name),
+            **more,
+        )
+
+    cheap: Tier = "none" if options.checks == "none" else "cheap"
+    found = {
+        checkpoint: one(
+            checkpoint,
+            ",".join(name for name in attacks if name != AUTOATTACK),
+            None,
+            options.checks if selected else cheap,
+            combine="each",
+            curve=options.epsilon_curve if selected else (),
+            curve_images=options.curve_images,
+        )
+    }
+    if AUTOATTACK in attacks:
+        name = f"{checkpoint}_{AUTOATTACK}"
+        found[name] = one(name, options.suite, options.autoattack_images, cheap)
+    return found
 
 
-def _compared(found: dict[str, Tensor]) -> list[Check]:
-    """Return the checks between attacks."""
-    verdicts = []
-    for check, weaker, stronger in (
-        (checks.iterative_not_weaker, "fgsm", "pgd20"),
-        (checks.more_steps_not_weaker, "pgd20", "pgd100"),
-        (checks.margin_not_stronger, "pgd100", "cw_inf"),
-    ):
-        if {weaker, stronger} <= found.keys():
-            verdicts.append(check(found[weaker], found[stronger]))
-        else:
-            verdicts.append(
-                checks.not_run(
-                    check.__name__,
-                    f"{weaker} and {stronger} were not both run",
-                    f"name {weaker} and {stronger} in whitebox.attacks",
-                )
-            )
-    return verdicts
+def _flags(checkpoint: str, found: Mapping[str, EvalResult]) -> dict[str, Tensor]:
+    """Return which images each attack left robust, uint8: 1 where it did."""
+    tensors = {
+        f"{checkpoint}.{name}": (outcome == ROBUST).to(torch.uint8)
+        for name, outcome in found[checkpoint].outcomes.items()
+    }
+    autoattack = found.get(f"{checkpoint}_{AUTOATTACK}")
+    if autoattack is not None:
+        tensors[f"{checkpoint}.{AUTOATTACK}"] = autoattack.robust_flags.to(torch.uint8)
+    return tensors
 
 
-def _ends(rows: Tensor, curve: list[Threat], clean: Tensor, x: Tensor, y: Tensor) -> list[Check]:
-    """Return the checks at the ends of the curve: no budget, and one that allows every image."""
-    advice = "add {} to whitebox.epsilon_curve"
+def _record(result: EvalResult) -> dict[str, Any]:
+    """Return the record of an evaluation without what the manifest says."""
+    record = to_record(result)
+    known = record["provenance"].items()
+    return record | {"provenance": {k: v for k, v in known if k not in ENVIRONMENT}}
+
+
+def _worst(found: Iterable[Iterable[Check]]) -> list[Check]:
+    """Return each check once, with its worst status in any of the evaluations."""
+    worst: dict[str, Check] = {}
+    for check in (check for some in found for check in some):
+        known = worst.setdefault(check.id, check)
+        if RANKS.index(check.status) > RANKS.index(known.status):
+            worst[check.id] = check
+    return list(worst.values())
+
+
+def _full_range(result: EvalResult, x: Tensor, y: Tensor) -> list[Check]:
+    """Return the check at the end of the curve, if that budget allows every image."""
+    if not result.curve or any(check.id == "unbounded_attack" for check in result.checks):
+        return []
+    text = max(result.curve, key=parse_amount)
+    end = Threat(result.threat.norm, parse_amount(text))
     # For L2 the diagonal of the box, rounded up to be reached when it is typed in.
-    whole = 1.0 if curve[-1].norm == "linf" else math.ceil(100 * math.sqrt(x[0].numel())) / 100
-    n = rows.shape[1]
-    if curve[0].epsilon == 0:
-        first = checks.epsilon_zero(clean[:n], rows[0])
-    else:
-        first = checks.not_run("epsilon_zero", "the curve has no epsilon 0", advice.format(0))
-    if curve[-1].epsilon >= whole:
-        standing = wilson(int(rows[-1].sum()), n)
-        last = checks.full_range(standing, f"{curve[-1].epsilon:g}", y[:n].cpu())
-    else:
-        text = f"the curve does not reach epsilon {whole:g}, which allows every image"
-        last = checks.not_run("epsilon_one", text, advice.format(f"{whole:g}"))
-    return [first, last]
+    whole = 1.0 if end.norm == "linf" else math.ceil(100 * math.sqrt(x[0].numel())) / 100
+    if end.epsilon < whole:
+        return []
+    robust = result.curve_robust[list(result.curve).index(text)]
+    return [checks.full_range(wilson(int(robust.sum()), len(robust)), text, y[: len(robust)])]
 
 
 def _selection(job: Job, splits: Splits, model: nn.Module, origin: dict[str, Any]) -> Check:
     """Return the check that the checkpoint was chosen on images that are no test images."""
-    images, y = splits.part("selection").to(job.device)
+    images, y = splits.subset("val")
     right = predict(model, splits.pixels(images), job.params.whitebox.batch_size) == y
     measured = 100 * float(right.float().mean())
-    return checks.selection_honest(origin["selection_clean"], measured, len(y), leaked(splits))
+    return checks.selection_not_test(origin["val_clean"], measured, len(y), leaked(splits))
 
 
-def _same_epoch(provenance: dict[str, Any]) -> bool:
-    """Return whether the last checkpoint is the selected one, so that its outcomes are known."""
-    epochs = {checkpoint["epoch"] for checkpoint in provenance.values()}
-    return len(provenance) > 1 and len(epochs) == 1
+def _named(report: Report, name: str) -> Report:
+    """Return a report that names the evaluation."""
 
+    def named(done: int, total: int, text: str) -> None:
+        report(done, total, f"{name.replace('_', ', ')}: {text}")
 
-def _joined(report: Report, checkpoint: str, total: int, before: int) -> Report:
-    """Return a report that names the checkpoint and counts on from what was done before it."""
-
-    def joined(done: int, _: int, text: str) -> None:
-        report(before + done, total, f"{checkpoint} checkpoint, {text}")
-
-    return joined
+    return named

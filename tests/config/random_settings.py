@@ -22,8 +22,8 @@ LARGEST: dict[str, float] = {
     "cells": 6,
     "batch_size": 40,
     "test_images": 60,
-    "selection_images": 60,
-    "search_validation_fraction": 0.9,
+    "val_images": 60,
+    "search_val_fraction": 0.9,
     "images": 220,
     "image_size": 9,
     "epochs": 4,
@@ -34,9 +34,9 @@ LARGEST: dict[str, float] = {
 """By key, so that everything is built in a moment; other numbers reach 50."""
 SMALLEST: dict[str, float] = {
     "test_images": 10,
-    "selection_images": 10,
+    "val_images": 10,
     "images": 200,
-    "search_validation_fraction": 0.1,
+    "search_val_fraction": 0.1,
 }
 """By key: what the schema cannot say, as that each class needs an image."""
 AMOUNTS = [0, 0.01, 0.1, "8/255", "0.05", "16px", "1/8", 1]

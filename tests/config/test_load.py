@@ -86,7 +86,7 @@ def test_schema_file_is_in_step_with_the_models() -> None:
         ("networks.arnas.model", "resnet999", ["networks.arnas.model", "'resnet999'", "arnas"]),
         ("networks.arnas.loss", "hinge", ["networks.arnas.loss", "'hinge'", "pgd"]),
         ("networks.arnas.cells", 2, ["networks.arnas.cells", "2", "3"]),
-        ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "npz, shapes"]),
+        ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "shapes, npz"]),
         ("data.digits", {"test_images": 3}, ["data.digits.source is missing", "sklearn_digits"]),
         ("networks.arnas", {"model": "resnet18", "cells": 4}, ["networks.arnas", "no cells"]),
         ("retrain.digits.learning_rate", float("inf"), ["learning_rate", "finite"]),
@@ -175,7 +175,7 @@ def test_a_missing_file_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_file_that_the_run_reads_must_be_there(tmp_path: Path) -> None:
-    npz = {"source": "npz", "path": "no.npz", "test_images": 5, "selection_images": 5}
+    npz = {"source": "npz", "path": "no.npz", "test_images": 5, "val_images": 5}
     content = change("data.mine", npz)
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -190,7 +190,7 @@ def test_a_file_that_the_run_reads_must_be_there(tmp_path: Path) -> None:
     "name", ["a\0b", "a" * 5000, "line\nbreak", "../../no.npz", "/", "\x1b[2J"]
 )
 def test_a_file_that_cannot_be_is_named_in_one_line(name: str) -> None:
-    npz = {"source": "npz", "path": name, "test_images": 5, "selection_images": 5}
+    npz = {"source": "npz", "path": name, "test_images": 5, "val_images": 5}
     content = change("data.mine", npz)
     content["run"]["datasets"].append("mine")
     with pytest.raises(UserError, match=r"^data\.mine\.path is .*no such file") as caught:

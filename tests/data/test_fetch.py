@@ -13,9 +13,9 @@ import pytest
 import torch
 from official_cases import Cifar, Server, address, md5, send, send_file, serving, use
 
+from arnas.data.load import load_dataset
 from arnas.data.options import dataset_root
 from arnas.data.sources import fetch
-from arnas.data.sources.registry import load_dataset
 
 
 @pytest.fixture

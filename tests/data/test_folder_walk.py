@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from folder_cases import contents, listed, load, noise, refused, write_classes
 
-from arnas.data.splits import PARTS
+from arnas.data.splits import SPLITS
 
 
 def test_sub_folders_are_read_and_links_followed(flat: Path, tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_sub_folders_are_read_and_links_followed(flat: Path, tmp_path: Path) -> 
     (flat / "bee/more").symlink_to(elsewhere / "bee")
     (flat / "cat/0.png").rename(tmp_path / "cat.png")
     (flat / "cat/0.png").symlink_to(tmp_path / "cat.png")
-    assert contents(load(flat), *PARTS) == listed(flat)
+    assert contents(load(flat), *SPLITS) == listed(flat)
     assert load(flat).info.num_classes == 4
 
 
@@ -67,9 +67,9 @@ def test_parts_without_class_folders_are_no_classes(tmp_path: Path) -> None:
     assert f"{folder} has the folder 'test', but no train with a folder for" in refused(folder)
 
 
-def test_classes_may_be_called_like_parts(tmp_path: Path) -> None:
+def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "mine", classes=("Test", "bus", "val"))
-    assert contents(load(folder), *PARTS) == listed(folder)
+    assert contents(load(folder), *SPLITS) == listed(folder)
 
 
 LINKS = {

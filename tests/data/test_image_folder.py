@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,18 +15,18 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from arnas.config.load import check_files
-from arnas.data.splits import PARTS, load_splits, read_info, save_splits
+from arnas.data.splits import SPLITS, load_splits, read_info, save_splits
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import description_path
+from arnas.runtime.files import read_description
 
 # Layouts
 
 
 def test_a_folder_for_each_class(flat: Path) -> None:
     splits = load(flat)
-    assert contents(splits, *PARTS) == listed(flat)
-    assert splits.counts() == {"train": 10, "search_validation": 11, "selection": 6, "test": 9} or (
-        splits.counts() == {"train": 11, "search_validation": 10, "selection": 6, "test": 9}
+    assert contents(splits, *SPLITS) == listed(flat)
+    assert splits.counts() == {"train": 10, "search_val": 11, "val": 6, "test": 9} or (
+        splits.counts() == {"train": 11, "search_val": 10, "val": 6, "test": 9}
     )
     info = splits.info
     assert (info.num_classes, info.image_size, info.in_channels, info.scale) == (3, 10, 3, 255)
@@ -39,7 +38,7 @@ def test_a_held_out_folder_is_the_test_set(divided: Path, held_out: str) -> None
     (divided / "test").rename(divided / held_out)
     splits = load(divided, test_images=None)
     assert contents(splits, "test") == listed(divided / held_out)
-    assert contents(splits, *PARTS[:3]) == listed(divided / "train")
+    assert contents(splits, *SPLITS[:3]) == listed(divided / "train")
     some = load(divided, test_images=4)
     assert some.counts()["test"] == 4
     assert contents(some, "test").items() <= contents(splits, "test").items()
@@ -47,32 +46,32 @@ def test_a_held_out_folder_is_the_test_set(divided: Path, held_out: str) -> None
 
 def test_beside_test_val_selects(divided: Path) -> None:
     write_classes(divided / "val", 2)
-    splits = load(divided, test_images=None, selection_images=1)
+    splits = load(divided, test_images=None, val_images=1)
     assert contents(splits, "test") == listed(divided / "test")
-    assert contents(splits, "selection") == listed(divided / "val")
-    assert contents(splits, "train", "search_validation") == listed(divided / "train")
+    assert contents(splits, "val") == listed(divided / "val")
+    assert contents(splits, "train", "search_val") == listed(divided / "train")
 
 
 def test_train_alone_is_divided(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "outer").mkdir()
     flat.rename(tmp_path / "outer/train")
     splits = load(tmp_path / "outer")
-    assert contents(splits, *PARTS) == listed(tmp_path / "outer/train")
+    assert contents(splits, *SPLITS) == listed(tmp_path / "outer/train")
     assert splits.counts()["test"] == 9
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_classes(tmp_path / "mine", classes=("bus", "train"))
     splits = load(tmp_path / "mine")
-    assert contents(splits, *PARTS) == listed(tmp_path / "mine")
+    assert contents(splits, *SPLITS) == listed(tmp_path / "mine")
 
 
 def test_the_first_images_of_a_part_are_of_all_classes(divided: Path) -> None:
     """Attacks with a limit take the first; in the order of a listing they would be of one class."""
-    test = load(divided, test_images=None).part("test")
+    test = load(divided, test_images=None).subset("test")
     assert len(set(test.labels[:5].tolist())) > 1
-    selection = load(divided, test_images=None, split="contiguous", selection_images=10)
-    assert len(set(selection.part("selection").labels.tolist())) == 3
+    val = load(divided, test_images=None, split="contiguous", val_images=10)
+    assert len(set(val.subset("val").labels.tolist())) == 3
 
 
 def test_the_order_depends_on_names_only(divided: Path, tmp_path: Path) -> None:
@@ -80,7 +79,7 @@ def test_the_order_depends_on_names_only(divided: Path, tmp_path: Path) -> None:
     divided.rename(tmp_path / "elsewhere")
     after = load(tmp_path / "elsewhere", test_images=None)
     assert torch.equal(after.images, before.images)
-    assert all(torch.equal(after.indices[part], before.indices[part]) for part in PARTS)
+    assert all(torch.equal(after.indices[split], before.indices[split]) for split in SPLITS)
 
 
 def test_the_home_folder_has_a_short_name(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +95,7 @@ def test_a_copy_of_the_checkout_reads_the_folder_where_it_lies(
     monkeypatch.chdir(tmp_path / "copy")
     assert "there is no such folder" in refused("mine")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert contents(load("mine"), *PARTS) == listed(flat)
+    assert contents(load("mine"), *SPLITS) == listed(flat)
 
 
 # Images
@@ -113,14 +112,14 @@ def test_sizes_become_equal_as_torchvision_does_it(tmp_path: Path, size: int) ->
         for image, label in ImageFolder(str(folder), transform=steps)
     }
     splits = load(folder, image_size=size)
-    assert contents(splits, *PARTS) == expected
+    assert contents(splits, *SPLITS) == expected
     assert splits.info.image_size == size
 
 
 def test_grey_images_have_one_channel(flat: Path) -> None:
     splits = load(flat, grey=True)
     assert splits.info.in_channels == 1
-    found = contents(splits, *PARTS)
+    found = contents(splits, *SPLITS)
     expected = [path.open("rb").read() for path in flat.rglob("*.png")]
     for data in expected:
         assert np.asarray(Image.open(io.BytesIO(data)).convert("L")).tobytes() in found
@@ -131,7 +130,7 @@ def test_other_modes_become_colour_as_torchvision_reads_them(flat: Path, mode: s
     suffix = "jpg" if mode == "CMYK" else "png"
     (flat / "ant/0.png").unlink()
     noise(1, mode=mode).save(flat / f"ant/0.{suffix}")
-    assert contents(load(flat), *PARTS) == listed(flat)
+    assert contents(load(flat), *SPLITS) == listed(flat)
 
 
 def test_a_palette_is_resized_in_colour(tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_a_palette_is_resized_in_colour(tmp_path: Path) -> None:
     image = noise(1, 40, 40, "P")
     image.save(folder / "ant/0.png")
     expected = np.asarray(transforms.Resize(10)(image.convert("RGB"))).tobytes()
-    assert expected in contents(load(folder, image_size=10), *PARTS)
+    assert expected in contents(load(folder, image_size=10), *SPLITS)
 
 
 def test_other_files_are_passed_over(flat: Path) -> None:
@@ -193,10 +192,9 @@ def test_any_change_of_the_images_changes_it(flat: Path, act: Any) -> None:
 def test_the_digest_is_kept_beside_the_splits(flat: Path, tmp_path: Path) -> None:
     splits, path = load(flat), tmp_path / "splits.safetensors"
     save_splits(path, splits)
-    description = json.loads(description_path(path).read_text())["description"]
-    assert description["sha256"] == splits.sha256
+    assert read_description(path)["sha256"] == splits.sha256
     assert load_splits(path, "mine").sha256 == splits.sha256
-    assert read_info(description_path(path), "mine") == (splits.info, splits.counts())
+    assert read_info(path, "mine") == (splits.info, splits.counts())
 
 
 # Refused
@@ -242,9 +240,9 @@ def test_a_single_class_is_refused(tmp_path: Path) -> None:
     assert "has one class, 'ant': needed are two" in refused(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_other_classes_in_train_and_test_are_named(divided: Path, part: str) -> None:
-    write_classes(divided / part, 1, ("dog",))
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_other_classes_in_train_and_test_are_named(divided: Path, split: str) -> None:
+    write_classes(divided / split, 1, ("dog",))
     message = refused(divided, test_images=None)
     assert f"{divided / 'test'} and {divided / 'train'} have different classes ('dog'" in message
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from official_cases import address, md5, refusal, send_file, serving, use
+from official_cases import address, md5, refusal, send_file, serving
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from arnas.data.options import TinyImageNetOptions
-from arnas.data.sources.registry import SOURCES, load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import TinyImageNetOptions
 from arnas.data.sources.tiny_imagenet import LARGEST_FILE, TINY_IMAGENET
 from arnas.data.splits import Splits
 
@@ -72,15 +72,12 @@ class Tiny:
         checksum = md5(self.zip) if self.zip.exists() else "0" * 32
         remote = dataclasses.replace(TINY_IMAGENET.zip, md5=checksum, url=url)
         counts = {"classes": 3, "train_images": TRAIN, "test_images": TEST}
-        use(
-            monkeypatch,
-            "tiny_imagenet",
-            form=dataclasses.replace(TINY_IMAGENET, zip=remote, **counts),
-        )
+        form = dataclasses.replace(TINY_IMAGENET, zip=remote, **counts)
+        monkeypatch.setattr("arnas.data.sources.tiny_imagenet.TINY_IMAGENET", form)
 
     def options(self, **changes: Any) -> TinyImageNetOptions:
         settings = {"source": "tiny_imagenet", "root": str(self.root), "download": False}
-        return TinyImageNetOptions(**{**settings, "selection_images": 6, **changes})
+        return TinyImageNetOptions(**{**settings, "val_images": 6, **changes})
 
     def load(self, **changes: Any) -> Splits:
         return load_dataset("mine", self.options(**changes))
@@ -97,7 +94,6 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
 
 
 def test_the_real_counts_are_known() -> None:
-    assert SOURCES["tiny_imagenet"].read.keywords == {"form": TINY_IMAGENET}
     form = TINY_IMAGENET
     assert (form.classes, form.train_images, form.test_images, form.side) == (200, 500, 10_000, 64)
     assert form.zip.md5 == "90528d7ca1a48142e341f4ef8d21d0de"
@@ -105,7 +101,7 @@ def test_the_real_counts_are_known() -> None:
 
 def test_training_images_are_those_that_torchvision_lists(tiny: Tiny) -> None:
     splits = tiny.load(split="contiguous")
-    train = splits.part("train", "search_validation", "selection")
+    train = splits.subset("train", "search_val", "val")
     listed = ImageFolder(str(tiny.folder / "train"))
     expected = {np.asarray(image).tobytes(): label for image, label in listed}
     found = [image.permute(1, 2, 0).numpy().tobytes() for image in train.images]
@@ -117,13 +113,13 @@ def test_training_images_are_those_that_torchvision_lists(tiny: Tiny) -> None:
 
 
 def test_validation_images_are_the_test_set_in_the_order_of_their_annotations(tiny: Tiny) -> None:
-    test = tiny.load().part("test")
+    test = tiny.load().subset("test")
     assert len(test.labels) == TEST
     for i, (image, label) in enumerate(zip(*test, strict=True)):
         path = tiny.folder / f"val/images/val_{i + 5}.JPEG"
         assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(path)))
         assert label == sorted(WNIDS).index(WNIDS[i % 3])
-    assert torch.equal(tiny.load(test_images=4).part("test").images, test.images[:4])
+    assert torch.equal(tiny.load(test_images=4).subset("test").images, test.images[:4])
 
 
 def test_grey_images_get_three_equal_channels(tiny: Tiny) -> None:

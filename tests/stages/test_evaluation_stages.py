@@ -33,7 +33,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.delenv("ARNAS_PARAMS", raising=False)
     monkeypatch.setenv("ARNAS_DEVICE", "cpu")
     content: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
-    content["data"]["digits"] |= {"test_images": TEST, "selection_images": SELECTION}
+    content["data"]["digits"] |= {"test_images": TEST, "val_images": SELECTION}
     content["run"] |= {"searches": [], "networks": ["arnas", "arnas_undefended"]}
     content["whitebox"] |= {"autoattack_images": 2}
     use(content)
@@ -55,7 +55,7 @@ def instance(command: str, axes: dict[str, str]) -> Instance:
 
 def pixels_to_attack() -> tuple[Tensor, Tensor]:
     """Return the test images and their labels."""
-    images, y = splits().part("test")
+    images, y = splits().subset("test")
     return splits().pixels(images), y
 
 
@@ -66,7 +66,7 @@ def quick_network(seed: int) -> tuple[nn.Module, dict[str, Any]]:
     )
     with seeded("a test", seed):
         model = model_from_description(described, "a test").eval()
-    images, y = splits().part("train", "search_validation")
+    images, y = splits().subset("train", "search_val")
     features: list[Tensor] = []
     hook = model.classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))
     with torch.no_grad():
@@ -84,7 +84,7 @@ def quick_network(seed: int) -> tuple[nn.Module, dict[str, Any]]:
 def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
     """Store a quick network as both checkpoints of a cell and return it."""
     model, described = quick_network(seed)
-    images, y = splits().part("selection")
+    images, y = splits().subset("val")
     right = predict(model, splits().pixels(images), 256) == y
     paths = instance("retrain", axes).outputs
     loss = load_params(Path("params.yaml")).networks[axes["network"]].loss
@@ -96,7 +96,7 @@ def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
             "loss": loss,
             "checkpoint": key,
             "epoch": 2,
-            "selection_clean": 100 * float(right.float().mean()),
+            "val_clean": 100 * float(right.float().mean()),
             **changes.get(key, {}),
         }
         save_weights(paths[key], model, described, provenance)
@@ -126,13 +126,13 @@ def test_a_plain_network_passes_every_check_that_was_asked_for(settings: dict[st
     tensors, description = attacked()
     found = [(check["id"], check["status"]) for check in description["checks"]]
     assert found == [
-        ("eval_mode", "PASS"),
-        ("box_and_ball", "PASS"),
+        ("model_unchanged", "PASS"),
+        ("ball_and_box", "PASS"),
         ("iterative_not_weaker", "PASS"),
         ("more_steps_not_weaker", "PASS"),
         ("margin_not_stronger", "PASS"),
         ("epsilon_zero", "PASS"),
-        ("epsilon_one", "PASS"),
+        ("unbounded_attack", "PASS"),
         ("selection_not_test", "PASS"),
     ]
     x, y = pixels_to_attack()
@@ -157,11 +157,11 @@ def test_checks_whose_attacks_were_not_named_say_so(settings: dict[str, Any]) ->
         "more_steps_not_weaker",
         "margin_not_stronger",
         "epsilon_zero",
-        "epsilon_one",
+        "unbounded_attack",
     }
     assert {name for name, status in found.items() if status == "PASS"} == {
-        "eval_mode",
-        "box_and_ball",
+        "model_unchanged",
+        "ball_and_box",
         "selection_not_test",
     }
     assert tensors["curve"].shape == (1, 20)
@@ -170,17 +170,17 @@ def test_checks_whose_attacks_were_not_named_say_so(settings: dict[str, Any]) ->
     assert "pgd20 and pgd100 in whitebox.attacks" in advice["more_steps_not_weaker"]
     assert "pgd100 and cw_inf in whitebox.attacks" in advice["margin_not_stronger"]
     assert advice["epsilon_zero"].endswith("add 0 to whitebox.epsilon_curve")
-    assert advice["epsilon_one"].endswith("add 1 to whitebox.epsilon_curve")
+    assert advice["unbounded_attack"].endswith("add 1 to whitebox.epsilon_curve")
 
 
 def test_a_checkpoint_chosen_on_other_images_fails(settings: dict[str, Any]) -> None:
-    store(CELL, 0, selected={"selection_clean": 12.5})
+    store(CELL, 0, selected={"val_clean": 12.5})
     settings["whitebox"] |= {"attacks": [], "last_attacks": []}
     use(settings)
     _, description = attacked()
     assert statuses(description)["selection_not_test"] == "FAIL"
-    (figure,) = (c["figure"] for c in description["checks"] if c["id"] == "selection_not_test")
-    assert "noted when it was chosen 12.50 %" in figure
+    (evidence,) = (c["evidence"] for c in description["checks"] if c["id"] == "selection_not_test")
+    assert "noted when it was chosen 12.50 %" in evidence
 
 
 @pytest.mark.parametrize(("shared", "status"), [(False, "WARN"), (True, "FAIL")])
@@ -253,9 +253,9 @@ def test_the_end_of_an_l2_curve_is_the_diagonal_of_the_box(
     use(settings)
     store(CELL, 0)
     found = {check["id"]: check for check in attacked(CELL)[1]["checks"]}
-    assert found["epsilon_one"]["status"] in {status, "FAIL"}
-    assert ("does not reach epsilon 8," in found["epsilon_one"]["figure"]) == (last < 8)
-    assert found["epsilon_zero"]["figure"] == "the curve has no epsilon 0"
+    assert found["unbounded_attack"]["status"] in {status, "FAIL"}
+    assert ("does not reach epsilon 8," in found["unbounded_attack"]["evidence"]) == (last < 8)
+    assert found["epsilon_zero"]["evidence"] == "the curve has no epsilon 0"
 
 
 # Black box
@@ -284,8 +284,8 @@ def test_examples_are_stored_with_what_the_network_says_of_them(settings: dict[s
     assert (description["network"], description["loss"], description["seed"]) == ("arnas", "pgd", 0)
     assert description["settings"]["steps"] == 3
     (check,) = description["checks"]
-    assert (check["id"], check["status"]) == ("blackbox_box_and_ball", "PASS")
-    assert check["figure"].startswith(f"{len(y) + 9} examples exceed epsilon by 0.000000")
+    assert (check["id"], check["status"]) == ("blackbox_ball_and_box", "PASS")
+    assert check["evidence"].startswith(f"{len(y) + 9} examples exceed epsilon by 0.000000")
 
 
 def test_square_that_leaves_the_ball_is_seen(
@@ -300,7 +300,7 @@ def test_square_that_leaves_the_ball_is_seen(
 
 
 def verdict(number: int) -> dict[str, str]:
-    return {"id": f"made {number}", "status": "PASS", "figure": "", "advice": ""}
+    return {"id": f"made {number}", "status": "PASS", "evidence": "", "advice": ""}
 
 
 def test_every_network_is_shown_the_examples_of_its_seed(settings: dict[str, Any]) -> None:

@@ -1,35 +1,131 @@
-"""What every check of a model keeps to: it never raises, and it leaves everything as it was."""
+"""What a check is given and what it returns, and the guard that every check runs behind."""
 
 from __future__ import annotations
 
-import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
-from arnas.evaluation.checks.context import CheckContext, CheckFn
-from arnas.evaluation.checks.run import Check
+from arnas.attacks.oracle import Oracle
+from arnas.attacks.threat import Threat
+from arnas.evaluation.checks.state import own_randomness, untouched
 from arnas.runtime.errors import Preempted, UserError, one_line
-from arnas.runtime.seeds import derive_seed, seeded
+from arnas.runtime.seeds import per_image_uniform
 
-TINY = 1e-30
-ANSWERS, REPEATS = "answers", "repeats"
-"""Keys of `CheckContext.notes` under which the functions of these names keep what they found."""
-PASSES = 3
-SAME_AGAIN, OTHER_AGAIN = 1e-6, 1e-4
-"""Difference of the logits of equal passes, relative to their size, up to which they are the same,
-and from which the model draws random numbers; between them sums run in any order."""
+if TYPE_CHECKING:
+    from arnas.evaluation.monitor import EvalMonitor
+    from arnas.evaluation.result import AttackResult
+
+Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
+PROBE = 64
+"""Most images that a check attacks itself."""
+TOLERANCE = 1e-6
+"""Rounding that float32 adds to the ball and the box."""
+SLACK, FEW = 0.01, 2
+"""Share and number of images by which an attack may lag behind a weaker one before it fails: both
+end in local optima of their own."""
 NEEDED = "the model must map images (n, C, H, W) in [0, 1] to logits (n, classes), for every n"
 
+T = TypeVar("T")
 
-def guarded(name: str, look: Callable[[CheckContext], Check]) -> CheckFn:
+
+class Check(NamedTuple):
+    """The result of one check."""
+
+    id: str
+    status: Status
+    evidence: str
+    """What was measured, in words."""
+    advice: str
+    """What to do if it is not PASS."""
+
+
+class NotApplicableError(Exception):
+    """Why a check has nothing to look at: its status is SKIP."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.advice = advice
+
+
+def failed_checks(checks: Iterable[Check]) -> list[str]:
+    """Return the ids of the checks that failed; with one of them a row is kept out of rankings."""
+    return [check.id for check in checks if check.status == "FAIL"]
+
+
+@dataclass
+class CheckContext:
+    """The model, the images and what the attacks left. Checks change none of it."""
+
+    model: nn.Module
+    """Pixels in [0, 1] to logits, on the device of `x`; in whatever mode the user had it."""
+    x: Tensor
+    """float of shape (n, C, H, W)."""
+    y: Tensor
+    """int64 of shape (n,)."""
+    threat: Threat
+    suite: str
+    seed: int
+    batch_size: int
+    expectation: int = 1
+    """Passes a gradient is averaged over; above 1 the model is taken for a random one."""
+    indices: Tensor | None = None
+    """int64 of shape (n,): the images' places in their dataset; None for the first n."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What is known of model and data, JSON values: ``model_sha256``, ``data_sha256``,
+    ``clean_accuracy`` (percent, with ``clean_accuracy_on`` naming the images), ``mean``, ``std``,
+    ``selection`` (how the checkpoint was chosen), ``best_robust``, ``last_robust``,
+    ``training_history`` (robust accuracy by epoch), ``corruptions`` (``mean`` and ``size``),
+    ``epsilon_written`` (as the user wrote it), ``dataset_size``, ``packages`` (versions),
+    ``device``. Every key may be missing."""
+    combine: Literal["union", "each"] = "union"
+    """Whether attacks skip the images that earlier ones broke, or each attacks all of them."""
+    attacks: Mapping[str, AttackResult] = field(default_factory=dict)
+    """After the attacks: results in their order."""
+    outcomes: Mapping[str, Tensor] = field(default_factory=dict)
+    """After the attacks: as `EvalResult.outcomes`."""
+    x_adv: Tensor | None = None
+    """After the attacks: as `EvalResult.x_adv`."""
+    monitor: EvalMonitor | None = None
+    """After the attacks: what was seen of every pass and every example, if they were watched."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What one check has measured and another one uses; ``checks`` holds the earlier results."""
+
+    @property
+    def places(self) -> Tensor:
+        """Return the images' places in their dataset, int64 of shape (n,), on the CPU."""
+        return torch.arange(len(self.y)) if self.indices is None else self.indices.cpu()
+
+    def probe(self) -> tuple[Tensor, Tensor]:
+        """Return the first images, and their labels, for an attack of a check."""
+        return self.x[:PROBE], self.y[:PROBE]
+
+    def oracle(self) -> Oracle:
+        """Return the model as attacks ask it; only inside `arnas.attacks.eval_mode.frozen_eval`."""
+        return Oracle(self.model, self.batch_size, self.expectation)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits in evaluation mode, with the model as it was afterwards."""
+        with frozen_eval(self.model):
+            return Oracle(self.model, self.batch_size).logits(x)
+
+    def uniform(self, purpose: str, count: int) -> Tensor:
+        """Return numbers uniform in [0, 1] for the first images, of their shape and device."""
+        numbers = per_image_uniform(
+            ("check", purpose, self.seed), torch.arange(count), self.x.shape[1:]
+        )
+        return numbers.to(self.x)
+
+
+CheckFn = Callable[[CheckContext], Check]
+
+
+def guarded(name: str, function: CheckFn) -> CheckFn:
     """Return a check that cannot raise and that leaves no trace.
 
     Modes, weights, buffers, `requires_grad`, gradients, the images and the global random numbers of
@@ -39,245 +135,45 @@ def guarded(name: str, look: Callable[[CheckContext], Check]) -> CheckFn:
     ----------
     name
         Its id, from which its random numbers follow.
-    look
-        The check. What it raises becomes FAIL with the first line of the exception.
+    function
+        The check. `NotApplicableError` becomes SKIP, any other exception FAIL with its first line.
+        Only a signal (`Preempted`) gets through.
     """
 
-    def verdict(trial: CheckContext) -> Check:
+    def check(context: CheckContext) -> Check:
         try:
-            if not len(trial.x):
-                return Check(name, "SKIP", "there are no images", "give at least one image")
+            if not len(context.x):
+                raise NotApplicableError("there are no images", "give at least one image")
             with (
-                own_randomness(name, trial.seed),
-                untouched(trial.model),
+                own_randomness(name, context.seed),
+                untouched(context.model),
                 warnings.catch_warnings(),
             ):
                 warnings.simplefilter("ignore")
                 # The notes are shared.
-                found = look(replace(trial, x=trial.x.detach()))
-                return found._replace(advice="") if found.status == "PASS" else found
+                result = function(replace(context, x=context.x.detach()))
+                return result._replace(advice="") if result.status == "PASS" else result
+        except NotApplicableError as reason:
+            return Check(name, "SKIP", str(reason), reason.advice)
         except Preempted:
             raise
         except Exception as error:
-            figure = one_line(str(error).split("\n", 1)[0], 200)
+            evidence = one_line(str(error).split("\n", 1)[0], 200)
             if not isinstance(error, UserError):
-                figure = f"{type(error).__name__}: {figure}" if figure else type(error).__name__
-            return Check(name, "FAIL", figure, NEEDED)
+                kind = type(error).__name__
+                evidence = f"{kind}: {evidence}" if evidence else kind
+            return Check(name, "FAIL", evidence, NEEDED)
 
-    return verdict
-
-
-@contextmanager
-def own_randomness(name: str, seed: int) -> Iterator[None]:
-    """Seed the global random numbers inside the block and restore them afterwards."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    number = derive_seed("check", name, seed)
-    try:
-        with seeded("check", name, seed):
-            random.seed(number)
-            np.random.seed(number % 2**32)
-            yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
+    return check
 
 
-class _Kept(NamedTuple):
-    """A weight or buffer of a module, and a copy of its value."""
+def remembered(context: CheckContext, name: str, measure: Callable[[], T]) -> T:
+    """Return what an earlier check has measured under a name, or measure it.
 
-    module: nn.Module
-    name: str
-    tensor: Tensor
-    value: Tensor
-    requires_grad: bool
-    gradient: Tensor | None
-
-    def changed(self) -> bool:
-        """Return whether the module has another tensor now, or other values; NaN equals NaN."""
-        now = getattr(self.module, self.name, None)
-        return now is not self.tensor or not same_values(self.tensor, self.value)
-
-    def restore(self) -> None:
-        """Put tensor, values, gradient and whether it asks for one back."""
-        if self.changed():
-            if getattr(self.module, self.name, None) is not self.tensor:
-                setattr(self.module, self.name, self.tensor)
-            with torch.no_grad():
-                if self.tensor.shape == self.value.shape:
-                    self.tensor.copy_(self.value)
-                else:
-                    self.tensor.data = self.value
-        if self.tensor.requires_grad != self.requires_grad:
-            self.tensor.requires_grad_(self.requires_grad)
-        if self.tensor.is_leaf:
-            self.tensor.grad = self.gradient
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[Callable[[], list[str]]]:
-    """Restore modes, weights, buffers, gradients and `requires_grad` after the block.
-
-    Yields a function that names the weights and buffers that differ now from before.
+    Its random numbers follow from the name, whichever check comes first.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    kept = {
-        f"{path}.{name}".lstrip("."): _Kept(
-            module, name, tensor, tensor.detach().clone(), tensor.requires_grad, tensor.grad
-        )
-        for path, module in model.named_modules()
-        for held in (module.named_parameters, module.named_buffers)
-        for name, tensor in held(recurse=False)
-    }
-    try:
-        yield lambda: [path for path, one in kept.items() if one.changed()]
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for one in kept.values():
-            one.restore()
-
-
-def same_values(first: Tensor, second: Tensor) -> bool:
-    """Return whether two tensors are equal in every value; NaN equals NaN."""
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    first, second = first.detach(), second.detach()
-    return torch.equal(first, second) or (
-        first.is_floating_point()
-        and bool(((first == second) | (first.isnan() & second.isnan())).all())
-    )
-
-
-def forward(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the logits of a batch; the model gets a copy if it might write into the images.
-
-    Raises
-    ------
-    UserError
-        When it returns anything but a floating tensor of shape (N, classes).
-    """
-    logits = model(x if x.requires_grad else x.clone())
-    if not isinstance(logits, Tensor):
-        raise UserError(f"the model returns a {type(logits).__name__}: needed is a tensor")
-    if not logits.is_floating_point():
-        raise UserError(f"the model returns {logits.dtype}: needed are logits, floating numbers")
-    if logits.ndim != 2 or len(logits) != len(x) or not logits.shape[1]:
-        raise UserError(
-            f"the model returns shape {tuple(logits.shape)} for {len(x)} images: needed is "
-            f"({len(x)}, classes)"
-        )
-    return logits
-
-
-def clean_logits(trial: CheckContext, x: Tensor, batch_size: int | None = None) -> Tensor:
-    """Return the logits of images in evaluation mode, of shape (N, classes)."""
-    with frozen_eval(trial.model), torch.no_grad():
-        parts = torch.split(x, batch_size or trial.batch_size)
-        return torch.cat([forward(trial.model, part) for part in parts])
-
-
-def logit_size(logits: Tensor) -> float:
-    """Return the size of logits: the median, over images, of the distance from their mean.
-
-    What is common to the classes of an image changes no prediction and does not count.
-    """
-    centred = logits.double()
-    if logits.shape[1] > 1:
-        centred = centred - centred.mean(1, keepdim=True)
-    median = centred.abs().amax(1).nanmedian().nan_to_num(0.0, 0.0, 0.0)
-    return max(float(median), TINY)
-
-
-class Answers(NamedTuple):
-    """What a model says of all images, each tensor of shape (n,) and on their device."""
-
-    classes: int
-    """Number of logits."""
-    dtype: torch.dtype
-    """Of the logits."""
-    correct: Tensor
-    """bool; NaN counts as wrong."""
-    gap: Tensor
-    """Largest logit minus the second."""
-    finite: Tensor
-    """bool: whether all logits are."""
-    low: Tensor
-    """Smallest logit."""
-    high: Tensor
-    """Largest logit."""
-    total: Tensor
-    """Sum of the logits."""
-    log_total: Tensor
-    """Logarithm of the sum of their exponentials."""
-    first: Tensor
-    """Greatest distance of the logits from those of the first image."""
-
-
-def answers(trial: CheckContext) -> Answers:
-    """Return what the model says of all images, in evaluation mode; asked once a trial."""
-    found: Answers | None = trial.notes.get(ANSWERS)
-    if found is None:
-        found = trial.notes[ANSWERS] = _ask(trial)
-    return found
-
-
-def _ask(trial: CheckContext) -> Answers:
-    """Send all images through the model."""
-    parts, first = [], None
-    with frozen_eval(trial.model), torch.no_grad():
-        for x, y in zip(
-            torch.split(trial.x, trial.batch_size),
-            torch.split(trial.y, trial.batch_size),
-            strict=True,
-        ):
-            logits = forward(trial.model, x)
-            first = logits[:1] if first is None else first
-            top = logits.topk(min(2, logits.shape[1]), dim=1).values
-            parts.append(
-                (
-                    (logits.argmax(1) == y) & ~logits.isnan().any(1),
-                    top[:, 0] - top[:, -1],
-                    logits.isfinite().all(1),
-                    logits.amin(1),
-                    logits.amax(1),
-                    logits.sum(1),
-                    logits.logsumexp(1),
-                    (logits - first).abs().amax(1),
-                )
-            )
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Answers(logits.shape[1], logits.dtype, *columns)
-
-
-def repeats(trial: CheckContext) -> tuple[float, int, int]:
-    """Return how far passes differ, how many predictions change, and the images looked at."""
-    found: tuple[float, int, int] | None = trial.notes.get(REPEATS)
-    if found is None:
-        images = trial.x[: trial.batch_size]
-        passes = [clean_logits(trial, images) for _ in range(PASSES)]
-        worst = max(distance(one, passes[0]) for one in passes[1:]) / logit_size(passes[0])
-        flipped = torch.stack([one.argmax(1) != passes[0].argmax(1) for one in passes[1:]])
-        found = (worst, int(flipped.any(0).sum()), len(images))
-        trial.notes[REPEATS] = found
-    return found
-
-
-def distance(first: Tensor, second: Tensor) -> float:
-    """Return the largest difference; equal values have none, NaN and infinite ones included."""
-    if first.shape != second.shape:
-        return float("inf")
-    same = (first == second) | (first.isnan() & second.isnan())
-    gap = torch.where(same, 0, (first.double() - second.double()).abs())
-    return float(gap.nan_to_num(torch.inf).max())
-
-
-def tolerance(share: float, trial: CheckContext) -> float:
-    """Return a tolerance in units of the logits' size, no finer than the types resolve."""
-    return max(share, *(2 * torch.finfo(d).eps for d in (trial.x.dtype, answers(trial).dtype)))
-
-
-def is_random(trial: CheckContext) -> bool:
-    """Return whether equal passes differ by more than the order of sums can explain."""
-    worst, flips, _ = repeats(trial)
-    again = tolerance(SAME_AGAIN, trial)
-    return not worst <= max(again, OTHER_AGAIN) or (flips > 0 and not worst <= again)
+    if name not in context.notes:
+        with own_randomness(name, context.seed):
+            context.notes[name] = measure()
+    value: T = context.notes[name]
+    return value

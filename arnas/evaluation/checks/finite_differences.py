@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.projection import shaped
-from arnas.evaluation.checks.base import clean_logits, forward, own_randomness
-from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation.checks.answers import clean_logits, forward
+from arnas.evaluation.checks.base import Check, CheckContext
 from arnas.evaluation.checks.gradients import check_labels
-from arnas.evaluation.checks.run import Check
+from arnas.evaluation.checks.state import own_randomness
 from arnas.runtime.errors import Preempted
 
 NAME = "finite_differences"
@@ -83,36 +83,36 @@ class _Comparison(NamedTuple):
         return float(self.cosine.nanmedian().nan_to_num(-1.0))
 
 
-def finite_differences(trial: CheckContext) -> Check:
-    """8: along random directions, and its own, the gradient is the derivative of the logits."""
-    check_labels(trial)
-    x, y = _chosen(trial)
-    probe = _exact_probe(trial, x, y) or _probe(trial.model, trial.seed, x.float(), y)
+def finite_differences(context: CheckContext) -> Check:
+    """Fail if the gradient is not the derivative of the logits."""
+    check_labels(context)
+    x, y = _chosen(context)
+    probe = _exact_probe(context, x, y) or _probe(context.model, context.seed, x.float(), y)
     if probe is None:
-        figure = "passes with equal random numbers give other logits"
-        return Check(NAME, "SKIP", figure, "look at the check determinism")
+        evidence = "passes with equal random numbers give other logits"
+        return Check(NAME, "SKIP", evidence, "look at the check determinism")
     if probe.gradient is None:
         return Check(NAME, "FAIL", "the logits have no gradient by the image", DETACHED)
     with frozen_eval(probe.model), torch.no_grad():
-        return _judge(probe, trial.seed)
+        return _check_gradient(probe, context.seed)
 
 
-def _chosen(trial: CheckContext) -> tuple[Tensor, Tensor]:
+def _chosen(context: CheckContext) -> tuple[Tensor, Tensor]:
     """Return the first images that are classified correctly, or the first ones, and labels."""
-    x, y = trial.probe()
-    right = clean_logits(trial, x).argmax(1) == y
+    x, y = context.probe()
+    right = clean_logits(context, x).argmax(1) == y
     if bool(right.any()):
         x, y = x[right], y[right]
     x, y = x[:IMAGES], y[:IMAGES]
     inward = torch.where(x < 0.5, 1.0, -1.0)
-    return x + INSIDE * inward * trial.uniform("inside", len(x)), y
+    return x + INSIDE * inward * context.uniform("inside", len(x)), y
 
 
-def _exact_probe(trial: CheckContext, x: Tensor, y: Tensor) -> _Probe | None:
+def _exact_probe(context: CheckContext, x: Tensor, y: Tensor) -> _Probe | None:
     """Return a probe of a copy in float64, or None if the model knows one type only."""
     try:
-        model = copy.deepcopy(trial.model).double()
-        probe = _probe(model, trial.seed, x.double(), y)
+        model = copy.deepcopy(context.model).double()
+        probe = _probe(model, context.seed, x.double(), y)
         with torch.no_grad():
             kind = None if probe is None else probe.value(probe.x).dtype
     except Preempted:
@@ -147,8 +147,8 @@ def _logits(model: nn.Module, x: Tensor, seed: int) -> Tensor:
         return forward(model, x)
 
 
-def _judge(probe: _Probe, seed: int) -> Check:
-    """Return the verdict on a gradient."""
+def _check_gradient(probe: _Probe, seed: int) -> Check:
+    """Return the check of a gradient."""
     kind = probe.x.dtype
     with own_randomness("directions", seed):
         directions = [torch.randn_like(probe.x) for _ in range(DIRECTIONS)]
@@ -160,28 +160,28 @@ def _judge(probe: _Probe, seed: int) -> Check:
         # Where nothing moves at short steps, longer ones show what the gradient does not see.
         cosine = torch.where(cosine.isnan(), coarse.cosine, cosine)
     if bool(cosine.isnan().all()):
-        figure = "neither the logits nor their gradient change, or they are no numbers"
-        return Check(NAME, "SKIP", figure, "look at the checks logits and gradient")
+        evidence = "neither the logits nor their gradient change, or they are no numbers"
+        return Check(NAME, "SKIP", evidence, "look at the checks logits and gradient")
     median, least = float(cosine.nanmedian()), float(cosine[~cosine.isnan()].min())
     slope = float(fine.slope.nanmedian())
     own = _own_slope(probe, fine.step)
-    figure = (
+    evidence = (
         f"{len(probe.x)} images in {str(kind).removeprefix('torch.')}: cosine of differences and "
         f"gradient {median:.4f} (least {least:.4f})"
     )
     if math.isfinite(slope):
-        figure += f", differences {slope:.3f} times the gradient, {own:.3f} times along its own way"
+        evidence += f", differences {slope:.3f} times the gradient, {own:.3f} times along it"
     if median >= AGREE[kind]:
         fits = least >= AGREE[kind] and all(SLOPE[0] <= s <= SLOPE[1] for s in (slope, own))
-        return Check(NAME, "PASS" if fits else "WARN", figure, "" if fits else DETACHED)
+        return Check(NAME, "PASS" if fits else "WARN", evidence, "" if fits else DETACHED)
     if (
         coarse is not None
         and _shattered(probe, directions)
         and coarse.median >= AGREE[torch.float32]
     ):
-        figure += f"; cosine {coarse.median:.4f} at steps of {255 * coarse.step:.0f}/255"
-        return Check(NAME, "WARN", figure, SURROGATE)
-    return Check(NAME, "FAIL", figure, DETACHED)
+        evidence += f"; cosine {coarse.median:.4f} at steps of {255 * coarse.step:.0f}/255"
+        return Check(NAME, "WARN", evidence, SURROGATE)
+    return Check(NAME, "FAIL", evidence, DETACHED)
 
 
 def _shattered(probe: _Probe, directions: list[Tensor]) -> bool:

@@ -11,11 +11,11 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import ROUNDING
 from arnas.attacks.threat import GREY_LEVELS, parse_amount
-from arnas.evaluation.checks.base import answers, clean_logits, is_random
-from arnas.evaluation.checks.context import CheckContext
-from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.checks.answers import answers, clean_logits, is_random
+from arnas.evaluation.checks.base import Check, CheckContext, Status
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import Preempted, UserError, one_line
 
@@ -55,33 +55,33 @@ EXPECTED = 10
 """Images expected of a class from which it is odd that there is none."""
 
 
-def input_range(trial: CheckContext) -> Check:
-    """4: pixels in [0, 1], in float32, normalised once, and that inside the model."""
-    x, y = trial.x, trial.y
+def input_range(context: CheckContext) -> Check:
+    """Fail if pixels leave [0, 1], or the model expects images normalised outside it."""
+    x, y = context.x, context.y
     name = "input_range"
     if len(y) != len(x):
-        figure = f"{len(x)} images, {len(y)} labels"
-        return Check(name, "FAIL", figure, "give one label for each image")
+        evidence = f"{len(x)} images, {len(y)} labels"
+        return Check(name, "FAIL", evidence, "give one label for each image")
     kind = str(x.dtype).removeprefix("torch.")
     finite = bool(x.isfinite().all())
     low, high = float(x.min()), float(x.max())
-    figure = f"pixels from {low:.4g} to {high:.4g}, {kind}"
+    evidence = f"pixels from {low:.4g} to {high:.4g}, {kind}"
     problem = _range_problem(x, low, high, finite)
     if problem:
-        return Check(name, "FAIL", figure, problem)
+        return Check(name, "FAIL", evidence, problem)
     status: Status = "PASS"
     advice = "look at the images: is their range [0, 1]?"
     if high < DARK or low > 1 - DARK:
         status = "WARN"
     for look in (_recorded_normalisation, _tried_normalisations):
-        found = look(trial)
+        found = look(context)
         if found is not None:
-            figure += f"; {found.figure}"
+            evidence += f"; {found.evidence}"
             if found.status == "FAIL" or status == "PASS":
                 status, advice = found.status, found.advice
             if status == "FAIL":
                 break
-    return Check(name, status, figure, advice)
+    return Check(name, status, evidence, advice)
 
 
 def _range_problem(x: Tensor, low: float, high: float, finite: bool) -> str:
@@ -101,25 +101,25 @@ def _range_problem(x: Tensor, low: float, high: float, finite: bool) -> str:
     return "divide the images by 255 once, not twice" if high <= TWICE_SCALED else ""
 
 
-def _recorded_normalisation(trial: CheckContext) -> Check | None:
+def _recorded_normalisation(context: CheckContext) -> Check | None:
     """Compare the constants recorded with the checkpoint with those inside the model."""
-    recorded = [_numbers(trial.known.get(key)) for key in ("mean", "std")]
+    recorded = [_numbers(context.known.get(key)) for key in ("mean", "std")]
     if recorded[0] is None or recorded[1] is None:
         return None
-    inside = _constants(trial.model)
+    inside = _constants(context.model)
     if any(_close(one.mean, recorded[0]) and _close(one.std, recorded[1]) for one in inside):
         return None
     advice = "use the constants that the model was trained with"
     if not inside:
         plain = _close(recorded[0], torch.zeros(1)) and _close(recorded[1], torch.ones(1))
-        figure = "no normalisation found in the model, one was recorded with it"
-        return None if plain else Check("", "WARN", figure, advice)
+        evidence = "no normalisation found in the model, one was recorded with it"
+        return None if plain else Check("", "WARN", evidence, advice)
     found = max(inside, key=lambda one: one.sure)
-    figure = (
+    evidence = (
         f"{found.path} has mean {_words(found.mean)} and std {_words(found.std)}, recorded are "
         f"{_words(recorded[0])} and {_words(recorded[1])}"
     )
-    return Check("", "FAIL" if found.sure else "WARN", figure, advice)
+    return Check("", "FAIL" if found.sure else "WARN", evidence, advice)
 
 
 class _Constants(NamedTuple):
@@ -170,19 +170,19 @@ def _words(numbers: Tensor) -> str:
     return one_line(", ".join(f"{number:.4g}" for number in numbers.tolist()), 60)
 
 
-def _tried_normalisations(trial: CheckContext) -> Check | None:
+def _tried_normalisations(context: CheckContext) -> Check | None:
     """Look whether the model does clearly better on images prepared in another way."""
-    x, y = trial.x[:TRIED], trial.y[:TRIED]
-    plain = _accuracy(trial, x, y)
+    x, y = context.x[:TRIED], context.y[:TRIED]
+    plain = _accuracy(context, x, y)
     if plain.low > 100 - CLEAR_GAIN:
         return None
-    prepared = {name: _accuracy(trial, by(x), y) for name, by in _preparations(x).items()}
+    prepared = {name: _accuracy(context, by(x), y) for name, by in _preparations(x).items()}
     name = max((n for n in prepared if n != OWN), key=lambda n: prepared[n].correct)
     if not _clearly_better(prepared[name], plain):
         name = OWN
     if not _clearly_better(prepared[name], plain):
         return None
-    figure = (
+    evidence = (
         f"{plain.percent:.1f} % of {plain.n} images right as they are, "
         f"{prepared[name].percent:.1f} % when normalised by {name}"
     )
@@ -190,13 +190,13 @@ def _tried_normalisations(trial: CheckContext) -> Check | None:
     # add noise to their logits.
     doubtful = (
         name == OWN
-        or is_random(trial)
-        or any(not _close(one.std, torch.ones(1)) for one in _constants(trial.model))
+        or is_random(context)
+        or any(not _close(one.std, torch.ones(1)) for one in _constants(context.model))
     )
     return Check(
         "",
         "WARN" if doubtful else "FAIL",
-        figure,
+        evidence,
         "the model expects normalised input: put the normalisation inside",
     )
 
@@ -224,37 +224,38 @@ def _preparations(x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     return {OWN: by(by_channel.mean(1), std), **found}
 
 
-def _accuracy(trial: CheckContext, x: Tensor, y: Tensor) -> Accuracy:
+def _accuracy(context: CheckContext, x: Tensor, y: Tensor) -> Accuracy:
     """Return the clean accuracy on images."""
-    return wilson(int((clean_logits(trial, x).argmax(1) == y).sum()), len(y))
+    return wilson(int((clean_logits(context, x).argmax(1) == y).sum()), len(y))
 
 
-def clean_accuracy(trial: CheckContext) -> Check:
-    """5: the clean accuracy is that which was recorded with the checkpoint."""
+def clean_accuracy_recorded(context: CheckContext) -> Check:
+    """Fail if the clean accuracy is not the one recorded with the checkpoint."""
     name = "clean_accuracy_recorded"
-    measured = wilson(int(answers(trial).correct.sum()), len(trial.x))
-    figure = f"clean accuracy {measured.percent:.2f} % on {measured.n} images"
-    recorded = _numbers(trial.known.get("clean_accuracy"))
+    right = ~misclassified(answers(context), context.y)
+    measured = wilson(int(right.sum()), len(context.x))
+    evidence = f"clean accuracy {measured.percent:.2f} % on {measured.n} images"
+    recorded = _numbers(context.known.get("clean_accuracy"))
     if recorded is None or len(recorded) != 1 or not 0 <= recorded[0] <= 100:
         advice = "record the clean accuracy, in percent, with the checkpoint"
-        return Check(name, "SKIP", f"{figure}, none recorded", advice)
+        return Check(name, "SKIP", f"{evidence}, none recorded", advice)
     stated = float(recorded[0])
-    where = trial.known.get("clean_accuracy_on")
-    same_images = where in {None, "test"} and measured.n == trial.known.get("dataset_size")
-    figure += f", recorded {stated:.2f} %" + (f" on {one_line(where, 60)}" if where else "")
-    if same_images and trial.expectation == 1:
+    where = context.known.get("clean_accuracy_on")
+    same_images = where in {None, "test"} and measured.n == context.known.get("dataset_size")
+    evidence += f", recorded {stated:.2f} %" + (f" on {one_line(where, 60)}" if where else "")
+    if same_images and context.expectation == 1:
         difference = abs(measured.percent - stated)
         status: Status = "PASS" if difference <= EXACT + 1e-9 else "FAIL"
         # Another device's rounding may turn an image over.
         if status == "FAIL" and difference <= 100 / measured.n + 0.01:
             status = "WARN"
     else:
-        figure += f"; 95 % interval {measured.low:.2f} to {measured.high:.2f} %"
+        evidence += f"; 95 % interval {measured.low:.2f} to {measured.high:.2f} %"
         status = "PASS" if measured.low <= stated <= measured.high else "WARN"
         if status == "WARN" and where in {None, "test"} and _contradicts(measured, stated):
             status = "FAIL"
     advice = "is it this checkpoint, and are its images prepared as they were then?"
-    return Check(name, status, figure, advice)
+    return Check(name, status, evidence, advice)
 
 
 def _contradicts(measured: Accuracy, stated: float) -> bool:
@@ -263,22 +264,22 @@ def _contradicts(measured: Accuracy, stated: float) -> bool:
     return bool(binomtest(closer, measured.n, stated / 100).pvalue < IMPOSSIBLE)
 
 
-def epsilon_unit(trial: CheckContext) -> Check:
-    """9: the budget in three units, and whether it looks like another one."""
-    threat, written = trial.threat, trial.known.get("epsilon_written")
-    figure = str(threat)
+def epsilon_unit(context: CheckContext) -> Check:
+    """Fail if epsilon is not the one written, warn if it looks like another (0.031, 8/255)."""
+    threat, written = context.threat, context.known.get("epsilon_written")
+    evidence = str(threat)
     if written is not None:
-        figure += f", written {one_line(written, 40)}"
+        evidence += f", written {one_line(written, 40)}"
         try:
             same = math.isclose(parse_amount(written), threat.epsilon, rel_tol=1e-6)
         except (UserError, TypeError):
             same = False
         if not same:
             advice = "the attacks use another budget than the one that was written"
-            return Check("epsilon_unit", "FAIL", figure, advice)
-    doubt = _doubt(threat.norm, threat.epsilon, trial.x[0].numel())
+            return Check("epsilon_unit", "FAIL", evidence, advice)
+    doubt = _doubt(threat.norm, threat.epsilon, context.x[0].numel())
     advice = doubt or "write the budget as a fraction, as 8/255"
-    return Check("epsilon_unit", "WARN" if doubt else "PASS", figure, advice)
+    return Check("epsilon_unit", "WARN" if doubt else "PASS", evidence, advice)
 
 
 def _doubt(norm: str, epsilon: float, pixels: int) -> str:
@@ -305,24 +306,24 @@ def _doubt(norm: str, epsilon: float, pixels: int) -> str:
     return next((doubt for applies, doubt in doubts if applies), "")
 
 
-def subset(trial: CheckContext) -> Check:
-    """10: which images, how many, and what they can tell."""
-    x, y, n = trial.x, trial.y, len(trial.x)
-    indices = torch.arange(n) if trial.indices is None else trial.indices.detach().cpu().long()
+def test_subset(context: CheckContext) -> Check:
+    """Fail if the indices do not fit, warn if images are few, repeated or unbalanced."""
+    x, y, n = context.x, context.y, len(context.x)
+    indices = torch.arange(n) if context.indices is None else context.indices.detach().cpu().long()
     digest = hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()[:12]
     half = wilson(n // 2, n)
-    size = trial.known.get("dataset_size")
+    size = context.known.get("dataset_size")
     first = torch.equal(indices, torch.arange(n))
-    figure = (
+    evidence = (
         f"{'all' if first and n == size else 'the first' if first else 'a selection of'} {n} "
         f"images, indices sha256 {digest}, +-{(half.high - half.low) / 2:.1f} points "
         "at 50 % (95 % interval)"
     )
     if indices.shape != (n,) or (n and int(indices.min()) < 0):
-        return Check("test_subset", "FAIL", figure, "give one index, from 0 up, for each image")
+        return Check("test_subset", "FAIL", evidence, "give one index, from 0 up, for each image")
     if isinstance(size, int) and n and int(indices.max()) >= size:
-        figure += f", an index of {int(indices.max())} in a dataset of {size}"
-        return Check("test_subset", "FAIL", figure, "give the indices in this dataset")
+        evidence += f", an index of {int(indices.max())} in a dataset of {size}"
+        return Check("test_subset", "FAIL", evidence, "give the indices in this dataset")
     doubts = {
         "use 1000 images or more": n < SMALL_SET,
         "remove the images that are there twice": False,
@@ -331,21 +332,21 @@ def subset(trial: CheckContext) -> Check:
     twice = n - len({image.tobytes() for image in x.double().cpu().flatten(1).numpy()})
     again = n - len(set(indices.tolist()))
     if twice or again:
-        figure += f", {twice} images and {again} indices twice"
+        evidence += f", {twice} images and {again} indices twice"
         doubts["remove the images that are there twice"] = True
-    crowd = _crowd(trial, y)
+    crowd = _crowd(context, y)
     if crowd:
-        figure += f", {crowd}"
+        evidence += f", {crowd}"
         doubts["draw images of every class, at random"] = True
     advice = "; ".join(text for text, applies in doubts.items() if applies)
-    return Check("test_subset", "WARN" if advice else "PASS", figure, advice)
+    return Check("test_subset", "WARN" if advice else "PASS", evidence, advice)
 
 
-def _crowd(trial: CheckContext, y: Tensor) -> str:
+def _crowd(context: CheckContext, y: Tensor) -> str:
     """Return what is odd about the numbers of images of each class, or nothing."""
     classes = int(y.max()) + 1
     try:
-        classes = max(classes, answers(trial).classes)
+        classes = max(classes, answers(context).shape[1])
     except Preempted:
         raise
     except Exception:  # the check of logits says what is wrong with the model

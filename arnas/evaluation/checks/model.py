@@ -1,10 +1,7 @@
 """Checks of a model before it is attacked: modes, batches, randomness, precision.
 
-The first twelve checks of an evaluation, in their order, are in `MODEL_CHECKS`; those of images and
-budget are in `arnas.evaluation.checks.images`, those of logits and gradients in
-`arnas.evaluation.checks.gradients`. They look for what makes a robust accuracy wrong before any
-attack has run (Athalye et al., arXiv 1802.00420; Carlini et al., arXiv 1902.06705, section 3; Croce
-et al., arXiv 2010.09670, section 2): FAIL says that it would be, WARN that somebody should look.
+They look for what makes a robust accuracy wrong before any attack has run: FAIL says that it would
+be, WARN that somebody should look.
 """
 
 from __future__ import annotations
@@ -20,25 +17,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from arnas.attacks.eval_mode import frozen_eval
-from arnas.evaluation.checks.base import (
+from arnas.evaluation.checks.answers import (
     PASSES,
     SAME_AGAIN,
     clean_logits,
     distance,
     forward,
-    guarded,
     is_random,
     logit_size,
     repeats,
-    same_values,
     tolerance,
-    untouched,
 )
-from arnas.evaluation.checks.context import CheckContext, CheckFn
-from arnas.evaluation.checks.finite_differences import finite_differences
-from arnas.evaluation.checks.gradients import gradient, logits
-from arnas.evaluation.checks.images import clean_accuracy, epsilon_unit, input_range, subset
-from arnas.evaluation.checks.run import Check, Status
+from arnas.evaluation.checks.base import Check, CheckContext, Status
+from arnas.evaluation.checks.state import same_values, untouched
 from arnas.runtime.errors import Preempted
 
 FEW_IMAGES = 32
@@ -56,14 +47,14 @@ ASLEEP = (_BatchNorm, _DropoutNd, nn.modules.instancenorm._InstanceNorm)
 """Modules that compute something else in training mode."""
 
 
-def _eval_mode(trial: CheckContext) -> Check:
-    """1: every submodule goes into evaluation mode, where a pass changes nothing."""
-    modules = list(trial.model.modules())
+def eval_mode(context: CheckContext) -> Check:
+    """Fail if a layer stays in training mode after eval(), or a pass changes the model."""
+    modules = list(context.model.modules())
     awake = sum(module.training for module in modules)
-    images = trial.x[: trial.batch_size]
+    images = context.x[: context.batch_size]
     seen = images.clone()
-    with untouched(trial.model) as changed, frozen_eval(trial.model), torch.no_grad():
-        trial.model(seen)
+    with untouched(context.model) as changed, frozen_eval(context.model), torch.no_grad():
+        context.model(seen)
         stubborn = [module for module in modules if module.training]
         different = changed()
     spoilt = not same_values(seen, images)
@@ -89,77 +80,77 @@ def _eval_mode(trial: CheckContext) -> Check:
     return Check("eval_mode", status, "; ".join(found), advice)
 
 
-def _batch_size_invariance(trial: CheckContext) -> Check:
-    """2: an image's logits are the same in every batch."""
+def batch_size_invariance(context: CheckContext) -> Check:
+    """Fail if the logits of an image depend on the other images of its batch."""
     name = "batch_size_invariance"
     advice = "use running statistics in evaluation mode: an image must not see its neighbours"
-    if is_random(trial):
-        figure = "the model draws random numbers, which would be others in another batch"
-        return Check(name, "SKIP", figure, "look at the check determinism")
-    few = trial.x[:FEW_IMAGES]
-    with _full_float32(trial):
-        full = clean_logits(trial, trial.x[: trial.batch_size])[: len(few)]
-        others = {size: clean_logits(trial, few, size) for size in (1, ODD_BATCH)}
+    if is_random(context):
+        evidence = "the model draws random numbers, which would be others in another batch"
+        return Check(name, "SKIP", evidence, "look at the check determinism")
+    few = context.x[:FEW_IMAGES]
+    with _full_float32(context):
+        full = clean_logits(context, context.x[: context.batch_size])[: len(few)]
+        others = {size: clean_logits(context, few, size) for size in (1, ODD_BATCH)}
     size = logit_size(full)
     difference = {batch: distance(one, full) / size for batch, one in others.items()}
     worst = max(difference.values())
     flips = sum(int((one.argmax(1) != full.argmax(1)).sum()) for one in others.values())
     status: Status = "PASS"
-    if not worst <= tolerance(SAME_IN_BATCH, trial):
-        status = "FAIL" if flips or not worst <= tolerance(OTHER_IN_BATCH, trial) else "WARN"
+    if not worst <= tolerance(SAME_IN_BATCH, context):
+        status = "FAIL" if flips or not worst <= tolerance(OTHER_IN_BATCH, context) else "WARN"
     return Check(
         name,
         status,
         f"logits of {len(few)} images in batches of "
         + " and ".join(f"{batch} differ by {gap:.1e}" for batch, gap in difference.items())
-        + f" of their size from those in a batch of {min(len(trial.x), trial.batch_size)}, "
+        + f" of their size from those in a batch of {min(len(context.x), context.batch_size)}, "
         f"{flips} predictions change",
         advice,
     )
 
 
-def _determinism(trial: CheckContext) -> Check:
-    """3: equal passes give equal logits, or the attacks average over the random numbers."""
-    worst, flips, images = repeats(trial)
-    figure = (
+def determinism(context: CheckContext) -> Check:
+    """Fail if the model draws random numbers and is attacked as if it did not."""
+    worst, flips, images = repeats(context)
+    evidence = (
         f"logits of {PASSES} passes over {images} images differ by {worst:.1e} of their size, "
         f"{flips} predictions change"
     )
     status: Status = "PASS"
     advice = "make the model deterministic, or average its gradients"
-    if not worst <= tolerance(SAME_AGAIN, trial):
+    if not worst <= tolerance(SAME_AGAIN, context):
         status = "WARN"
         advice = "sums run in any order here: ask PyTorch for deterministic algorithms"
-        if is_random(trial):
-            status = "WARN" if trial.expectation > 1 else "FAIL"
+        if is_random(context):
+            status = "WARN" if context.expectation > 1 else "FAIL"
             advice = (
-                "quote it as randomised: on another draw other images stand"
-                if trial.expectation > 1
+                "report it as randomised: with other random numbers other images are robust"
+                if context.expectation > 1
                 else 'the model draws random numbers: use suite="rand", or expectation=20'
             )
-            if trial.expectation > 1:
-                figure += f"; randomised, judged with EoT {trial.expectation}"
-    return Check("determinism", status, figure, advice)
+            if context.expectation > 1:
+                evidence += f"; randomised, evaluated with EoT {context.expectation}"
+    return Check("determinism", status, evidence, advice)
 
 
-def _precision(trial: CheckContext) -> Check:
-    """11: nothing is computed in less than float32, or the predictions are the same in it."""
-    found = _coarse(trial.model, trial.x[:2])
+def precision(context: CheckContext) -> Check:
+    """Fail if predictions change when everything is computed in float32."""
+    found = _coarse(context.model, context.x[:2])
     if not found:
-        figure = f"{str(trial.x.dtype).removeprefix('torch.')} throughout, no autocast, no TF32"
-        return Check("precision", "PASS", figure, "")
+        evidence = f"{str(context.x.dtype).removeprefix('torch.')} throughout, no autocast, no TF32"
+        return Check("precision", "PASS", evidence, "")
     advice = "evaluate in float32: switch autocast and TF32 off, or convert by model.float()"
-    figure = " and ".join(found)
+    evidence = " and ".join(found)
     try:
-        changed, images = _rechecked(trial)
+        changed, images = _rechecked(context)
     except Preempted:
         raise
     except Exception as error:
-        figure += f"; could not be re-checked in float32 ({type(error).__name__})"
-        return Check("precision", "WARN", figure, advice)
-    figure += f"; {changed} of {images} predictions change in float32"
+        evidence += f"; could not be re-checked in float32 ({type(error).__name__})"
+        return Check("precision", "WARN", evidence, advice)
+    evidence += f"; {changed} of {images} predictions change in float32"
     status: Status = "FAIL" if changed > max(1, CHANGED * images) else "WARN"
-    return Check("precision", status, figure, advice)
+    return Check("precision", status, evidence, advice)
 
 
 def _coarse(model: nn.Module, x: Tensor) -> list[str]:
@@ -198,15 +189,15 @@ def _names(tensors: Any) -> set[str]:
     }
 
 
-def _rechecked(trial: CheckContext) -> tuple[int, int]:
+def _rechecked(context: CheckContext) -> tuple[int, int]:
     """Return how many predictions change in float32, and the images looked at."""
-    images = trial.x[:RECHECKED]
-    full = copy.deepcopy(trial.model).float()
-    as_is = clean_logits(trial, images).argmax(1)
-    with _full_float32(trial), torch.no_grad(), frozen_eval(full):
+    images = context.x[:RECHECKED]
+    full = copy.deepcopy(context.model).float()
+    as_is = clean_logits(context, images).argmax(1)
+    with _full_float32(context), torch.no_grad(), frozen_eval(full):
         if _coarse(full, images[:2].float()):
             raise TypeError
-        parts = torch.split(images.float(), trial.batch_size)
+        parts = torch.split(images.float(), context.batch_size)
         exact = torch.cat([forward(full, part) for part in parts]).argmax(1)
     return int((as_is != exact).sum()), len(images)
 
@@ -219,9 +210,9 @@ def _arithmetic(kind: str) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _full_float32(trial: CheckContext) -> Iterator[None]:
+def _full_float32(context: CheckContext) -> Iterator[None]:
     """Switch autocast and shortened products off inside the block."""
-    kind = trial.x.device.type
+    kind = context.x.device.type
     before = [(place, place.fp32_precision) for place in _arithmetic(kind)]
     try:
         for place, _ in before:
@@ -233,8 +224,8 @@ def _full_float32(trial: CheckContext) -> Iterator[None]:
             place.fp32_precision = setting
 
 
-def _frozen_while_crafting(trial: CheckContext) -> Check:
-    """12: while examples are made, weights are frozen and no layer is in training mode."""
+def frozen_while_crafting(context: CheckContext) -> Check:
+    """Fail if batch norm or dropout is in training mode while examples are made."""
     awake: set[str] = set()
     handles = []
 
@@ -245,20 +236,20 @@ def _frozen_while_crafting(trial: CheckContext) -> Check:
 
         handles.append(module.register_forward_pre_hook(look))
 
-    layers = [(path, m) for path, m in trial.model.named_modules() if isinstance(m, ASLEEP)]
+    layers = [(path, m) for path, m in context.model.named_modules() if isinstance(m, ASLEEP)]
     for path, module in layers:
         watch(path, module)
     of_batch = [p for p, m in layers if isinstance(m, _BatchNorm) and m.running_mean is None]
-    x, y = trial.probe()
+    x, y = context.probe()
     try:
-        with untouched(trial.model) as changed, frozen_eval(trial.model):
+        with untouched(context.model) as changed, frozen_eval(context.model):
             x = x.clone().requires_grad_()
             with torch.enable_grad():
-                found = forward(trial.model, x)
+                found = forward(context.model, x)
                 if found.requires_grad:  # a missing graph is what the check of gradients says
                     total = found.gather(1, y.clamp(0, found.shape[1] - 1)[:, None]).sum()
                     torch.autograd.grad(total, x, allow_unused=True)
-            free = sum(p.requires_grad for p in trial.model.parameters())
+            free = sum(p.requires_grad for p in context.model.parameters())
             different = changed()
     finally:
         for handle in handles:
@@ -275,33 +266,13 @@ def _frozen_while_crafting(trial: CheckContext) -> Check:
     if free:
         problems.append(f"{free} weights still ask for gradients")
     kinds = [sum(isinstance(m, kind) for _, m in layers) for kind in (_BatchNorm, _DropoutNd)]
-    figure = "; ".join(problems) or (
+    evidence = "; ".join(problems) or (
         f"forward and backward with {kinds[0]} batch normalisations and {kinds[1]} dropouts in "
         "evaluation mode, nothing changed"
     )
     return Check(
         "frozen_while_crafting",
         "FAIL" if problems else "PASS",
-        figure,
+        evidence,
         "keep every layer in evaluation mode and every weight frozen while examples are made",
     )
-
-
-MODEL_CHECKS: dict[str, CheckFn] = {
-    name: guarded(name, look)
-    for name, look in {
-        "eval_mode": _eval_mode,
-        "batch_size_invariance": _batch_size_invariance,
-        "determinism": _determinism,
-        "input_range": input_range,
-        "clean_accuracy_recorded": clean_accuracy,
-        "logits": logits,
-        "gradient": gradient,
-        "finite_differences": finite_differences,
-        "epsilon_unit": epsilon_unit,
-        "test_subset": subset,
-        "precision": _precision,
-        "frozen_while_crafting": _frozen_while_crafting,
-    }.items()
-}
-"""Id to check, in the order in which they are run and printed."""

@@ -1,12 +1,11 @@
-"""Small attacks of the checks' own, on a few images of a trial.
+"""Small attacks that the checks run, on the first images.
 
-They are kept simple and apart from the attacks of a suite, which they are to cast doubt on.
+They are simple and independent of the attacks of a suite, which they test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,8 @@ from arnas.attacks.objectives import Objective, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import ascent_direction, length, project, random_perturbation, shaped
 from arnas.attacks.threat import Threat
-from arnas.evaluation import result as assessment
-from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation import result
+from arnas.evaluation.checks.base import CheckContext, NotApplicableError, remembered
 from arnas.runtime.seeds import make_generator
 
 STEPS = 20
@@ -25,28 +24,22 @@ STEPS = 20
 DIRECTIONS = 32
 """Random directions of each step along a numerical gradient."""
 
-T = TypeVar("T")
-
-
-class NotApplicableError(Exception):
-    """Why a check has nothing to look at; its verdict is SKIP."""
-
 
 class Probe(NamedTuple):
     """Images for the attacks of the checks: of the first ones, those classified correctly."""
 
     x: Tensor
     y: Tensor
-    stood: Tensor
+    robust: Tensor
     """bool: whether the image withstood the suite; all of them if there is no result yet."""
     places: Tensor
-    """int64: the images' places in the trial."""
+    """int64: the images' places among the first ones."""
     labels: Tensor
     """Of all first images, those classified wrongly too."""
 
 
-class Walk(NamedTuple):
-    """Steps along a gradient: what every iterate came to, the start first."""
+class PgdTrace(NamedTuple):
+    """PGD iterate by iterate, the start first."""
 
     values: Tensor
     """Of the objective, of shape (steps + 1, N)."""
@@ -60,50 +53,39 @@ class Walk(NamedTuple):
         return self.wrong[: None if steps is None else steps + 1].any(0)
 
 
-def remembered(trial: CheckContext, name: str, measure: Callable[[], T]) -> T:
-    """Return what an earlier check has measured under a name, or measure it."""
-    key = f"measured.{name}"
-    if key not in trial.notes:
-        trial.notes[key] = measure()
-    found: T = trial.notes[key]
-    return found
-
-
-def withstood(trial: CheckContext) -> Tensor:
+def withstood(context: CheckContext) -> Tensor:
     """Return which images withstood the suite, bool of shape (n,) on the CPU."""
-    if "clean" not in trial.outcomes:
+    if "clean" not in context.outcomes:
         raise NotApplicableError("no attack has been run yet")
-    return assessment.withstood(trial.outcomes).cpu()
+    return result.withstood(context.outcomes).cpu()
 
 
-def probe_of(trial: CheckContext) -> Probe:
+def probe_of(context: CheckContext) -> Probe:
     """Return the images that the checks attack; not applicable if the model knows none."""
 
     def measure() -> Probe:
-        x, y = (values.detach().clone() for values in trial.probe())
-        if not len(y):
-            raise NotApplicableError("there are no images")
-        places = (~misclassified(trial.logits(x), y)).nonzero().flatten()
-        stood = torch.ones(len(y), dtype=torch.bool)
-        if trial.outcomes:
-            stood = withstood(trial)[: len(y)]
-        return Probe(x[places], y[places], stood.to(places.device)[places], places, y)
+        x, y = (values.detach().clone() for values in context.probe())
+        places = (~misclassified(context.logits(x), y)).nonzero().flatten()
+        robust = torch.ones(len(y), dtype=torch.bool)
+        if context.outcomes:
+            robust = withstood(context)[: len(y)]
+        return Probe(x[places], y[places], robust.to(places.device)[places], places, y)
 
-    probe = remembered(trial, "probe", measure)
+    probe = remembered(context, "probe", measure)
     if not len(probe.y):
         raise NotApplicableError("no image of the probe is classified correctly")
     return probe
 
 
-def perturbation(trial: CheckContext, purpose: str, threat: Threat | None = None) -> Tensor:
+def perturbation(context: CheckContext, purpose: str, threat: Threat | None = None) -> Tensor:
     """Return a random point of the ball for each of the probe's images, not yet in the box."""
-    probe = probe_of(trial)
-    unit = trial.uniform(purpose, len(probe.labels))[probe.places]
-    return random_perturbation(unit, threat or trial.threat)
+    probe = probe_of(context)
+    unit = context.uniform(purpose, len(probe.labels))[probe.places]
+    return random_perturbation(unit, threat or context.threat)
 
 
-def walk(
-    trial: CheckContext,
+def pgd_trace(
+    context: CheckContext,
     x: Tensor,
     y: Tensor,
     start: Tensor,
@@ -112,32 +94,18 @@ def walk(
     threat: Threat | None = None,
     steps: int = STEPS,
     size: float | None = None,
-) -> Walk:
-    """Climb an objective as `arnas.attacks.pgd.pgd` does, and keep what it passes.
+) -> PgdTrace:
+    """Maximise an objective as `arnas.attacks.pgd.pgd` does, and record every iterate.
 
-    Parameters
-    ----------
-    trial
-        The model on trial; its random passes are averaged over.
-    x, y
-        Images, at least one, and labels.
-    start
-        Perturbation to start from; projected first.
-    objective
-        Objective to maximise.
-    threat
-        Norm and budget; by default those of the trial.
-    steps
-        Number of steps, from 0 up.
-    size
-        Length of a step in input units; by default ``2.5 * epsilon / steps``.
+    Random passes are averaged over. The start is a perturbation and is projected first; the threat
+    is by default that of the context, the length of a step ``2.5 * epsilon / steps``.
     """
-    threat = threat or trial.threat
+    threat = threat or context.threat
     size = 2.5 * threat.epsilon / max(steps, 1) if size is None else size
-    oracle, delta = trial.oracle(), project(x, start.to(x), threat)
+    oracle, delta = context.oracle(), project(x, start.to(x), threat)
     best, top = delta, torch.full((len(x),), -torch.inf).to(x)
     values, wrong = [], []
-    with frozen_eval(trial.model):
+    with frozen_eval(context.model):
         for _ in range(steps + 1):
             slope = oracle.slope(x + delta, y, objective)
             values.append(slope.value)
@@ -147,7 +115,7 @@ def walk(
             best = torch.where(shaped(better, delta), delta, best)
             top = torch.where(better, score, top)
             delta = _step(x, delta, slope.gradient, size, threat)
-    return Walk(torch.stack(values), torch.stack(wrong), (x + best).clamp(0, 1))
+    return PgdTrace(torch.stack(values), torch.stack(wrong), (x + best).clamp(0, 1))
 
 
 def _step(x: Tensor, delta: Tensor, slope: Tensor, size: float, threat: Threat) -> Tensor:
@@ -159,21 +127,21 @@ def _step(x: Tensor, delta: Tensor, slope: Tensor, size: float, threat: Threat) 
     return project(x, delta + size * ascent_direction(slope, threat.norm), threat)
 
 
-def numeric_ascent(trial: CheckContext, x: Tensor, y: Tensor) -> Tensor:
-    """Return which images fall to ascent of the margin along differences of forward passes.
+def numeric_ascent(context: CheckContext, x: Tensor, y: Tensor) -> Tensor:
+    """Return which images are broken along the margin's finite differences of forward passes.
 
     Simultaneous perturbation (SPSA; Uesato et al., arXiv 1802.05666, section 4): the slope is the
     mean over random directions of half a budget's length, so that it sees over the steps of rounded
     inputs. All images share a step's directions.
     """
-    threat, oracle = trial.threat, trial.oracle()
+    threat, oracle = context.threat, context.oracle()
     delta, broken = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    with frozen_eval(trial.model):
+    with frozen_eval(context.model):
         for step in range(STEPS):
             left = (~broken).nonzero().flatten()
             if not len(left):
                 break
-            generator = make_generator("check", "numeric", trial.seed, step)
+            generator = make_generator("check", "numeric", context.seed, step)
             image, label, point = x[left], y[left], x[left] + delta[left]
             slope = torch.zeros_like(image)
             for _ in range(DIRECTIONS):

@@ -1,26 +1,15 @@
-"""Checks for the known ways of measuring a robustness that is not there.
-
-Each returns its verdict with the figure it rests on and what to do. They follow the signs of
-obfuscated gradients of Athalye et al. (arXiv 1802.00420) and the checklist of Carlini et al.
-(arXiv 1902.06705).
-"""
+"""Checks of plain data: attacks against each other, networks against each other, and the splits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE, Check, Status
+from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.statistics import Accuracy
-from arnas.evaluation.witness import EvalMonitor
 
-Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
-TOLERANCE = 1e-6
-"""Rounding that float32 adds to the ball and the box."""
-SLACK, FEW = 0.01, 2
-"""Share and number of images by which an attack may lag behind a weaker one before it fails: both
-end in local optima of their own."""
 MARGIN_WARN, MARGIN_FAIL = 0.03, 0.10
 """Shares of the images by which an attack on the margin may be ahead before it warns and fails."""
 CONTROL_LOSS = 1 / 3
@@ -29,64 +18,53 @@ CONVERGED = 2.0
 """Points by which five times the steps may lower an accuracy before fewer are called too few."""
 
 
-class Check(NamedTuple):
-    """One verdict."""
-
-    id: str
-    status: Status
-    figure: str
-    """What was measured, in words."""
-    advice: str
-    """What to do if it is not PASS."""
+def not_run(name: str, evidence: str, advice: str) -> Check:
+    """Return a check whose attacks were not asked for."""
+    return Check(name, "WARN", evidence, advice)
 
 
-def failed_checks(checks: Iterable[Check]) -> list[str]:
-    """Return the names of the checks that failed; with one a row may not stand in a ranking."""
-    return [check.id for check in checks if check.status == "FAIL"]
-
-
-def not_run(name: str, figure: str, advice: str) -> Check:
-    """Return the verdict of a check whose attacks were not asked for."""
-    return Check(name, "WARN", figure, advice)
-
-
-def eval_mode(witness: EvalMonitor) -> Check:
-    """Check that every pass is in evaluation mode and that the model comes out unchanged."""
-    figure = (
-        f"{witness.awake} of {witness.forwards} forward passes with a submodule in training mode, "
-        f"weights and buffers {'changed' if witness.changed else 'unchanged'}"
+def model_unchanged(monitor: EvalMonitor) -> Check:
+    """Fail if a pass of an attack was in training mode, or an attack changed the model."""
+    evidence = (
+        f"{monitor.awake} of {monitor.forwards} forward passes with a submodule in training mode, "
+        f"weights and buffers {'changed' if monitor.changed else 'unchanged'}"
     )
-    bad = witness.awake or witness.changed
+    bad = monitor.awake or monitor.changed
     return Check(
-        "eval_mode",
+        "model_unchanged",
         "FAIL" if bad else "PASS",
-        figure,
+        evidence,
         "call model.eval() for every submodule and keep it so while attacking",
     )
 
 
-def box_and_ball(witness: EvalMonitor) -> Check:
+def box_and_ball(monitor: EvalMonitor) -> Check:
     """Check that every example lies in the ball and in [0, 1]."""
     inside = (
-        witness.finite
-        and witness.excess <= TOLERANCE
-        and witness.low >= -TOLERANCE
-        and witness.high <= 1 + TOLERANCE
+        monitor.finite
+        and monitor.excess <= TOLERANCE
+        and monitor.low >= -TOLERANCE
+        and monitor.high <= 1 + TOLERANCE
     )
-    figure = (
-        f"{witness.examples} examples exceed epsilon by {max(witness.excess, 0):.6f} at most, "
-        f"pixels from {witness.low:.6g} to {witness.high:.6g}, "
-        f"{'all' if witness.finite else 'not all'} of them finite"
-        if witness.examples
+    evidence = (
+        f"{monitor.examples} examples exceed epsilon by {max(monitor.excess, 0):.6f} at most, "
+        f"pixels from {monitor.low:.6g} to {monitor.high:.6g}, "
+        f"{'all' if monitor.finite else 'not all'} of them finite"
+        if monitor.examples
         else "no image was classified correctly, so none was attacked"
     )
-    good: Status = "PASS" if witness.examples else "WARN"
+    good: Status = "PASS" if monitor.examples else "WARN"
     return Check(
-        "box_and_ball",
-        good if inside or not witness.examples else "FAIL",
-        figure,
+        "ball_and_box",
+        good if inside or not monitor.examples else "FAIL",
+        evidence,
         "project onto the ball, then clip to [0, 1], in input units",
     )
+
+
+def blackbox_ball_and_box(monitor: EvalMonitor) -> Check:
+    """Fail if an example for other networks, or of Square, leaves the ball or [0, 1]."""
+    return box_and_ball(monitor)._replace(id="blackbox_ball_and_box")
 
 
 def epsilon_zero(clean: Tensor, attacked: Tensor) -> Check:
@@ -118,7 +96,7 @@ def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
     if standing.correct > constant:
         status = "FAIL"
     return Check(
-        "epsilon_one",
+        "unbounded_attack",
         status,
         f"{standing.percent:.1f} % of {standing.n} images withstand epsilon {epsilon}, which "
         "allows every image",
@@ -127,21 +105,21 @@ def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
 
 
 def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
-    """Check that many small steps break at least as many images as one large step."""
+    """Fail if PGD-20 breaks clearly fewer images than FGSM."""
     surplus = int(iterative.sum()) - int(single.sum())
     lost = int(((iterative == 1) & (single == 0)).sum())
     return Check(
         "iterative_not_weaker",
         _lag(surplus, len(single)),
-        f"{_percent(single)} withstand FGSM, {_percent(iterative)} PGD-20; {lost} images fell to "
-        "FGSM only",
+        f"{_percent(single)} withstand FGSM, {_percent(iterative)} PGD-20; only FGSM "
+        f"breaks {lost} images",
         "one step beats twenty: a sign of masked gradients; try a margin loss and a black-box "
         "attack",
     )
 
 
 def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
-    """Check that more steps break at least as many images, and few more."""
+    """Fail if PGD-100 breaks clearly fewer images than PGD-20, warn if far more."""
     status = _lag(int(more.sum()) - int(fewer.sum()), len(fewer))
     drop = 100 * (int(fewer.sum()) - int(more.sum())) / len(fewer)
     if status == "PASS" and drop > CONVERGED:
@@ -155,7 +133,7 @@ def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
 
 
 def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
-    """Check that an attack on the margin does not break many more images than the cross-entropy.
+    """Fail if CW-inf breaks over 10 points more than PGD-100: the loss saturates.
 
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
     """
@@ -173,43 +151,43 @@ def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
 
 
 def _lag(surplus: int, n: int) -> Status:
-    """Return the verdict on an attack that leaves `surplus` images more than a weaker one."""
+    """Return the status of an attack that leaves `surplus` images more than a weaker one."""
     if surplus <= 0:
         return "PASS"
     return "WARN" if surplus <= max(SLACK * n, FEW) else "FAIL"
 
 
-def selection_honest(
+def selection_not_test(
     recorded: float, measured: float, images: int, leaked: tuple[int, int]
 ) -> Check:
-    """Check that the checkpoint was chosen on the selection images, and that no test image leaked.
+    """Fail if the checkpoint was not chosen on the validation images, or splits overlap.
 
     Parameters
     ----------
     recorded
-        Clean accuracy on the selection images that training noted for the checkpoint, in percent.
+        Clean accuracy on the validation images that training noted for the checkpoint, in percent.
     measured
         The same, measured now.
     images
-        Number of selection images; one may be judged differently by another device's rounding.
+        Number of validation images; one may be judged differently by another device's rounding.
     leaked
-        Test images that are also in another part, and those that have an equal copy there.
+        Test images that are also in another split, and those that have an equal copy there.
     """
     shared, copies = leaked
     same = abs(recorded - measured) < 100 / images + 1e-3
     return Check(
         "selection_not_test",
         "FAIL" if shared or not same else "WARN" if copies else "PASS",
-        f"clean accuracy on the selection images is {measured:.2f} %, noted when it was chosen "
-        f"{recorded:.2f} %; {shared} test images are in another part, {copies} have a copy there",
+        f"clean accuracy on the validation images is {measured:.2f} %, noted when it was chosen "
+        f"{recorded:.2f} %; {shared} test images are in another split, {copies} have a copy there",
         "remove the copies from the dataset"
         if same and not shared
-        else "retrain: the checkpoint was not chosen on these selection images",
+        else "retrain: the checkpoint was not chosen on these validation images",
     )
 
 
 def control_falls(control: Mapping[str, Accuracy]) -> Check:
-    """Check that an undefended network falls, or the attacks are too weak to say anything.
+    """Fail if the undefended network keeps its accuracy: the attacks do not work.
 
     Parameters
     ----------
@@ -224,21 +202,21 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
             "add a network with loss natural to run.networks, and the dataset to run.networks_on",
         )
     clean, robust = control["clean"], control["union"]
-    fell = robust.high < clean.low
+    lower = robust.high < clean.low
     enough = robust.percent <= (1 - CONTROL_LOSS) * clean.percent
     return Check(
         "control_falls",
-        "PASS" if fell and enough else "WARN" if fell else "FAIL",
+        "PASS" if lower and enough else "WARN" if lower else "FAIL",
         f"the undefended network falls from {clean.percent:.1f} % clean to {robust.percent:.1f} % "
         "under attack",
         "raise epsilon: this one hardly tells defended networks from undefended ones"
-        if fell
+        if lower
         else "the attacks do not work here: look at their steps and at the model's gradients",
     )
 
 
 def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> Check:
-    """Check that no image falls only to attacks that do not see the model.
+    """Fail if a black-box attack leaves clearly fewer images than all white-box ones.
 
     Parameters
     ----------
@@ -253,13 +231,13 @@ def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> C
             "no black-box attack was run",
             "run the stage blackbox on this dataset",
         )
-    # The worst verdict of all sources; of equals the one with the most images, then by name.
-    verdicts = [
-        (*_blackbox_verdict(whitebox[: len(flags)], flags), len(flags), name)
+    # The worst of all sources; of equals the one with the most images, then by name.
+    sources = [
+        (*_compare_blackbox(whitebox[: len(flags)], flags), len(flags), name)
         for name, flags in sorted(blackbox.items())
     ]
     rank = ("PASS", "WARN", "FAIL")
-    status, count, n, name = max(verdicts, key=lambda found: (rank.index(found[0]), found[1]))
+    status, count, n, name = max(sources, key=lambda found: (rank.index(found[0]), found[1]))
     return Check(
         "blackbox_not_stronger",
         status,
@@ -270,8 +248,8 @@ def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> C
     )
 
 
-def _blackbox_verdict(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
-    """Return the verdict on one black-box attack and how many images fall to it only."""
+def _compare_blackbox(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
+    """Return the status of one black-box attack and how many images it alone breaks."""
     count = int(((blackbox == 0) & (whitebox == 1)).sum())
     surplus = int(whitebox.sum()) - int(blackbox.sum())
     if surplus > max(SLACK * len(blackbox), FEW):

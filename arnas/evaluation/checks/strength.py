@@ -1,10 +1,9 @@
 """Checks whether the attacks were strong enough for their result to mean anything.
 
-Each runs small attacks of its own on the images of `CheckContext.probe` that the
-model classifies correctly, and looks for the signs of obfuscated gradients of Athalye et al. (arXiv
-1802.00420, section 3.1), of the checklist of Carlini et al. (arXiv 1902.06705) and of the
-indicators of attack failure of Pintor et al. (arXiv 2106.09947). What one has measured is kept in
-the trial's notes for the others.
+They attack the images of `CheckContext.probe` that the model classifies correctly, and look for the
+signs of obfuscated gradients of Athalye et al. (arXiv 1802.00420, section 3.1), of the checklist of
+Carlini et al. (arXiv 1902.06705) and of the indicators of attack failure of Pintor et al. (arXiv
+2106.09947). PGD runs once on each objective and serves all of them.
 """
 
 from __future__ import annotations
@@ -16,29 +15,34 @@ from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length, project, shaped
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.context import CheckContext
+from arnas.evaluation.checks.base import (
+    FEW,
+    SLACK,
+    Check,
+    CheckContext,
+    Status,
+    remembered,
+)
 from arnas.evaluation.checks.probes import (
     STEPS,
-    NotApplicableError,
+    PgdTrace,
     Probe,
-    Walk,
     numeric_ascent,
     perturbation,
+    pgd_trace,
     probe_of,
-    remembered,
-    walk,
 )
-from arnas.evaluation.checks.run import FEW, MARGIN_FAIL, SLACK, Check, Status
-from arnas.evaluation.result import BROKEN
+from arnas.evaluation.checks.run import MARGIN_FAIL
+from arnas.evaluation.result import BROKEN, ROBUST
 
 SHARE, ONE = 0.005, 1
 """Share of the images, and images, that twice the effort may break besides."""
 CLOSE = 0.01
 """Share of the images by which the margin may be ahead of the cross-entropy."""
 SUSPECT = 0.005
-"""Share of the images that may fall to black-box attacks only before masking is suspected."""
+"""Share of the images that black-box attacks alone may break before masking is suspected."""
 CORROBORATED = 3
-"""Fewest images that must fall to black-box attacks only before masking is suspected."""
+"""Fewest images that black-box attacks alone must break before masking is suspected."""
 UNREACHED = 0.1
 """Share of the images that may withstand a budget that allows every image, for want of steps."""
 SATURATED = 0.5
@@ -56,31 +60,33 @@ STUCK = 0.1
 """Share of images on which no step along the gradient gained anything: a sign of masking."""
 
 
-def entropy_walk(trial: CheckContext) -> Walk:
+def pgd_entropy(context: CheckContext) -> PgdTrace:
     """Return PGD-20 on the cross-entropy and 20 steps more of the same size."""
-    return remembered(trial, "entropy", lambda: _pgd_and_on(trial, cross_entropy))
+    return remembered(context, "entropy", lambda: _pgd_and_on(context, cross_entropy))
 
 
-def margin_walk(trial: CheckContext) -> Walk:
+def pgd_margin(context: CheckContext) -> PgdTrace:
     """Return the same on the margin, from the same start."""
-    return remembered(trial, "margin", lambda: _pgd_and_on(trial, margin))
+    return remembered(context, "margin", lambda: _pgd_and_on(context, margin))
 
 
-def _pgd_and_on(trial: CheckContext, objective: Objective) -> Walk:
+def _pgd_and_on(context: CheckContext, objective: Objective) -> PgdTrace:
     """Return PGD-20 and 20 steps more of the same size."""
-    probe, size = probe_of(trial), 2.5 * trial.threat.epsilon / STEPS
-    start = perturbation(trial, "start")
-    return walk(trial, probe.x, probe.y, start, objective=objective, steps=2 * STEPS, size=size)
+    probe, size = probe_of(context), 2.5 * context.threat.epsilon / STEPS
+    start = perturbation(context, "start")
+    return pgd_trace(
+        context, probe.x, probe.y, start, objective=objective, steps=2 * STEPS, size=size
+    )
 
 
-def attack_converged(trial: CheckContext) -> Check:
-    """Check 17: twenty steps break what one step breaks, and twice the effort hardly more."""
-    probe, entropy = probe_of(trial), entropy_walk(trial)
-    single, second = _fgsm(trial, probe), _second_start(trial, probe, entropy.broken(STEPS))
+def attack_converged(context: CheckContext) -> Check:
+    """Fail if one step beats twenty, warn if more steps or starts break clearly more."""
+    probe, entropy = probe_of(context), pgd_entropy(context)
+    single, second = _fgsm(context, probe), _second_start(context, probe, entropy.broken(STEPS))
     twenty, forty, n = entropy.broken(STEPS), entropy.broken(), len(probe.y)
     lag, lost = int(single.sum() - twenty.sum()), int((single & ~twenty).sum())
     steps, starts = int((forty & ~twenty).sum()), int((second & ~twenty).sum())
-    missed = int(((single | forty | second) & probe.stood).sum())
+    missed = int(((single | forty | second) & probe.robust).sum())
     status: Status = "PASS"
     if max(steps, starts) > SHARE * n + ONE or lag > 0:
         status = "WARN"
@@ -89,72 +95,67 @@ def attack_converged(trial: CheckContext) -> Check:
     return Check(
         "attack_converged",
         status,
-        f"of {n} images {int(single.sum())} fall to FGSM, {int(twenty.sum())} to PGD-20 ({lost} to "
-        f"FGSM only); twice the steps break {steps} more, a second start {starts} more; {missed} "
-        f"of all these {_had_withstood(trial)}",
+        f"of {n} images FGSM breaks {int(single.sum())}, PGD-20 {int(twenty.sum())} ({lost} only "
+        f"FGSM); twice the steps break {steps} more, a second start {starts} more; {missed} of "
+        f"these {'withstood the suite' if context.outcomes else 'were classified correctly'}",
         "one step beats twenty: a sign of masked gradients; try the margin and a black-box attack"
         if status == "FAIL"
         else "PGD-20 has not converged here: quote longer attacks, with several starts",
     )
 
 
-def _fgsm(trial: CheckContext, probe: Probe) -> Tensor:
+def _fgsm(context: CheckContext, probe: Probe) -> Tensor:
     """Return which images one step of the whole budget breaks."""
-    start, size = torch.zeros_like(probe.x), trial.threat.epsilon
-    return walk(
-        trial, probe.x, probe.y, start, objective=cross_entropy, steps=1, size=size
+    start, size = torch.zeros_like(probe.x), context.threat.epsilon
+    return pgd_trace(
+        context, probe.x, probe.y, start, objective=cross_entropy, steps=1, size=size
     ).broken()
 
 
-def _second_start(trial: CheckContext, probe: Probe, first: Tensor) -> Tensor:
+def _second_start(context: CheckContext, probe: Probe, first: Tensor) -> Tensor:
     """Return which images PGD-20 breaks from the first start or another one."""
     broken, left = first.clone(), (~first).nonzero().flatten()
     if len(left):
-        start = perturbation(trial, "second start")[left]
-        found = walk(trial, probe.x[left], probe.y[left], start, objective=cross_entropy)
+        start = perturbation(context, "second start")[left]
+        found = pgd_trace(context, probe.x[left], probe.y[left], start, objective=cross_entropy)
         broken[left] = found.broken()
     return broken
 
 
-def _had_withstood(trial: CheckContext) -> str:
-    """Return what the flags of the probe's images tell, in words."""
-    return "had withstood the suite" if trial.outcomes else "stood before"
-
-
-def unbounded_attack(trial: CheckContext) -> Check:
-    """Check 18: accuracy falls along epsilon, to nothing where every image is allowed."""
-    probe, full = probe_of(trial), full_range(trial)
+def unbounded_attack(context: CheckContext) -> Check:
+    """Fail if images withstand a budget that allows every image."""
+    probe, full = probe_of(context), full_range(context)
     n, curve = len(probe.y), []
-    standing, at = torch.arange(n, device=probe.y.device), probe.x
-    half = torch.zeros_like(probe.stood)
+    robust, at = torch.arange(n, device=probe.y.device), probe.x
+    half = torch.zeros_like(probe.robust)
     for factor in (0.5, 1.0, 2.0, 4.0):
-        if not 0 < factor * trial.threat.epsilon < full.epsilon:
+        if not 0 < factor * context.threat.epsilon < full.epsilon:
             continue
-        threat = Threat(trial.threat.norm, factor * trial.threat.epsilon)
-        standing, at = _go_on(trial, standing, at, threat)
-        curve.append(f"{len(standing)} at {threat.epsilon:.4g}")
+        threat = Threat(context.threat.norm, factor * context.threat.epsilon)
+        robust, at = _attack_on(context, robust, at, threat)
+        curve.append(f"{len(robust)} at {threat.epsilon:.4g}")
         if factor < 1:
-            half = torch.ones_like(half).index_fill(0, standing, False)
-    standing, at = _go_on(trial, standing, at, full)
+            half = torch.ones_like(half).index_fill(0, robust, False)
+    robust, at = _attack_on(context, robust, at, full)
     for objective in (cross_entropy, margin):
-        start = perturbation(trial, f"full range {objective.__name__}", full)[standing]
-        standing, at = _go_on(trial, standing, probe.x[standing] + start, full, objective)
-    curve.append(f"{len(standing)} at {full.epsilon:.4g}, which allows every image")
+        start = perturbation(context, f"full range {objective.__name__}", full)[robust]
+        robust, at = _attack_on(context, robust, probe.x[robust] + start, full, objective)
+    curve.append(f"{len(robust)} at {full.epsilon:.4g}, which allows every image")
     # Broken with half the budget, and by neither attack with all of it.
-    lost = int((half & ~entropy_walk(trial).broken() & ~margin_walk(trial).broken()).sum())
-    status: Status = "WARN" if len(standing) or lost > max(SLACK * n, FEW) else "PASS"
-    if len(standing) > _may_stand(probe):
+    lost = int((half & ~pgd_entropy(context).broken() & ~pgd_margin(context).broken()).sum())
+    status: Status = "WARN" if len(robust) or lost > max(SLACK * n, FEW) else "PASS"
+    if len(robust) > _may_be_robust(probe):
         status = "FAIL"
     return Check(
         "unbounded_attack",
         status,
-        f"of {n} images stand {', '.join(curve)}; {lost} fall to half of epsilon but not to "
-        "epsilon itself",
+        f"of {n} images remain robust: {', '.join(curve)}; half of epsilon breaks {lost} that "
+        "epsilon itself does not",
         "the gradients mislead the attack: look for saturated, rounded or random outputs",
     )
 
 
-def _may_stand(probe: Probe) -> float:
+def _may_be_robust(probe: Probe) -> float:
     """Return how many images may withstand an attack that may turn them into any image.
 
     A model that names one class whatever it sees cannot be broken on that class. One that tells
@@ -165,35 +166,40 @@ def _may_stand(probe: Probe) -> float:
     return most if constant else max(min(most, UNREACHED * len(probe.y)), FEW)
 
 
-def full_range(trial: CheckContext) -> Threat:
+def full_range(context: CheckContext) -> Threat:
     """Return the budget that allows every image: the diagonal of the box."""
-    pixels = trial.x[0].numel()
+    pixels = context.x[0].numel()
     return Threat(
-        trial.threat.norm, {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[trial.threat.norm]
+        context.threat.norm,
+        {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[context.threat.norm],
     )
 
 
-def _go_on(
-    trial: CheckContext, standing: Tensor, at: Tensor, threat: Threat, objective: Objective = margin
+def _attack_on(
+    context: CheckContext,
+    robust: Tensor,
+    at: Tensor,
+    threat: Threat,
+    objective: Objective = margin,
 ) -> tuple[Tensor, Tensor]:
-    """Attack the images that stand from where they are; return those left and their best tries."""
-    if not len(standing):
-        return standing, at
-    probe = probe_of(trial)
-    x, y = probe.x[standing], probe.y[standing]
-    found = walk(trial, x, y, at - x, objective=objective, threat=threat)
+    """Attack the robust images from where they are; return those still robust and their points."""
+    if not len(robust):
+        return robust, at
+    probe = probe_of(context)
+    x, y = probe.x[robust], probe.y[robust]
+    found = pgd_trace(context, x, y, at - x, objective=objective, threat=threat)
     left = ~found.broken()
-    return standing[left], found.best[left]
+    return robust[left], found.best[left]
 
 
-def margin_against_entropy(trial: CheckContext) -> Check:
-    """Check 19: an attack on the margin breaks no more images than one on the cross-entropy.
+def margin_against_entropy(context: CheckContext) -> Check:
+    """Fail if the margin's gradient breaks many images the cross-entropy's does not.
 
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
-    The other way round there is no such reason: where several classes are near, climbing the margin
+    The other way round there is no such reason: where several classes are near, PGD on the margin
     is a little weaker on honest models too, and only a large difference is worth a look.
     """
-    entropy, rival = entropy_walk(trial).broken(), margin_walk(trial).broken()
+    entropy, rival = pgd_entropy(context).broken(), pgd_margin(context).broken()
     n, lead = len(entropy), int(rival.sum() - entropy.sum())
     status: Status = "PASS"
     if lead > max(CLOSE * n, ONE) or -lead > max(MARGIN_FAIL * n, FEW):
@@ -204,24 +210,23 @@ def margin_against_entropy(trial: CheckContext) -> Check:
     return Check(
         "margin_against_entropy",
         status,
-        f"of {n} images {int(entropy.sum())} fall to PGD-40 on the cross-entropy, "
-        f"{int(rival.sum())} to PGD-40 on the margin",
+        f"of {n} images PGD-40 on the cross-entropy breaks {int(entropy.sum())}, PGD-40 on the "
+        f"margin {int(rival.sum())}",
         "masking: the cross-entropy saturates; look at the size of the logits and attack the margin"
         if lead > 0
         else "the margin's gradients mislead: quote the union of both",
     )
 
 
-def blackbox(trial: CheckContext) -> Check:
-    """Check 20: no image falls only to attacks that do not see the model's gradients."""
-    _not_of_random_models(trial)
-    probe, n = probe_of(trial), len(trial.y)
-    unseen = black_box_breaks(trial)
+def blackbox(context: CheckContext) -> Check:
+    """Fail if attacks without gradients break more and other signs of masking are there."""
+    probe, n = probe_of(context), len(context.y)
+    unseen = black_box_breaks(context)
     only = sum(unseen.values())
-    seen = entropy_walk(trial).broken() | margin_walk(trial).broken()
-    left = (probe.stood & ~seen).nonzero().flatten()[:NUMERIC_IMAGES]
-    numeric = int(numeric_ascent(trial, probe.x[left], probe.y[left]).sum())
-    signs = _signs_of_masking(trial)
+    seen = pgd_entropy(context).broken() | pgd_margin(context).broken()
+    left = (probe.robust & ~seen).nonzero().flatten()[:NUMERIC_IMAGES]
+    numeric = int(numeric_ascent(context, probe.x[left], probe.y[left]).sum())
+    signs = _signs_of_masking(context)
     status: Status = "WARN" if only or numeric else "PASS"
     if signs and any(
         count >= CORROBORATED and count > SUSPECT * of
@@ -231,59 +236,62 @@ def blackbox(trial: CheckContext) -> Check:
     return Check(
         "blackbox",
         status,
-        f"{only} of {n} images fall only to {', '.join(unseen) or 'a black-box attack'}; along "
-        f"numerical gradients {numeric} fall of {len(left)} that withstood all else"
+        f"{only} of {n} images are broken only by {', '.join(unseen) or 'a black-box attack'}; "
+        f"numerical gradients break {numeric} of {len(left)} that withstood all else"
         + (f"; {', and '.join(signs)}" if signs else ""),
-        "masking is suspected: replace what has no gradient by a smooth stand-in and attack again"
+        "masking is suspected: attack a smooth approximation of what has no gradient"
         if status == "FAIL"
         else "attacks that see the gradient should find these: give them more steps and starts",
     )
 
 
-def black_box_breaks(trial: CheckContext) -> dict[str, int]:
-    """Return what Square and transferred examples broke after attacks that see gradients."""
-    found, seen = {}, False
-    for name, outcome in trial.outcomes.items():
-        if name == "square" or name.startswith("transfer"):
-            found.update({name: int((outcome == BROKEN).sum())} if seen else {})
-        else:
+def black_box_breaks(context: CheckContext) -> dict[str, int]:
+    """Return what Square and transferred examples broke that earlier attacks did not.
+
+    Only those count that come after an attack that sees gradients.
+    """
+    found, seen, left = {}, False, torch.ones(len(context.y), dtype=torch.bool)
+    for name, outcome in context.outcomes.items():
+        if name != "square" and not name.startswith("transfer"):
             seen = seen or name != "clean"
+        elif seen:
+            found[name] = int((left & (outcome.cpu() == BROKEN)).sum())
+        left &= outcome.cpu() == ROBUST
     return found
 
 
-def _signs_of_masking(trial: CheckContext) -> list[str]:
+def _signs_of_masking(context: CheckContext) -> list[str]:
     """Return what besides black-box attacks says that the gradients mislead, in words."""
     signs = []
-    if margin_against_entropy(trial).status != "PASS":
+    if margin_against_entropy(context).status != "PASS":
         signs.append("the margin and the cross-entropy disagree")
-    if loss_still_rising(trial).status != "PASS":
+    if loss_still_rising(context).status != "PASS":
         signs.append("the loss still rises")
-    if stuck(trial) > STUCK:
-        signs.append(f"no step along the gradient helps on {100 * stuck(trial):.0f} % of images")
+    if stuck(context) > STUCK:
+        signs.append(f"no step along the gradient helps on {100 * stuck(context):.0f} % of images")
     return signs
 
 
-def stuck(trial: CheckContext) -> float:
+def stuck(context: CheckContext) -> float:
     """Return the share of images whose margin no step of PGD-20 raises above that of its start."""
-    values = margin_walk(trial).values
+    values = pgd_margin(context).values
     return float((values[1:].amax(0) <= values[0]).float().mean())
 
 
-def random_corners(trial: CheckContext) -> Check:
-    """Check 21: random points of the ball's surface break nothing that the attacks left."""
-    _not_of_random_models(trial)
-    probe = probe_of(trial)
-    x, y = probe.x[probe.stood], probe.y[probe.stood]
+def random_corners(context: CheckContext) -> Check:
+    """Fail if random points of the ball break images that the attacks did not."""
+    probe = probe_of(context)
+    x, y = probe.x[probe.robust], probe.y[probe.robust]
     broken = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for number in range(CORNERS if len(y) else 0):
-        delta = perturbation(trial, f"corner {number}")[probe.stood]
-        if trial.threat.norm == "linf":
-            delta = trial.threat.epsilon * delta.sign()
+        delta = perturbation(context, f"corner {number}")[probe.robust]
+        if context.threat.norm == "linf":
+            delta = context.threat.epsilon * delta.sign()
         else:
-            size = shaped(length(delta, trial.threat.norm), delta)
-            delta = delta * trial.threat.epsilon / size.clamp_min(1e-12)
-        point = (x + project(x, delta, trial.threat)).clamp(0, 1)
-        broken |= misclassified(trial.logits(point), y)
+            size = shaped(length(delta, context.threat.norm), delta)
+            delta = delta * context.threat.epsilon / size.clamp_min(1e-12)
+        point = (x + project(x, delta, context.threat)).clamp(0, 1)
+        broken |= misclassified(context.logits(point), y)
     count = int(broken.sum())
     status: Status = "WARN" if count else "PASS"
     if count >= CORROBORATED and count > SUSPECT * len(y):
@@ -291,16 +299,15 @@ def random_corners(trial: CheckContext) -> Check:
     return Check(
         "random_corners",
         status,
-        f"{count} of {len(y)} images that withstood the suite fall to one of {CORNERS} random "
-        "corners of the ball",
+        f"{count} of {len(y)} images that withstood the suite are broken by one of {CORNERS} "
+        "random corners of the ball",
         "chance finds what the attacks missed: the gradients are masked or the attacks too short",
     )
 
 
-def silent_success(trial: CheckContext) -> Check:
-    """Check 22: how many images an attack that keeps its last iterate would lose."""
-    _not_of_random_models(trial)
-    wrong = entropy_walk(trial).wrong[: STEPS + 1]
+def silent_success(context: CheckContext) -> Check:
+    """Warn if an attack that returns its last iterate loses images it had broken."""
+    wrong = pgd_entropy(context).wrong[: STEPS + 1]
     count, n = int((wrong.any(0) & ~wrong[-1]).sum()), wrong.shape[1]
     return Check(
         "silent_success",
@@ -310,14 +317,13 @@ def silent_success(trial: CheckContext) -> Check:
     )
 
 
-def loss_still_rising(trial: CheckContext) -> Check:
-    """Check 23: the loss of the images that stand has stopped rising.
+def loss_still_rising(context: CheckContext) -> Check:
+    """Warn if the loss of the images that withstand PGD-40 has not stopped rising.
 
     Looked at are the last ten of forty steps: with twenty of this size, ten are still on their way
     from a random start to the other side of the ball, and the loss of nearly every image rises.
     """
-    _not_of_random_models(trial)
-    found = entropy_walk(trial)
+    found = pgd_entropy(context)
     values = found.values[:, ~found.broken()].cummax(0).values
     late, whole = values[-1] - values[-1 - LATE], values[-1] - values[0]
     count, n = int((late > RISE * whole).sum()), values.shape[1]
@@ -328,11 +334,3 @@ def loss_still_rising(trial: CheckContext) -> Check:
         "steps",
         "the attack has not converged: more steps, or larger ones",
     )
-
-
-def _not_of_random_models(trial: CheckContext) -> None:
-    """Skip a check that random answers would set off by themselves."""
-    if trial.expectation > 1:
-        raise NotApplicableError(
-            "the model draws random numbers, so that one misclassified draw says little"
-        )

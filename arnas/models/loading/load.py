@@ -19,7 +19,6 @@ from arnas.models.registry import MODELS, build_model, load_weights
 from arnas.models.weights import check_values, load_state_dict_checked, weights_sha256
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import (
-    description_path,
     load_tensors,
     read_description,
     read_json_lines,
@@ -35,7 +34,7 @@ LAST_LAYER = "classifier.weight"
 """The tensor of every model of the zoo that has one row for each class."""
 HISTORY = "history.jsonl"
 """What the stage `retrain` leaves beside its weights."""
-SELECTED = "the epoch that was best on the selection images"
+SELECTED = "the epoch that was best on the validation images"
 LAST = "the last epoch"
 SIDE = 32
 """Side of the images in pixels that a model of the zoo is built for where nobody says."""
@@ -222,11 +221,11 @@ def _of_zoo(
 
 
 def _described(path: Path) -> Mapping[str, Any] | None:
-    """Return what the JSON beside a safetensors file says of its model, None without such a one."""
-    beside = description_path(path)
-    if path.suffix != ".safetensors" or not os.path.lexists(beside):
+    """Return what the header of a safetensors file says of its model, None if it says nothing."""
+    if path.suffix != ".safetensors":
         return None
-    found = read_description(beside).get("model")
+    read_foreign(path, frozenset({"safetensors"}), most=HEAD)
+    found = read_description(path).get("model")
     return found if isinstance(found, dict) else None
 
 
@@ -243,12 +242,16 @@ def _account(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file says of its training, under the keys that the checks know."""
     known: dict[str, Any] = {"trained": dict(provenance)} if provenance else {}
     dataset = provenance.get("dataset")
-    for key, where in (("clean_accuracy", "clean_accuracy_on"), ("selection_clean", None)):
+    for key, where in (
+        ("clean_accuracy", "clean_accuracy_on"),
+        ("val_clean", None),
+        ("selection_clean", None),  # of weights that earlier versions exported
+    ):
         value = provenance.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             known["clean_accuracy"] = float(value)
             images = (
-                f"the selection images of {dataset}" if where is None else provenance.get(where)
+                f"the validation images of {dataset}" if where is None else provenance.get(where)
             )
             known["clean_accuracy_on"] = str(images or "images that are not named")
             break
@@ -266,11 +269,8 @@ def _history(path: Path, provenance: Mapping[str, Any]) -> dict[str, list[float]
     try:
         rows = read_json_lines(path)
         chosen = rows[provenance["epoch"] - 1]
-        fits = all(
-            chosen[key] == provenance[key]
-            for key in ("epoch", "selection_clean", "selection_robust")
-        )
-        course = [float(row["selection_robust"]) for row in rows]
+        fits = all(chosen[key] == provenance[key] for key in ("epoch", "val_clean", "val_robust"))
+        course = [float(row["val_robust"]) for row in rows]
     except (UserError, LookupError, TypeError, ValueError):
         return {}
     return {"training_history": course} if fits and len(rows) == provenance.get("epochs") else {}
@@ -305,11 +305,10 @@ def _read(path: Path) -> _Weights:
 def _read_safetensors(path: Path, shown: str) -> _Weights:
     """Return the tensors of a safetensors file that does not say which network they are of."""
     data = read_foreign(path, frozenset({"safetensors"}))
-    recorded = os.path.lexists(description_path(path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its lack of a sha256 is told below
+    with warnings.catch_warnings(record=True) as unverified:
+        warnings.simplefilter("always")
         tensors = load_tensors(path).tensors
-    return _Weights(tensors, shown, () if recorded else _unverified(shown, sha256_bytes(data)))
+    return _Weights(tensors, shown, _unverified(shown, sha256_bytes(data)) if unverified else ())
 
 
 def _unverified(shown: str, sha256: str) -> tuple[str, ...]:

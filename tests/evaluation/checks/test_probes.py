@@ -1,0 +1,141 @@
+"""The small attacks of the checks: against PGD, and against what is known exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from broken_models import THREAT, context_of, images_of
+from check_cases import SMALL_SUITE, attacked_context
+from torch import Tensor, nn
+
+from arnas.attacks.objectives import cross_entropy, margin
+from arnas.attacks.oracle import misclassified
+from arnas.attacks.pgd import pgd
+from arnas.attacks.threat import Threat
+from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.checks.linear_control import exact_robustness, nearest_mean
+from arnas.evaluation.checks.probes import (
+    numeric_ascent,
+    perturbation,
+    pgd_trace,
+    probe_of,
+)
+from arnas.evaluation.checks.strength import STEPS, pgd_entropy, pgd_margin
+from arnas.evaluation.result import ROBUST
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("objective", [cross_entropy, margin])
+def test_a_walk_takes_the_steps_of_pgd(norm: str, objective: Any) -> None:
+    """In float64 it breaks the same images, and the others end at the same best iterate."""
+    context = context_of(
+        "cnn", count=40, threat=Threat(norm, {"linf": 0.1, "l2": 0.6, "l1": 2}[norm])
+    )
+    context.model, context.x = context.model.double(), context.x.double()
+    probe, start = probe_of(context), perturbation(context, "start")
+    found = pgd_trace(context, probe.x, probe.y, start, objective=objective, steps=7)
+    options = {"start": start, "objective": objective, "steps": 7}
+    best = pgd(context.model, probe.x, probe.y, context.threat, **options)
+    last = pgd(context.model, probe.x, probe.y, context.threat, keep="last", **options)
+    broken = misclassified(context.logits(best), probe.y)
+    assert 0 < broken.sum() < len(broken)
+    assert torch.equal(found.broken(), broken)
+    torch.testing.assert_close(found.best[~broken], best[~broken], rtol=0, atol=1e-12)
+    assert torch.equal(misclassified(context.logits(found.best), probe.y), broken)
+    assert torch.equal(found.wrong[-1], misclassified(context.logits(last), probe.y))
+    torch.testing.assert_close(found.values[-1], objective(context.logits(last), probe.y))
+
+
+def test_the_first_steps_of_a_walk_are_a_shorter_walk() -> None:
+    context = context_of("cnn", count=40)
+    probe, start = probe_of(context), perturbation(context, "start")
+    size = 2.5 * context.threat.epsilon / STEPS
+    short = pgd_trace(context, probe.x, probe.y, start, objective=cross_entropy, size=size)
+    assert torch.equal(pgd_entropy(context).wrong[: STEPS + 1], short.wrong)
+    assert torch.equal(pgd_entropy(context).broken(STEPS), short.broken())
+
+
+def test_a_walk_averages_over_random_passes() -> None:
+    """Whose mean gradient does not depend on how the images are batched."""
+    context = context_of("cnn", count=8, expectation=3, batch_size=3)
+    seen: list[int] = []
+    context.model.register_forward_hook(lambda model, given, out: seen.append(len(given[0])))
+    probe = probe_of(context)
+    seen.clear()
+    pgd_trace(context, probe.x, probe.y, torch.zeros_like(probe.x), objective=margin, steps=2)
+    assert sum(seen) == 3 * 3 * len(probe.x)
+    assert max(seen) == 3
+
+
+def test_the_probe_is_what_the_model_knows_of_the_first_images() -> None:
+    context = attacked_context("cnn")
+    probe = probe_of(context)
+    known = context.outcomes["clean"][:64] == ROBUST
+    assert torch.equal(probe.x, context.x[:64][known])
+    assert torch.equal(probe.labels, context.y[:64])
+    stood = (context.outcomes["pgd"] == ROBUST) & (context.outcomes["pgd_margin"] == ROBUST)
+    assert torch.equal(probe.robust, stood[:64][known])
+    assert 0 < probe.robust.sum() < len(probe.y) < 64
+
+
+def test_draws_belong_to_the_image() -> None:
+    """The same ones for every model, in whatever order the checks are made."""
+    first, second = context_of("cnn"), context_of("mlp")
+    one, other = (perturbation(context, "start") for context in (first, second))
+    common = [place for place in probe_of(first).places if place in probe_of(second).places]
+    assert len(common) > 50
+    for place in common:
+        rows = [(probe_of(context).places == place).nonzero().item() for context in (first, second)]
+        assert torch.equal(one[rows[0]], other[rows[1]])
+
+
+def test_margin_walks_start_where_the_others_do() -> None:
+    context = context_of("mlp", count=30)
+    assert torch.equal(pgd_entropy(context).wrong[0], pgd_margin(context).wrong[0])
+    assert len(pgd_entropy(context).values) == 2 * STEPS + 1
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.12), ("l2", 0.6), ("l1", 2.0)])
+def test_numeric_ascent_breaks_what_can_be_broken_without_a_gradient(
+    norm: str, epsilon: float
+) -> None:
+    """On a linear model, of which it is known; and nothing else. Its gradient says nothing."""
+    data = context_of("cnn", threat=Threat(norm, epsilon))
+    model, classes = nearest_mean(data.x, data.y)
+    label = torch.searchsorted(classes, data.y)
+    context = CheckContext(Hidden(model), data.x.double(), label, data.threat, "by hand", 0, 64)
+    probe = probe_of(context)
+    exact = exact_robustness(model, probe.x, probe.y, context.threat)
+    broken = numeric_ascent(context, probe.x, probe.y)
+    start = perturbation(context, "start")
+    context.model = model
+    seen = pgd_trace(context, probe.x, probe.y, start, objective=margin).broken()
+    assert not (broken & exact.robust).any()
+    assert int(broken.sum()) >= 0.7 * int(seen.sum()) > 5
+
+
+class Hidden(nn.Module):
+    """A model that hides its gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.detach()) + 0 * x.sum()
+
+
+def test_the_small_suite_leaves_what_its_attacks_leave() -> None:
+    """The helper of these tests is right: flags by hand against two plain attacks."""
+    context = attacked_context("mlp", count=50)
+    x, y = images_of("mlp", 50)
+    stood = ~misclassified(context.logits(x), y)
+    for options in ({}, {"objective": margin}):
+        left = stood.nonzero().flatten()
+        x_adv = pgd(context.model, x[left], y[left], THREAT, **options)
+        stood[left] = ~misclassified(context.logits(x_adv), y[left])
+    found = torch.stack([value == ROBUST for value in context.outcomes.values()]).all(0)
+    assert torch.equal(found, stood)
+    assert list(context.attacks) == list(SMALL_SUITE)
