@@ -132,13 +132,16 @@ def test_the_gate_counts_failures(
     assert "1 of 2 checks fail" in capsys.readouterr().out
 
 
-def test_the_new_objective_attacks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_objectives_and_attacks_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    own = [b.text for b in blocks("how-to/add-an-attack.md") if b.text.startswith("# corners.py")]
+    (project / "corners.py").write_text(*own)
     seen = run_page("how-to/add-an-attack.md", project, monkeypatch)
     gap, net, y = (seen[name] for name in ("probability_gap", "net", "y"))
     before, after = (gap(net(seen[images]), y) for images in ("x", "x_adv"))
     assert (after > before).float().mean() > 0.7
     assert after.mean() > before.mean()
+    assert set(seen["found"].attacks) == {"pgd20", "corners:random_corners"}
 
 
 def test_the_npz_of_the_tutorial_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
