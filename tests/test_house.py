@@ -16,11 +16,11 @@ PACKAGE = ROOT / "arnas"
 ROOMS = (
     "runtime",
     "data",
-    "corruptions",
     "spaces",
     "models",
     "attacks",
     "evaluation",
+    "corruptions",
     "search",
     "training",
     "reporting",
