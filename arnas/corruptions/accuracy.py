@@ -8,7 +8,7 @@ of CIFAR-10-C and CIFAR-100-C, see `arnas.corruptions.published`, it has their n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -75,7 +75,7 @@ class CorruptionTable:
     @property
     def complete(self) -> bool:
         """Return whether it holds all corruptions at all severities."""
-        return _is_complete(self.accuracies, self.severities, self.every)
+        return set(self.accuracies) == set(self.every) and self.severities == SEVERITIES
 
     @property
     def suite(self) -> str:
@@ -198,9 +198,20 @@ def corruption_accuracy(
                 text = f"{name} {severity}: {100 * float(rows[-1].float().mean()):.1f} %"
                 report(number * len(levels) + place + 1, len(chosen) * len(levels), text)
             outcomes[name] = torch.stack(rows)
-    suite = (published.name, every) if published else (SUITE, every)
-    constants = published.name if published else constants_from(x.shape[2], x.shape[3])
-    return _table(clean, outcomes, levels, reference, (seed, constants, *suite))
+    cells = {name: map(_accuracy, rows) for name, rows in outcomes.items()}
+    table = CorruptionTable(
+        {name: dict(zip(levels, row, strict=True)) for name, row in cells.items()},
+        outcomes,
+        _accuracy(clean),
+        mean_accuracy(float(torch.stack(list(outcomes.values())).double().mean()), len(clean)),
+        mce=None,
+        mce_absent=NO_REFERENCE,
+        seed=seed,
+        constants=published.name if published else constants_from(x.shape[2], x.shape[3]),
+        name=published.name if published else SUITE,
+        every=every,
+    )
+    return table if reference is None else _with_mce(table, reference)
 
 
 def mean_corruption_error(errors: Mapping[str, float], reference: Mapping[str, float]) -> float:
@@ -280,37 +291,18 @@ def _is_right(model: nn.Module, batches: _Batches, how: tuple[str, int, int] | N
     return torch.cat(right)
 
 
-def _table(
-    clean: Tensor,
-    outcomes: Mapping[str, Tensor],
-    severities: tuple[int, ...],
-    reference: Mapping[str, float] | None,
-    about: tuple[int, str, str, tuple[str, ...]],
-) -> CorruptionTable:
-    """Return the table of outcomes; `about` ends its fields."""
-    accuracies = {
-        name: dict(zip(severities, (wilson(int(row.sum()), len(row)) for row in rows), strict=True))
-        for name, rows in outcomes.items()
-    }
-    share = float(torch.stack(list(outcomes.values())).double().mean())
-    mce, absent = None, NO_REFERENCE
-    if reference is not None:
-        every = about[-1]
-        absent = f"mCE needs all {len(every)} corruptions at all {len(SEVERITIES)} severities"
-        if _is_complete(accuracies, severities, every):
-            errors = {
-                name: 100 - 100 * float(rows.double().mean()) for name, rows in outcomes.items()
-            }
-            mce = mean_corruption_error(errors, reference)
-    return CorruptionTable(
-        accuracies,
-        outcomes,
-        wilson(int(clean.sum()), len(clean)),
-        mean_accuracy(share, len(clean)),
-        mce,
-        absent if mce is None else None,
-        *about,
-    )
+def _accuracy(right: Tensor) -> Accuracy:
+    """Return the accuracy of outcomes."""
+    return wilson(int(right.sum()), len(right))
+
+
+def _with_mce(table: CorruptionTable, reference: Mapping[str, float]) -> CorruptionTable:
+    """Return a table with its mCE, if it is complete."""
+    if not table.complete:
+        every = f"all {len(table.every)} corruptions at all {len(SEVERITIES)} severities"
+        return replace(table, mce_absent=f"mCE needs {every}")
+    errors = {name: 100 - percent for name, percent in table.by_corruption().items()}
+    return replace(table, mce=mean_corruption_error(errors, reference), mce_absent=None)
 
 
 def mean_accuracy(share: float, n: int) -> MeanAccuracy:
@@ -329,13 +321,6 @@ def mean_accuracy(share: float, n: int) -> MeanAccuracy:
     half = QUANTILE * spread / (1 + square / n)
     low, high = max(middle - half, 0.0), min(middle + half, 1.0)
     return MeanAccuracy(100 * share, 100 * low, 100 * high, n)
-
-
-def _is_complete(
-    names: Mapping[str, object], severities: tuple[int, ...], every: Sequence[str]
-) -> bool:
-    """Return whether nothing is left out."""
-    return set(names) == set(every) and severities == SEVERITIES
 
 
 def _chosen(
