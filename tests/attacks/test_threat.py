@@ -1,5 +1,7 @@
 """Budgets in their three notations, and the refusals that catch a wrong unit."""
 
+import copy
+import json
 import math
 import re
 from fractions import Fraction

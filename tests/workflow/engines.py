@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
+FAKE_GPUS = ROOT / "tests/fake_gpus"
+"""Folder on `PYTHONPATH` that gives a process the pretended GPUs that ``TEST_GPUS`` lists."""
 BIN = Path(sys.executable).parent
 
 

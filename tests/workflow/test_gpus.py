@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from engines import copy_checkout, run
+from engines import FAKE_GPUS, copy_checkout, run
 
 pytestmark = pytest.mark.long
 
@@ -42,7 +42,8 @@ def test_jobs_of_snakemake_get_different_gpus(tmp_path: Path) -> None:
     settings = yaml.safe_load((folder / "params.yaml").read_text())
     settings["run"] |= {"searches": []}
     (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-    pretended = {"ARNAS_FAKE_GPUS": "a,b", "ARNAS_LEASE_DIR": str(tmp_path / "locks")}
+    pretended = {"PYTHONPATH": str(FAKE_GPUS), "TEST_GPUS": "a,b"}
+    pretended["ARNAS_LEASE_DIR"] = str(tmp_path / "locks")
     command = "snakemake --cores 3 --resources gpu=2 --set-resources blackbox_examples:gpu=2 -- "
     done = run(folder, *command.split(), "evaluate", ARNAS_DEVICE="auto", **pretended)
     assert done.returncode == 0, done.stderr[-3000:]

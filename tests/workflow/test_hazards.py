@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from engines import copy_checkout, jobs_to_run, run
+from engines import FAKE_GPUS, copy_checkout, jobs_to_run, run
 
 from arnas.config.load import load_params
 from arnas.pipeline.jobs import instances
@@ -325,7 +325,8 @@ def test_queued_experiments_run_side_by_side(adopted: Path, tmp_path: Path) -> N
         options = (f"report.example_images={value}", f"whitebox.curve_images={10 + value}")
         settings = [word for option in options for word in ("-S", option)]
         checked(folder, "dvc", "exp", "run", "--queue", "-n", name, *settings)
-    pretended = f"ARNAS_DEVICE=auto ARNAS_FAKE_GPUS=a,b ARNAS_LEASE_DIR={tmp_path}/locks"
+    fake = f"PYTHONPATH={FAKE_GPUS} TEST_GPUS=a,b"
+    pretended = f"ARNAS_DEVICE=auto {fake} ARNAS_LEASE_DIR={tmp_path}/locks"
     # The workers would keep a pipe open.
     checked(folder, "bash", "-c", f"{pretended} dvc queue start -j 2 >queue.log 2>&1 </dev/null")
     end, rows = time.monotonic() + 400, {"one": "Queued"}
