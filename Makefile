@@ -33,6 +33,7 @@ lint: install ## Style, types and the workflow's own lint
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 	snakefmt --check workflow
 	snakemake --lint
 

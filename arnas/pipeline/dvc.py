@@ -21,7 +21,7 @@ import yaml
 from arnas.config.load import DEFAULT_PATH, load_params, params_path
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, why_stale
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import Instance, instances, sources
 from arnas.pipeline.plan import AXES, STAGES, TABLES, Grid, Stage, stage_by_command
 from arnas.runtime.abandoned import state_slots
 from arnas.runtime.errors import UserError
@@ -219,16 +219,14 @@ def unfit(planned: list[Instance], params: Params) -> dict[str, str]:
     """Return by title why results are not to be relied upon; every output is read."""
     read: ReadManifest = cache(manifest_or_empty)
     found: dict[str, str] = {}
-    makers: dict[Path, str] = {}
+    made_from = sources(planned)
     for instance in planned:
-        sources = [makers[path] for path in instance.inputs.values() if path in makers]
-        late = next((title for title in sources if title in found), None)
+        late = next((s.title for s in made_from[instance.title] if s.title in found), None)
         reason = _damage(instance, read) or why_stale(instance, params, read)
         if reason is None and late is not None:
             reason = f"it comes from {late}"
         if reason is not None:
             found[instance.title] = reason
-        makers |= dict.fromkeys(instance.outputs.values(), instance.title)
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, why_stale
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import Instance, instances, sources
 from arnas.pipeline.snakemake import altered_input
 from arnas.runtime.errors import UserError
 from arnas.runtime.manifest import manifest_or_empty
@@ -44,19 +44,11 @@ def explain(target: str, params: Params) -> list[Rerun]:
     """
     planned = instances(params)
     wanted = find_targets(target, planned)
-    makers = {
-        path: instance
-        for instance in planned
-        for path in [*instance.outputs.values(), instance.manifest]
-    }
-    sources = {
-        instance.title: [makers[path] for path in instance.inputs.values() if path in makers]
-        for instance in planned
-    }
-    needed = _upstream(wanted, sources)
+    made_from = sources(planned)
+    needed = _upstream(wanted, made_from)
     chain = [instance for instance in planned if instance.title in needed]
     reasons = _own_reasons(chain, wanted, params)
-    _spread(reasons, chain, sources, makers)
+    _spread(reasons, chain, made_from)
     return [Rerun(i, reasons[i.title]) for i in chain if i.title in reasons]
 
 
@@ -65,13 +57,12 @@ def find_targets(target: str, planned: Sequence[Instance]) -> dict[str, Collecti
     path = Path(os.path.relpath(target or "."))
     found: dict[str, Collection[Path]] = {}
     for instance in planned:
-        files = [*instance.outputs.values(), instance.manifest]
-        if path in files:
+        if path in instance.files:
             found[instance.title] = [path]
         elif target in {instance.title, instance.stage.name, instance.stage.command}:
-            found[instance.title] = files
+            found[instance.title] = instance.files
     if not found:
-        names = [name for i in planned for name in (i.title, i.stage.command, *_paths(i))]
+        names = [name for i in planned for name in (i.title, i.stage.command, *map(str, i.files))]
         close = difflib.get_close_matches(target, dict.fromkeys(names), n=3, cutoff=0.5)
         hint = " or ".join(close) if close else "a stage, as in retrain, or a line of `status`"
         raise UserError(
@@ -81,12 +72,7 @@ def find_targets(target: str, planned: Sequence[Instance]) -> dict[str, Collecti
     return found
 
 
-def _paths(instance: Instance) -> list[str]:
-    """Return the paths of the files of an instance."""
-    return [str(path) for path in [*instance.outputs.values(), instance.manifest]]
-
-
-def _upstream(titles: Collection[str], sources: Mapping[str, Sequence[Instance]]) -> set[str]:
+def _upstream(titles: Collection[str], made_from: Mapping[str, Sequence[Instance]]) -> set[str]:
     """Return the titles and those of everything that they are made from."""
     found: set[str] = set()
     left = list(titles)
@@ -94,7 +80,7 @@ def _upstream(titles: Collection[str], sources: Mapping[str, Sequence[Instance]]
         title = left.pop()
         if title not in found:
             found.add(title)
-            left += [source.title for source in sources[title]]
+            left += [source.title for source in made_from[title]]
     return found
 
 
@@ -122,20 +108,24 @@ def _own_reasons(
 def _spread(
     reasons: dict[str, str],
     chain: Sequence[Instance],
-    sources: Mapping[str, Sequence[Instance]],
-    makers: Mapping[Path, Instance],
+    made_from: Mapping[str, Sequence[Instance]],
 ) -> None:
     """Add to `reasons` what runs because something else does, until nothing more is added."""
-    titles = {instance.title for instance in chain}
     count = -1
     while count != len(reasons):
         count = len(reasons)
-        for instance in chain:
-            before = next((s for s in sources[instance.title] if s.title in reasons), None)
+        for job in chain:
+            before = next((s for s in made_from[job.title] if s.title in reasons), None)
             if before is not None:
-                reasons.setdefault(instance.title, f"{before.title} runs")
-        for instance in [instance for instance in chain if instance.title in reasons]:
-            for path in instance.inputs.values():
-                if path in makers and makers[path].title in titles and not path.is_file():
-                    reason = f"{path} is missing, which {instance.title} reads"
-                    reasons.setdefault(makers[path].title, reason)
+                reasons.setdefault(job.title, f"{before.title} runs")
+        for job in [job for job in chain if job.title in reasons]:
+            for source in made_from[job.title]:
+                gone = [
+                    path
+                    for path in job.inputs.values()
+                    if path in source.outputs.values() and not path.is_file()
+                ]
+                if gone:
+                    reasons.setdefault(
+                        source.title, f"{gone[0]} is missing, which {job.title} reads"
+                    )

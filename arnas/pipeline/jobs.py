@@ -117,6 +117,19 @@ def instances(params: Params) -> list[Instance]:
     return [instantiate(stage, axes, params) for stage in STAGES for axes in cells(stage, params)]
 
 
+def sources(planned: Sequence[Instance]) -> dict[str, list[Instance]]:
+    """Return by title the jobs that make the inputs of each job, without repetition."""
+    makers = {path: job for job in planned for path in job.outputs.values()}
+    return {
+        job.title: list(
+            {
+                makers[path].title: makers[path] for path in job.inputs.values() if path in makers
+            }.values()
+        )
+        for job in planned
+    }
+
+
 def gathered(stage: Stage, axes: Mapping[str, str], params: Params) -> dict[str, Path]:
     """Return what an aggregate is made from, that of the run's cells only, by instance and key."""
     return {

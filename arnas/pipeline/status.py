@@ -18,7 +18,7 @@ import yaml
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, describe, recorded_sha256, why_stale
-from arnas.pipeline.jobs import Instance, instances, lookup
+from arnas.pipeline.jobs import Instance, instances, lookup, sources
 from arnas.pipeline.key_figures import key_figure
 from arnas.runtime.abandoned import StateSlot, age, state_slots
 from arnas.runtime.history import state_root
@@ -80,15 +80,13 @@ def overview(params: Params) -> Overview:
     planned = instances(params)
     found: dict[str, Status] = {}
     done: list[Instance] = []
-    makers: dict[Path, str] = {}
+    made_from = sources(planned)
     unready: set[str] = set()
     """Titles of the instances whose results are not what the settings ask for."""
     for instance in planned:
-        sources = [makers[path] for path in instance.inputs.values() if path in makers]
-        late = next((title for title in sources if title in unready), None)
+        late = next((s.title for s in made_from[instance.title] if s.title in unready), None)
         status = _status(instance, params, read, slots, late)
         found[instance.title] = status
-        makers |= dict.fromkeys(instance.outputs.values(), instance.title)
         if status.state == "done":
             done.append(instance)
         else:
