@@ -7,14 +7,14 @@ from torch import Tensor
 
 from arnas.data.placement import fits
 from arnas.data.splits import Splits, load_splits
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.runtime.device import use_full_float32
 
 STEP = 1024
 """Images of a large set that are made float together."""
 
 
-def images_to_attack(job: Job) -> tuple[Splits, Tensor, Tensor]:
+def images_to_attack(context: StageContext) -> tuple[Splits, Tensor, Tensor]:
     """Return the dataset of the job with its test images and labels, to be attacked in float32.
 
     Returns
@@ -24,9 +24,9 @@ def images_to_attack(job: Job) -> tuple[Splits, Tensor, Tensor]:
         job's device; the images too if they fit there, else on the host.
     """
     use_full_float32()
-    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
+    splits = load_splits(context.inputs["splits"], context.axes["dataset"])
     images, y = splits.part("test")
-    return splits, pixels_to_attack(splits, images, job.device), y.to(job.device)
+    return splits, pixels_to_attack(splits, images, context.device), y.to(context.device)
 
 
 def pixels_to_attack(splits: Splits, images: Tensor, device: torch.device) -> Tensor:

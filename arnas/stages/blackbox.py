@@ -18,20 +18,20 @@ from arnas.evaluation.whitebox import predict
 from arnas.evaluation.witness import EvalMonitor
 from arnas.models.registry import load_trained
 from arnas.pipeline.jobs import named, producers
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.runtime.files import save_tensors
 from arnas.stages.attacked import images_to_attack
 
 
-def make_examples(job: Job) -> None:
+def make_examples(context: StageContext) -> None:
     """Make examples on one network for the others, and attack it with Square."""
-    splits, x, y = images_to_attack(job)
-    options = job.params.blackbox
-    threat_options = job.params.threat[job.axes["dataset"]]
+    splits, x, y = images_to_attack(context)
+    options = context.params.blackbox
+    threat_options = context.params.threat[context.axes["dataset"]]
     threat = threat_options.threat()
-    model, origin = load_trained(job.inputs["selected"], splits.info, *named(job.axes)[1:])
-    job.placed(model)
-    copy, ledger = folded(model), Ledger(job.checkpointer)
+    model, origin = load_trained(context.inputs["selected"], splits.info, *named(context.axes)[1:])
+    context.placed(model)
+    copy, ledger = folded(model), Ledger(context.checkpointer)
     x_adv = transfer_examples(
         copy,
         x,
@@ -39,13 +39,13 @@ def make_examples(job: Job) -> None:
         threat,
         steps=options.steps,
         batch_size=options.batch_size,
-        seed=job.seed,
+        seed=context.seed,
         ledger=ledger,
     )
     before = opinion(model, x, options.batch_size, y.device)
     after = opinion(model, x_adv, options.batch_size, y.device)
     robust = (before.predicted == y) & (after.predicted == y)
-    job.report(1, 2, f"{100 * float(robust.float().mean()):.1f} % withstand their own examples")
+    context.report(1, 2, f"{100 * float(robust.float().mean()):.1f} % withstand their own examples")
     n = min(options.square_images, len(y))
     found = square_examples(
         copy,
@@ -62,9 +62,9 @@ def make_examples(job: Job) -> None:
     verdict = checks.box_and_ball(witness)._replace(id="blackbox_box_and_ball")
     fooled = predict(model, found, options.batch_size, y.device) != y[:n]
     stands = (before.predicted[:n] == y[:n]) & ~fooled
-    job.report(2, 2, f"{100 * float(stands.float().mean()):.1f} % of {n} withstand Square")
+    context.report(2, 2, f"{100 * float(stands.float().mean()):.1f} % of {n} withstand Square")
     save_tensors(
-        job.outputs["examples"],
+        context.outputs["examples"],
         {
             "x_adv": x_adv,
             "labels": y,
@@ -76,8 +76,8 @@ def make_examples(job: Job) -> None:
         },
         {
             "dataset": dataclasses.asdict(splits.info),
-            "network": job.axes["network"],
-            "seed": job.seed,
+            "network": context.axes["network"],
+            "seed": context.seed,
             "loss": origin["loss"],
             "threat": threat_options.model_dump(mode="json") | {"text": str(threat)},
             "settings": options.model_dump(mode="json"),
@@ -87,25 +87,26 @@ def make_examples(job: Job) -> None:
     )
 
 
-def score(job: Job) -> None:
+def score(context: StageContext) -> None:
     """Show every source's examples to every target of the same seed."""
-    splits, x, y = images_to_attack(job)
+    splits, x, y = images_to_attack(context)
     cells = [
-        producer.axes for producer in producers(job.instance.stage, "retrain", job.axes, job.params)
+        producer.axes
+        for producer in producers(context.job.stage, "retrain", context.axes, context.params)
     ]
     tensors: dict[str, Tensor] = {}
     described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}
     described |= {"losses": {}, "checks": {}}
     for number, target in enumerate(cells):
-        path = job.inputs[_key("retrain", target, "selected")]
+        path = context.inputs[_key("retrain", target, "selected")]
         model, origin = load_trained(path, splits.info, *named(target)[1:])
-        job.placed(model)
-        clean = predict(model, x, job.params.blackbox.batch_size, y.device) == y
+        context.placed(model)
+        clean = predict(model, x, context.params.blackbox.batch_size, y.device) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
-            path = job.inputs[_key("blackbox_examples", source, "examples")]
+            path = context.inputs[_key("blackbox_examples", source, "examples")]
             examples, description = load_examples(path, *named(source), splits.part("test"))
             x_adv = examples["x_adv"].to(x.device)
-            batch_size = job.params.blackbox.batch_size
+            batch_size = context.params.blackbox.batch_size
             flags = clean & (predict(model, x_adv, batch_size, y.device) == y)
             name = f"{target['seed']}.{target['network']}.{source['network']}"
             tensors[name] = flags.to(torch.uint8)
@@ -117,8 +118,8 @@ def score(job: Job) -> None:
         if target["network"] not in described["networks"]:
             described["networks"].append(target["network"])
         described["losses"][target["network"]] = origin["loss"]
-        job.report(number + 1, len(cells), f"{target['network']}, seed {target['seed']}")
-    save_tensors(job.outputs["outcomes"], tensors, described)
+        context.report(number + 1, len(cells), f"{target['network']}, seed {target['seed']}")
+    save_tensors(context.outputs["outcomes"], tensors, described)
 
 
 def _key(command: str, axes: Any, key: str) -> str:

@@ -8,8 +8,8 @@ import pandas as pd
 
 from arnas.evaluation.outcomes import load_outcomes, load_scores
 from arnas.models.registry import read_origin
-from arnas.pipeline.jobs import Instance, named, producers
-from arnas.pipeline.runner import Job
+from arnas.pipeline.jobs import Job, named, producers
+from arnas.pipeline.runner import StageContext
 from arnas.reporting.published.compare import Network, compare, network
 from arnas.reporting.published.sources import load_published
 from arnas.reporting.run.histories import search_history, training_history
@@ -30,26 +30,26 @@ from arnas.reporting.run.tables import (
 from arnas.runtime.files import write_json
 
 
-def run(job: Job) -> None:
+def run(context: StageContext) -> None:
     """Read the run's cells, and only those, and write its tables."""
 
-    def gather(command: str) -> list[Instance]:
-        return producers(job.instance.stage, command, {}, job.params)
+    def gather(command: str) -> list[Job]:
+        return producers(context.job.stage, command, {}, context.params)
 
     search: list[Row] = []
     for stage in ("adversarial", "multiobjective"):
-        for instance in gather(f"search_{stage}"):
-            history = search_history(instance.outputs["history"], stage)
-            search += search_rows(instance.axes["search"], int(instance.axes["seed"]), history)
+        for job in gather(f"search_{stage}"):
+            history = search_history(job.outputs["history"], stage)
+            search += search_rows(job.axes["search"], int(job.axes["seed"]), history)
     training: list[Row] = []
     origins: dict[tuple[str, str, int], tuple[dict[str, Any], dict[str, Any]]] = {}
-    for instance in gather("retrain"):
-        dataset, name, seed = named(instance.axes)
-        path = instance.outputs["selected_description"]
+    for job in gather("retrain"):
+        dataset, name, seed = named(job.axes)
+        path = job.outputs["selected_description"]
         description, origin = read_origin(path, dataset, name, seed)
         origins[dataset, name, seed] = description, origin
         cell = {"dataset": dataset, "model": name, "training": origin["loss"], "seed": seed}
-        training += training_rows(cell, training_history(instance.outputs["history"]))
+        training += training_rows(cell, training_history(job.outputs["history"]))
     attacked = {
         named(i.axes): load_outcomes(i.outputs["outcomes"], *named(i.axes))
         for i in gather("whitebox")
@@ -57,23 +57,23 @@ def run(job: Job) -> None:
     outcomes = list(attacked.values())
     scored = {
         dataset: load_scores(
-            instance.outputs["outcomes"], dataset, [(n, s) for d, n, s in origins if d == dataset]
+            job.outputs["outcomes"], dataset, [(n, s) for d, n, s in origins if d == dataset]
         )
-        for instance in gather("blackbox")
-        for dataset in instance.axes.values()
+        for job in gather("blackbox")
+        for dataset in job.axes.values()
     }
     verdicts = pd.DataFrame(check_rows(outcomes, scored))
     whitebox = judged(
         pd.DataFrame([row for found in outcomes for row in whitebox_rows(*found)]), verdicts
     )
-    run_options = job.params.run
+    run_options = context.params.run
     networks: dict[tuple[str, str], Network] = {}
     for (dataset, name, seed), (description, origin) in origins.items():
         facts = network(description, origin, attacked[dataset, name, seed].description)
         if facts is not None:
             networks[dataset, name] = facts
     write_tables(
-        job.outputs,
+        context.outputs,
         {
             "whitebox": whitebox,
             "summary": summary(whitebox),
@@ -86,7 +86,7 @@ def run(job: Job) -> None:
             "published": compare(whitebox, networks, load_published()),
         },
     )
-    write_json(job.outputs["metrics"], metrics(whitebox))
+    write_json(context.outputs["metrics"], metrics(whitebox))
     counts = verdicts["status"].value_counts()
     shown = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("PASS", "WARN", "FAIL"))
-    job.report(1, 1, f"{len(whitebox)} accuracies of {len(outcomes)} networks; checks: {shown}")
+    context.report(1, 1, f"{len(whitebox)} accuracies of {len(outcomes)} networks; checks: {shown}")

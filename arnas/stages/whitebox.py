@@ -21,7 +21,7 @@ from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
 from arnas.evaluation.witness import EvalMonitor
 from arnas.models.registry import load_trained
 from arnas.pipeline.jobs import named
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
 from arnas.stages.attacked import images_to_attack
@@ -30,23 +30,25 @@ from arnas.training.losses import LOSSES
 CURVE_ATTACK: AttackName = "pgd20"
 
 
-def run(job: Job) -> None:
+def run(context: StageContext) -> None:
     """Attack the selected and the last checkpoint on the test images."""
-    splits, x, y = images_to_attack(job)
-    options = job.params.whitebox
-    threat_options = job.params.threat[job.axes["dataset"]]
+    splits, x, y = images_to_attack(context)
+    options = context.params.whitebox
+    threat_options = context.params.threat[context.axes["dataset"]]
     threat = threat_options.threat()
     tensors: dict[str, Tensor] = {}
     provenance: dict[str, Any] = {}
     earlier: dict[str, Tensor] = {}
     verdicts: list[Check] = []
-    seen, ledger = EvalMonitor(), Ledger(job.checkpointer)
+    seen, ledger = EvalMonitor(), Ledger(context.checkpointer)
     curve = [Threat(threat.norm, parse_amount(epsilon)) for epsilon in options.epsilon_curve]
     done, planned = 0, 2 + len(options.attacks) + len(options.last_attacks) + len(curve)
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
-        model, origin = load_trained(job.inputs[checkpoint], splits.info, *named(job.axes)[1:])
-        job.placed(model)
-        attacks = options.chosen(wanted, job.axes["dataset"], LOSSES[origin["loss"]].defended)
+        model, origin = load_trained(
+            context.inputs[checkpoint], splits.info, *named(context.axes)[1:]
+        )
+        context.placed(model)
+        attacks = options.chosen(wanted, context.axes["dataset"], LOSSES[origin["loss"]].defended)
         provenance[checkpoint] = origin
         known = earlier if _same_epoch(provenance) else {}
         found, witness = evaluate(
@@ -57,8 +59,8 @@ def run(job: Job) -> None:
             [name for name in attacks if name not in known],
             limit=options.autoattack_images,
             batch_size=options.batch_size,
-            seed=job.seed,
-            report=_joined(job.report, checkpoint, planned, done),
+            seed=context.seed,
+            report=_joined(context.report, checkpoint, planned, done),
             ledger=ledger,
             scope=checkpoint,
         )
@@ -67,20 +69,20 @@ def run(job: Job) -> None:
             tensors[f"{checkpoint}.{name}"] = {**known, **found}[name]
         seen += witness
         if checkpoint == "selected":
-            rows, witness = _curve(job, ledger, model, x, y, curve, planned, done)
+            rows, witness = _curve(context, ledger, model, x, y, curve, planned, done)
             seen += witness
             done += len(curve)
             verdicts = [*_compared(found), *_ends(rows, curve, found["clean"], x, y)]
-            verdicts.append(_selection(job, splits, model, origin))
+            verdicts.append(_selection(context, splits, model, origin))
             tensors["curve"] = rows
         earlier = found
     verdicts = [checks.eval_mode(seen), checks.box_and_ball(seen), *verdicts]
     for check in verdicts:
-        job.report(planned, planned, f"{check.status} {check.id}: {check.figure}")
+        context.report(planned, planned, f"{check.status} {check.id}: {check.figure}")
     description = {
         "dataset": dataclasses.asdict(splits.info),
-        "network": job.axes["network"],
-        "seed": job.seed,
+        "network": context.axes["network"],
+        "seed": context.seed,
         "threat": threat_options.model_dump(mode="json") | {"text": str(threat)},
         "checkpoints": provenance,
         "attacks": {
@@ -95,11 +97,11 @@ def run(job: Job) -> None:
         "curve_attack": CURVE_ATTACK,
         "checks": [check._asdict() for check in verdicts],
     }
-    save_tensors(job.outputs["outcomes"], tensors, description)
+    save_tensors(context.outputs["outcomes"], tensors, description)
 
 
 def _curve(
-    job: Job,
+    context: StageContext,
     ledger: Ledger,
     model: nn.Module,
     x: Tensor,
@@ -109,7 +111,7 @@ def _curve(
     before: int,
 ) -> tuple[Tensor, EvalMonitor]:
     """Return who of the first test images withstands each budget of the curve."""
-    options = job.params.whitebox
+    options = context.params.whitebox
     n = options.curve_images
     return accuracy_curve(
         model,
@@ -118,8 +120,8 @@ def _curve(
         curve,
         attack=CURVE_ATTACK,
         batch_size=options.batch_size,
-        seed=job.seed,
-        report=_joined(job.report, "selected", total, before),
+        seed=context.seed,
+        report=_joined(context.report, "selected", total, before),
         ledger=ledger,
     )
 
@@ -164,10 +166,12 @@ def _ends(rows: Tensor, curve: list[Threat], clean: Tensor, x: Tensor, y: Tensor
     return [first, last]
 
 
-def _selection(job: Job, splits: Splits, model: nn.Module, origin: dict[str, Any]) -> Check:
+def _selection(
+    context: StageContext, splits: Splits, model: nn.Module, origin: dict[str, Any]
+) -> Check:
     """Return the check that the checkpoint was chosen on images that are no test images."""
-    images, y = splits.part("selection").to(job.device)
-    right = predict(model, splits.pixels(images), job.params.whitebox.batch_size) == y
+    images, y = splits.part("selection").to(context.device)
+    right = predict(model, splits.pixels(images), context.params.whitebox.batch_size) == y
     measured = 100 * float(right.float().mean())
     return checks.selection_honest(origin["selection_clean"], measured, len(y), leaked(splits))
 

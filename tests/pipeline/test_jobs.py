@@ -12,16 +12,14 @@ import yaml
 from arnas.config.load import check_params
 from arnas.config.params import Params
 from arnas.pipeline.jobs import (
-    Instance,
     cells,
-    find_instance,
+    find_job,
     gathered,
-    instances,
-    instantiate,
     lookup,
+    planned_jobs,
     producers,
 )
-from arnas.pipeline.plan import STAGES, Stage, stage_by_command, stage_by_name
+from arnas.pipeline.plan import STAGES, Stage, stage_by_name
 
 ROOT = Path(__file__).parents[2]
 DEFAULT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -51,11 +49,6 @@ def keys(command: str, params: Params, **axes: str) -> list[str]:
     return list(gathered(stage_by_name(command), axes, params))
 
 
-def test_the_aggregates_are_these() -> None:
-    assert [stage.name for stage in AGGREGATES] == ["blackbox", "analysis", "tables", "report"]
-    assert stage_by_name("blackbox").axes == ("dataset",)
-
-
 @pytest.mark.parametrize("stage", AGGREGATES, ids=lambda stage: stage.name)
 def test_what_is_gathered_has_a_producer_with_that_output(stage: Stage) -> None:
     """By a command that exists, and that stands earlier in the plan."""
@@ -66,12 +59,6 @@ def test_what_is_gathered_has_a_producer_with_that_output(stage: Stage) -> None:
         for other in made_by:
             assert set(wanted) <= set(other.outputs)
             assert set(stage.axes) <= set(other.axes)
-
-
-@pytest.mark.parametrize("stage", PLAIN, ids=lambda stage: stage.name)
-def test_other_stages_gather_nothing(stage: Stage) -> None:
-    axes = {"dataset": "digits", "network": "arnas", "search": "dsara", "seed": "0"}
-    assert gathered(stage, {axis: axes[axis] for axis in stage.axes}, wide()) == {}
 
 
 def test_the_black_box_gathers_its_own_dataset_only() -> None:
@@ -121,12 +108,12 @@ def test_the_tables_gather_every_cell_of_the_run() -> None:
 def test_a_dataset_on_which_nothing_is_trained_gathers_nothing() -> None:
     params = with_run(searches_on=["digits"])
     assert keys("blackbox", params, dataset="shapes") == []
-    instance = find_instance("blackbox", {"dataset": "shapes"}, params)
-    assert sorted(instance.inputs) == ["splits", "splits_description"]
+    job = find_job("blackbox", {"dataset": "shapes"}, params)
+    assert sorted(job.inputs) == ["splits", "splits_description"]
 
 
 def entering(params: Params) -> dict[str, Path]:
-    """Return what enters any aggregate from a search or a trained network, by instance and key."""
+    """Return what enters any aggregate from a search or a trained network, by job and key."""
     return {
         key: path
         for stage in AGGREGATES
@@ -157,7 +144,7 @@ def test_a_removed_cell_never_enters(changes: dict[str, Any], gone: set[str]) ->
     assert removed(entering(wide()))
     assert not removed(entering(after))
     assert not set(removed(entering(wide())).values()) & set(entering(after).values())
-    made = {path for instance in instances(after) for path in instance.outputs.values()}
+    made = {path for job in planned_jobs(after) for path in job.outputs.values()}
     assert set(entering(after).values()) <= made
     assert entering(after)
 
@@ -166,39 +153,12 @@ def test_producers_are_instances_of_the_run_in_its_order() -> None:
     params = wide()
     stage = stage_by_name("tables")
     found = producers(stage, "retrain", {}, params)
-    planned = [i for i in instances(params) if i.stage.command == "retrain"]
+    planned = [i for i in planned_jobs(params) if i.stage.command == "retrain"]
     assert found == planned
-    assert [instance.stage.name for instance in found] == ["retrain_zoo"] * 4 + [
-        "retrain_searched"
-    ] * 8
+    assert [job.stage.name for job in found] == ["retrain_zoo"] * 4 + ["retrain_searched"] * 8
     of_digits = producers(stage_by_name("blackbox"), "retrain", {"dataset": "digits"}, params)
     assert of_digits == [i for i in planned if i.axes["dataset"] == "digits"]
     assert producers(stage, "no_such_command", {}, params) == []
-
-
-def test_inputs_of_an_aggregate_are_its_own_and_what_it_gathers() -> None:
-    params = wide()
-    for instance in instances(params):
-        own = set(instance.stage.inputs)
-        found = set(gathered(instance.stage, instance.axes, params))
-        assert not own & found
-        if instance.stage.name != "data":
-            assert set(instance.inputs) == own | found
-
-
-def test_the_black_box_of_another_dataset_is_another_instance() -> None:
-    params = wide()
-    found: list[Instance] = [
-        instantiate(stage_by_command("blackbox"), axes, params)
-        for axes in cells(stage_by_command("blackbox"), params)
-    ]
-    assert [instance.axes for instance in found] == [{"dataset": "digits"}, {"dataset": "shapes"}]
-    assert [" ".join(instance.command) for instance in found] == [
-        "python -m arnas blackbox --dataset digits",
-        "python -m arnas blackbox --dataset shapes",
-    ]
-    assert not set(found[0].outputs.values()) & set(found[1].outputs.values())
-    assert found[0].title == "blackbox digits"
 
 
 def test_a_setting_at_its_default_is_left_out_of_what_a_stage_reads() -> None:

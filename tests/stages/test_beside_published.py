@@ -10,7 +10,7 @@ import pytest
 from tiny_run import CELL, exit_code
 
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.jobs import find_job
 from arnas.reporting.published.compare import COLUMNS
 from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file
 from arnas.runtime.manifest import write_manifest
@@ -33,7 +33,7 @@ def copy(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def pretend(command: str, key: str, **blocks: dict[str, object]) -> None:
     """Change blocks of a file's description, and the manifest beside it, as if it had been so."""
-    instance = find_instance(command, CELL, load_params())
+    instance = find_job(command, CELL, load_params())
     path = instance.outputs[key]
     tensors, description = load_tensors(path)
     for name, changes in blocks.items():

@@ -15,7 +15,7 @@ from arnas.data.splits import Splits, load_splits, save_splits
 from arnas.evaluation import transfer as evaluation
 from arnas.evaluation.whitebox import predict
 from arnas.models.registry import describe_model, model_from_description, save_weights
-from arnas.pipeline.jobs import Instance, find_instance
+from arnas.pipeline.jobs import Job, find_job
 from arnas.pipeline.runner import run_command
 from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.seeds import seeded
@@ -49,8 +49,8 @@ def splits() -> Splits:
     return load_splits(Path("results/smoke/data/digits/splits.safetensors"))
 
 
-def instance(command: str, axes: dict[str, str]) -> Instance:
-    return find_instance(command, axes, load_params(Path("params.yaml")))
+def instance(command: str, axes: dict[str, str]) -> Job:
+    return find_job(command, axes, load_params(Path("params.yaml")))
 
 
 def pixels_to_attack() -> tuple[Tensor, Tensor]:
