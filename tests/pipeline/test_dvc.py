@@ -79,7 +79,7 @@ def test_the_settings_must_be_those_that_dvc_reads(
 ) -> None:
     Path("other.yaml").write_text(TEXT.replace("epochs: 2\n", "epochs: 3\n"))
     monkeypatch.setenv("ARNAS_PARAMS", "other.yaml")
-    with pytest.raises(UserError, match=r"names other\.yaml, but DVC reads complete_run\.yaml"):
+    with pytest.raises(UserError, match=r"names other\.yaml, but DVC reads params\.yaml"):
         adopt()
 
 

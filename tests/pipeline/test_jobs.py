@@ -1,15 +1,16 @@
-"""What an aggregate gathers: the cells of the run, and of its own axes only."""
+"""The jobs of a run: their files, their commands, and what an aggregate gathers."""
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from arnas.config.load import check_params
+from arnas.config.load import check_params, load_params
 from arnas.config.params import Params
 from arnas.pipeline.jobs import (
     cells,
@@ -19,12 +20,12 @@ from arnas.pipeline.jobs import (
     planned_jobs,
     producers,
 )
-from arnas.pipeline.plan import STAGES, Stage, stage_by_name
+from arnas.pipeline.plan import STAGES, Stage, stage_by_name, stage_versions
+from arnas.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DEFAULT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
 AGGREGATES = [stage for stage in STAGES if stage.gathers]
-PLAIN = [stage for stage in STAGES if not stage.gathers]
 
 
 def with_run(**changes: Any) -> Params:
@@ -167,3 +168,107 @@ def test_a_setting_at_its_default_is_left_out_of_what_a_stage_reads() -> None:
     content["blackbox"] = {"steps": 20, "square_queries": 7}
     params = check_params(content, "test")
     assert lookup(params, "blackbox") == {"square_queries": 7}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+def counts(params: Params) -> dict[str, int]:
+    return dict(Counter(job.stage.name for job in planned_jobs(params)))
+
+
+def test_the_default_has_twentyfive_instances(params: Params) -> None:
+    """Three networks on the digits; one search, whose network is trained on both datasets."""
+    assert counts(params) == {
+        "data": 2,
+        "search_adversarial": 1,
+        "search_multiobjective": 1,
+        "derive": 1,
+        "retrain_zoo": 3,
+        "retrain_searched": 2,
+        "whitebox": 5,
+        "blackbox_examples": 5,
+        "blackbox": 2,
+        "analysis": 1,
+        "tables": 1,
+        "report": 1,
+    }
+    assert len(planned_jobs(params)) == 25
+
+
+def test_no_path_has_two_producers(params: Params) -> None:
+    paths = [p for i in planned_jobs(params) for p in [*i.outputs.values(), i.manifest]]
+    assert len(set(paths)) == len(paths)
+
+
+def test_every_input_has_a_producer_earlier_in_the_list(params: Params) -> None:
+    made: set[Path] = set()
+    for job in planned_jobs(params):
+        assert set(job.inputs.values()) <= made
+        made |= set(job.outputs.values())
+
+
+def test_all_paths_lie_under_the_name(params: Params) -> None:
+    for job in planned_jobs(params):
+        for path in [*job.outputs.values(), job.manifest]:
+            assert str(path).startswith(("results/digits/", "results/tables/digits/"))
+
+
+def test_every_stage_has_a_version() -> None:
+    assert set(stage_versions()) == {stage.command for stage in STAGES}
+    assert all(type(v) is int and v >= 1 for v in stage_versions().values())
+
+
+def test_of_the_aggregates_only_the_one_that_shows_examples_reads_weights(params: Params) -> None:
+    """None reads manifests, which carry clock times."""
+    weights = {"selected.safetensors", "last.safetensors"}
+    for job in planned_jobs(params):
+        names = {path.name for path in gathered(job.stage, job.axes, params).values()}
+        assert "manifest.json" not in names
+        expected = {"selected.safetensors"} if job.stage.name == "blackbox" else set()
+        assert names & weights == expected, job.title
+
+
+def test_a_cell_outside_the_run_can_be_named(params: Params) -> None:
+    axes = {"dataset": "digits", "network": "dsara", "seed": "7"}
+    job = find_job("retrain", axes, params)
+    assert job.stage.name == "retrain_searched"
+    assert "results/digits/search/dsara/7/genotype/genotype.json" in map(str, job.inputs.values())
+
+
+def test_an_npz_is_an_input_of_its_data_stage() -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["data"]["mine"] = {
+        "source": "npz",
+        "path": "mine.npz",
+        "test_images": 5,
+        "selection_images": 5,
+    }
+    found = find_job("data", {"dataset": "mine"}, check_params(content, "test"))
+    assert [str(path) for path in found.inputs.values()] == ["mine.npz"]
+
+
+@pytest.mark.parametrize(
+    ("command", "axes", "words"),
+    [
+        ("data", {"dataset": "mars"}, ["--dataset is 'mars'", "digits, shapes"]),
+        ("derive", {"search": "rush", "seed": "0"}, ["--search is 'rush'", "dsara"]),
+        ("derive", {"search": "dsara", "seed": "-1"}, ["--seed is '-1'"]),
+        ("derive", {"search": "dsara", "seed": "00"}, ["--seed is '00'"]),
+        ("derive", {"search": "dsara", "seed": "²"}, ["--seed is '²'"]),
+        (
+            "retrain",
+            {"dataset": "digits", "network": "vgg", "seed": "0"},
+            ["--network is 'vgg'", "arnas, resnet18, arnas_undefended, dsara"],
+        ),
+    ],
+)
+def test_unknown_axes_are_named(
+    command: str, axes: dict[str, str], words: list[str], params: Params
+) -> None:
+    with pytest.raises(UserError) as caught:
+        find_job(command, axes, params)
+    for word in words:
+        assert word in str(caught.value)
