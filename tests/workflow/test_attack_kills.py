@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -17,23 +18,10 @@ from arnas.evaluation.result import EvalResult
 
 pytestmark = pytest.mark.long
 
-LINE = [
-    "-m",
-    "arnas",
-    "attack",
-    "--model",
-    "mine:build",
-    "--data",
-    "digits.npz",
-    "--threat",
-    "linf:0.1",
-    "--out",
-    "out",
-    "--suite",
-    "apgd_ce,apgd_t,fab_t",
-    "--batch-size",
-    "8",
-]
+LINE = shlex.split(
+    "-m arnas attack --model mine:build --data digits.npz --threat linf:0.1 --out out "
+    "--suite apgd_ce,apgd_t,fab_t --batch-size 8"
+)
 
 
 def finished(folder: Path, ranks: int = 1) -> str:
