@@ -77,9 +77,14 @@ def make_examples(context: StageContext) -> None:
     )
 
 
-def _square(context: StageContext, section: Section, model: nn.Module, x: Tensor, y: Tensor) -> SuiteState:
+def _square(
+    context: StageContext, section: Section, model: nn.Module, x: Tensor, y: Tensor
+) -> SuiteState:
     """Attack the first images with Square; its own state is kept."""
-    options, threat = context.params.blackbox, context.params.threat[context.axes["dataset"]].threat()
+    options, threat = (
+        context.params.blackbox,
+        context.params.threat[context.axes["dataset"]].threat(),
+    )
     n = min(options.square_images, len(y))
     known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
     attack: Any = known.run
@@ -108,7 +113,8 @@ def score(context: StageContext) -> None:
     """Show every source's examples to every target of the same seed."""
     splits, x, y = images_to_attack(context)
     cells = [
-        producer.axes for producer in producers(context.job.stage, "retrain", context.axes, context.params)
+        producer.axes
+        for producer in producers(context.job.stage, "retrain", context.axes, context.params)
     ]
     tensors: dict[str, Tensor] = {}
     described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}

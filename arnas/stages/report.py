@@ -14,7 +14,7 @@ from arnas.data.splits import SPLITS, Splits, load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes
 from arnas.evaluation.record import from_record
 from arnas.evaluation.result import EvalResult
-from arnas.pipeline.jobs import planned_jobs, named, producers
+from arnas.pipeline.jobs import named, planned_jobs, producers
 from arnas.pipeline.plan import FIGURES
 from arnas.pipeline.runner import StageContext
 from arnas.reporting.format import join
@@ -59,7 +59,9 @@ def run(context: StageContext) -> None:
     with styled():
         for number, name in enumerate(FIGURES):
             figure = (
-                DRAWN[name](tables) if name in DRAWN else _examples(context, tables["examples"], splits)
+                DRAWN[name](tables)
+                if name in DRAWN
+                else _examples(context, tables["examples"], splits)
             )
             drawn[name] = svg_bytes(figure)
             write_bytes(context.outputs[name], drawn[name])
@@ -83,7 +85,7 @@ def run(context: StageContext) -> None:
         searches=context.params.run.searches,
         search_dataset=context.params.run.search_dataset,
         settings=yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=96),
-        instances=_provenance(context),
+        jobs=_provenance(context),
         versions=environment(str(context.device), 1)["packages"],
         evaluations=links(context.outputs["networks"].name, [*evaluations]),
     )

@@ -19,7 +19,9 @@ def run_adversarial(context: StageContext) -> None:
 
 def run_multiobjective(context: StageContext) -> None:
     """Continue along the combination of natural and adversarial gradients."""
-    _run(context, multiobjective_plan(context.params.searches[context.axes["search"]].multiobjective))
+    _run(
+        context, multiobjective_plan(context.params.searches[context.axes["search"]].multiobjective)
+    )
 
 
 def adversarial_plan(options: AdversarialStageOptions) -> StagePlan:

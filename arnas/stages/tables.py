@@ -63,8 +63,7 @@ def run(context: StageContext) -> None:
         if found := network(description, source, context.params.retrain[dataset], loss):
             networks[dataset, name] = found
     whitebox_files = [
-        load_outcomes(job.outputs["outcomes"], *named(job.axes))
-        for job in gather("whitebox")
+        load_outcomes(job.outputs["outcomes"], *named(job.axes)) for job in gather("whitebox")
     ]
     blackbox_files = {
         dataset: load_scores(

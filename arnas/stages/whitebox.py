@@ -38,15 +38,22 @@ RANKS = ("SKIP", "PASS", "WARN", "FAIL")
 def run(context: StageContext) -> None:
     """Attack the selected and the last checkpoint on the test images."""
     splits, x, y = images_to_attack(context)
-    options, threat_options = context.params.whitebox, context.params.threat[context.axes["dataset"]]
+    options, threat_options = (
+        context.params.whitebox,
+        context.params.threat[context.axes["dataset"]],
+    )
     tensors: dict[str, Tensor] = {}
     origins: dict[str, dict[str, Any]] = {}
     results: dict[str, EvalResult] = {}
     sections = Sections(context.checkpointer)
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
-        model, origin = load_trained(context.inputs[checkpoint], splits.info, *named(context.axes)[1:])
+        model, origin = load_trained(
+            context.inputs[checkpoint], splits.info, *named(context.axes)[1:]
+        )
         origins[checkpoint] = origin
-        attacks = options.chosen(wanted, context.axes["dataset"], loss_entry(origin["loss"]).defended)
+        attacks = options.chosen(
+            wanted, context.axes["dataset"], loss_entry(origin["loss"]).defended
+        )
         same = checkpoint == "last" and origin["epoch"] == origins["selected"]["epoch"]
         if same and {f"selected.{name}" for name in attacks} <= tensors.keys():
             for name in ("clean", *attacks):
@@ -57,7 +64,10 @@ def run(context: StageContext) -> None:
         tensors |= _flags(checkpoint, found)
         if checkpoint == "selected":
             tensors["curve"] = found["selected"].curve_robust.to(torch.uint8)
-            own = [*_full_range(found["selected"], x, y), _selection(context, splits, model, origin)]
+            own = [
+                *_full_range(found["selected"], x, y),
+                _selection(context, splits, model, origin),
+            ]
     verdicts = [*_worst(result.checks for result in results.values()), *own]
     for check in verdicts:
         context.report(1, 1, f"{check.status} {check.id}: {check.evidence}")
@@ -97,7 +107,10 @@ def _evaluate(
     attacks: list[str],
 ) -> dict[str, EvalResult]:
     """Evaluate a checkpoint: each attack on all images, and AutoAttack on the first of them."""
-    options, threat_options = context.params.whitebox, context.params.threat[context.axes["dataset"]]
+    options, threat_options = (
+        context.params.whitebox,
+        context.params.threat[context.axes["dataset"]],
+    )
     selected = checkpoint == "selected"
 
     def one(name: str, suite: str, n: int | None, tier: Tier, **more: Any) -> EvalResult:
@@ -182,7 +195,9 @@ def _full_range(result: EvalResult, x: Tensor, y: Tensor) -> list[Check]:
     return [checks.full_range(wilson(int(robust.sum()), len(robust)), text, y[: len(robust)])]
 
 
-def _selection(context: StageContext, splits: Splits, model: nn.Module, origin: dict[str, Any]) -> Check:
+def _selection(
+    context: StageContext, splits: Splits, model: nn.Module, origin: dict[str, Any]
+) -> Check:
     """Return the check that the checkpoint was chosen on images that are no test images."""
     images, y = splits.subset("val")
     right = predict(model, splits.pixels(images), context.params.whitebox.batch_size) == y

@@ -27,7 +27,6 @@ from arnas.data.splits import save_splits
 from arnas.evaluation.checks import CHECKS, OLD_IDS
 from arnas.models.registry import ModelSpec
 from arnas.models.weight_files import save_weights
-from arnas.pipeline.jobs import instances
 from arnas.pipeline.jobs import planned_jobs
 from arnas.pipeline.plan import STAGES, stage_by_name
 from arnas.runtime.errors import UserError

@@ -13,8 +13,8 @@ from arnas.config.load import check_params, load_params
 from arnas.pipeline import jobs
 from arnas.pipeline.dvc import dvc_yaml
 from arnas.pipeline.freshness import LONG_AGO, expected, why_stale, write_token
-from arnas.pipeline.plan import stage_versions
 from arnas.pipeline.jobs import find_job
+from arnas.pipeline.plan import stage_versions
 from arnas.pipeline.runner import run_command
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_json

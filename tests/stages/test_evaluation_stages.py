@@ -340,9 +340,7 @@ def test_every_network_is_shown_the_examples_of_its_seed(settings: dict[str, Any
             },
         )
     run_command("blackbox", {"dataset": "digits"}, blackbox.score)
-    found, description = load_tensors(
-        job("blackbox", {"dataset": "digits"}).outputs["outcomes"]
-    )
+    found, description = load_tensors(job("blackbox", {"dataset": "digits"}).outputs["outcomes"])
     expected = {}
     for (network, seed), model in models.items():
         clean = predict(model, x, 256) == y

@@ -112,7 +112,8 @@ def test_what_is_stale_or_altered_is_not_adopted(run_by_snakemake: Path, tmp_pat
         "tables",
         "report",
     }
-    (folder / "dvc.lock").write_text("    done = run(folder, "python", "-m", "arnas", "adopt")
+    (folder / "dvc.lock").write_text("<<<<<<< HEAD\n")
+    done = run(folder, "python", "-m", "arnas", "adopt")
     assert done.returncode == 2
     assert done.stderr.startswith("error: DVC refuses: ") and "Traceback" not in done.stderr
 
@@ -290,7 +291,6 @@ def test_queued_experiments_run_side_by_side(adopted: Path, tmp_path: Path) -> N
         options = (f"report.example_images={value}", f"whitebox.curve_images={10 + value}")
         settings = [word for option in options for word in ("-S", option)]
         checked(folder, "dvc", "exp", "run", "--queue", "-n", name, *settings)
-<<<<<<< HEAD
     # The workers would keep a pipe open.
     line = "dvc queue start -j 2 >queue.log 2>&1 </dev/null"
     checked(folder, "bash", "-c", line, **pretended_gpus(tmp_path / "gpus", "a", "b"))
