@@ -24,8 +24,8 @@ torch.set_num_threads(1)  # small networks gain nothing from more
 # picks a checkpoint, and `test` is for attacks alone.
 
 # %%
-from arnas.data.options import DigitsOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import DigitsOptions
 
 options = DigitsOptions(source="sklearn_digits", test_images=360, val_images=144)
 splits = load_dataset("digits", options)
@@ -78,6 +78,7 @@ for name, model, shape in (("published", published, (3, 32, 32)), ("small", net,
 # %%
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.options import RetrainOptions, SelectionOptions, TrainingAttackOptions
+from arnas.training.registry import loss_options
 
 threat = Threat("linf", 0.1)
 recipe = RetrainOptions(
@@ -89,7 +90,7 @@ recipe = RetrainOptions(
     selection=SelectionOptions(steps=3, train_images=72),
 )
 data = TrainingData(splits.subset("train", "search_val"), splits.subset("val"), splits.info.scale)
-task = TrainingTask("pgd", data, recipe, threat, seed_parts=("tour",))
+task = TrainingTask(loss_options("pgd"), data, recipe, threat, seed_parts=("tour",))
 result = train(net, task, lambda epoch, of, text: print(f"epoch {epoch} of {of}: {text}"))
 
 net.load_state_dict(result.selected.weights)

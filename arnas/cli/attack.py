@@ -1,10 +1,10 @@
-"""Commands that judge any model: attack it, and compare two that were attacked."""
+"""Commands that evaluate any model: attack it, and compare two that were attacked."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,9 +33,21 @@ def attack(
     suite: Annotated[
         str,
         typer.Option(
-            help="standard (AutoAttack's), fast, rand (for random models), or attacks by comma."
+            help="standard (AutoAttack's), fast, rand (for random models), reference (AutoAttack's "
+            "package), or attacks by comma, your own as package.module:function."
         ),
     ] = "standard",
+    combine: Annotated[
+        Literal["union", "each"],
+        typer.Option(
+            help="union: attacks skip the images that earlier ones broke; each: every attack on "
+            "every correctly classified image."
+        ),
+    ] = "union",
+    checks: Annotated[
+        Literal["all", "cheap", "none"],
+        typer.Option(help="cheap leaves out the checks that attack the model themselves."),
+    ] = "all",
     weights: Annotated[
         Path | None, typer.Option(help="Weights for a model of the zoo or a factory.")
     ] = None,
@@ -86,7 +98,7 @@ def attack(
 
     Prints one table, writes one JSON with everything and one HTML page.
 
-    Killed, the same command goes on where it was.
+    Killed? Rerun the same command to resume.
 
     ARNAS_DEVICE, ARNAS_GPUS and ARNAS_THREADS say where it runs.
     """
@@ -98,6 +110,8 @@ def attack(
         data=data,
         threat=threat,
         suite=suite,
+        combine=combine,
+        checks=checks,
         weights=weights,
         split=split,
         count=n,

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from arnas.config.params import Params
 from arnas.config.renamed import new_name
-from arnas.data.options import ImageFolderOptions, NpzOptions, user_file, user_folder
+from arnas.data.options import user_file, user_folder
+from arnas.data.sources.registry import SOURCES, ImageFolderOptions, NpzOptions
 from arnas.runtime.errors import UserError, one_line
 
 DEFAULT_PATH = Path("params.yaml")
@@ -205,7 +206,7 @@ def _describe(problem: Any, raw: Any) -> str:
     if kind == "missing":
         return f"{path} is missing: add it beside {', '.join(siblings) or 'the others'}"
     if kind.startswith("union_tag"):
-        tags = ", ".join(_sources())
+        tags = ", ".join(SOURCES)
         if kind == "union_tag_not_found":
             return f"{path}.source is missing: allowed are {tags}"
         return f"{path}.source is {_SHORT.repr(problem['ctx']['tag'])}: allowed are {tags}"
@@ -222,18 +223,6 @@ def _describe(problem: Any, raw: Any) -> str:
 _SHORT = reprlib.Repr()
 """Shows values of any size: aliases make a small file a huge value."""
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
-
-
-def _sources() -> list[str]:
-    """Return the names of the dataset sources."""
-    from arnas.config.schema import schema
-
-    definitions = schema()["$defs"].values()
-    return [
-        d["properties"]["source"]["const"]
-        for d in definitions
-        if "const" in d.get("properties", {}).get("source", {})
-    ]
 
 
 def _is_number(text: str) -> bool:

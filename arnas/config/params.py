@@ -10,13 +10,12 @@ from pydantic import Field, StringConstraints, model_validator
 from arnas.attacks.threat import CheckedThreat, check_epsilon
 from arnas.data.options import DatasetOptions
 from arnas.evaluation.options import BlackboxOptions, WhiteboxOptions
-from arnas.models.options import NetworkOptions
 from arnas.reporting.options import ReportOptions, ReproductionOptions
 from arnas.runtime.errors import UserError
 from arnas.runtime.options import Options
 from arnas.search.options import SearchOptions, SupernetOptions
 from arnas.spaces.layout import plan_cells
-from arnas.training.options import RetrainOptions
+from arnas.training.options import NetworkOptions, RetrainOptions
 
 Name = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]{0,99}$")]
 """Names become parts of paths: lower-case letters, digits and underscores, 100 at most."""

@@ -27,8 +27,8 @@ from arnas.runtime.progress import silent
 from arnas.spaces.genotype import Genotype
 from arnas.spaces.published import GENOTYPES
 from arnas.training.loop import TrainingData, TrainingTask, train
-from arnas.training.losses import LOSSES
 from arnas.training.options import RetrainOptions
+from arnas.training.registry import loss_entry
 
 SQUARE_LOOKS = 2
 """Forward passes besides the queries of Square: of the start, and to classify the result."""
@@ -247,7 +247,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
 def _whitebox_images(cell: Cell) -> list[tuple[str, int]]:
     """Return the attacks of the white-box evaluation, each with its number of images."""
     options, n = cell.params.whitebox, cell.size.test
-    defended = LOSSES[cell.plan().loss].defended
+    defended = loss_entry(cell.plan().loss.name).defended
     names = [
         name
         for wanted in (options.attacks, options.last_attacks)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from arnas.data.options import OFFICIAL, DatasetOptions, OfficialOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.options import DatasetOptions
+from arnas.data.sources.registry import OFFICIAL
 from arnas.data.splits import LabelledImages, share_of
 
 
@@ -43,9 +44,6 @@ class DatasetSize:
         return LabelledImages(images, torch.arange(count) % self.num_classes).to(device)
 
 
-SVHN_EXTRA = 531_131
-
-
 def dataset_size(name: str, options: DatasetOptions) -> DatasetSize:
     """Return the size that a dataset will have; only files without a known size are read.
 
@@ -54,7 +52,7 @@ def dataset_size(name: str, options: DatasetOptions) -> DatasetSize:
     UserError
         When a file that must be read is missing or wrong.
     """
-    if not isinstance(options, OfficialOptions):
+    if options.source not in OFFICIAL:
         splits = load_dataset(name, options)
         info, counts = splits.info, splits.counts()
         return DatasetSize(
@@ -63,17 +61,16 @@ def dataset_size(name: str, options: DatasetOptions) -> DatasetSize:
             image_size=info.image_size,
             in_channels=info.in_channels,
         )
-    train, test, classes, side = OFFICIAL[options.source]
-    if getattr(options, "extra", False):
-        train += SVHN_EXTRA
-    rest = train - options.val_images
+    size = OFFICIAL[options.source]
+    extra = size.extra if getattr(options, "extra", False) else 0
+    rest = size.train + extra - options.val_images
     validation = share_of(rest, options.search_val_fraction)
     return DatasetSize(
         rest - validation,
         validation,
         options.val_images,
-        options.test_images or test,
-        classes,
-        side,
+        options.test_images or size.test,
+        size.num_classes,
+        size.image_size,
         3,
     )

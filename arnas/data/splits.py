@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from arnas.data.options import LEAST_PER_CLASS, SplitOptions
+from arnas.data.sources.registry import LEAST_PER_CLASS, SplitOptions
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_form, load_tensors, read_description, save_tensors
 

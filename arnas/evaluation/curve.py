@@ -68,11 +68,10 @@ def accuracy_curve(
         _attack(context, threats[name], robust, tensors["curve_delta"])
         tensors["curve"] = torch.cat([rows, robust[None]])
         checkpointer.maybe_save(state.snapshot)
-    rows = {
-        name: row & robust_to_suite if threats[name].epsilon >= context.threat.epsilon else row
-        for name, row in zip(order, tensors["curve"], strict=True)
-    }
-    return torch.stack([rows[name] for name in threats]) if threats else tensors["curve"]
+    place = torch.tensor([order.index(name) for name in threats], dtype=torch.int64)
+    large = [threat.epsilon >= context.threat.epsilon for threat in threats.values()]
+    broken = torch.tensor(large, dtype=torch.bool)[:, None] & ~robust_to_suite
+    return tensors["curve"][place] & ~broken
 
 
 def _attack(context: CheckContext, threat: Threat, robust: Tensor, delta: Tensor) -> None:
@@ -87,9 +86,7 @@ def _attack(context: CheckContext, threat: Threat, robust: Tensor, delta: Tensor
         start = delta[places].to(x)
         if number >= 2 or not bool(delta.any()):
             shape = tuple(x.shape[1:])
-            unit = per_image_uniform(
-                ("curve", context.seed, number), context.places[places], shape
-            )
+            unit = per_image_uniform(("curve", context.seed, number), context.places[places], shape)
             start = random_perturbation(unit.to(x), threat)
         with frozen_eval(context.model):
             x_adv = apgd(

@@ -13,7 +13,7 @@ from arnas.attacks.pgd import ROUNDING
 from arnas.attacks.suites import Suite, build_suite, transfer_from
 from arnas.attacks.threat import Threat, parse_amount, parse_threat
 from arnas.data.load import images_sha256
-from arnas.evaluation.checks import run_checks
+from arnas.evaluation.checks import read_check, run_checks
 from arnas.evaluation.checks.base import Check, CheckContext
 from arnas.evaluation.curve import accuracy_curve
 from arnas.evaluation.options import Tier
@@ -199,7 +199,7 @@ def _checked(
     checkpointer: Checkpointer,
 ) -> list[Check]:
     """Run the checks of a phase, save each, and stop between two after a signal."""
-    done = {values["id"]: Check(**values) for values in state.checks}
+    done = {values["id"]: read_check(values) for values in state.checks}
 
     def between() -> None:
         state.checks = [check._asdict() for check in context.notes["checks"]]

@@ -143,8 +143,8 @@ def to_record(evaluation: EvalResult) -> dict[str, Any]:
     Returns
     -------
     dict
-        Outcomes are one digit for each image, as in `EvalResult.outcomes`; labels are numbers with spaces between. Attacks and budgets
-        are lists, for their order counts and a JSON file sorts its keys.
+        Outcomes are one digit for each image, as in `EvalResult.outcomes`; labels are numbers with
+        spaces between. Attacks and budgets are lists: a JSON file sorts its keys.
 
     Raises
     ------

@@ -67,9 +67,7 @@ class SuiteState:
         return Snapshot(dict(self.tensors), values | {"monitor": vars(self.monitor)})
 
     def count(self, name: str, live: EvalMonitor) -> None:
-        """Count the passes since the last call for an attack; a pass that a kill cuts short never
-        counts.
-        """
+        """Add the passes since the last call to those of an attack."""
         forwards, backwards = self.passes.get(name, [0, 0])
         forwards += live.images - self.monitor.images
         backwards += live.gradients - self.monitor.gradients

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -55,12 +57,12 @@ def transfer_examples(
     kept = checkpointer.load()
     x_adv = x.clone() if kept is None else kept.tensors["x_adv"].to(x)
     done = 0 if kept is None else kept.description["done"]
-    for index in torch.arange(len(x))[done:].split(batch_size):
+    for index in torch.split(torch.arange(done, len(x)), batch_size):
+        if not len(index):
+            break
         clean, label = on_device(x[index], device), y[index].to(device)
         unit = per_image_uniform(("blackbox", seed), index, x.shape[1:]).to(clean)
         made = transferable(model, clean, label, threat, unit, steps=steps)
         x_adv[index] = made.to(x_adv)
-        done = int(index[-1]) + 1
-        state = Snapshot({"x_adv": x_adv}, {"done": done})
-        checkpointer.maybe_save(lambda state=state: state)
+        checkpointer.maybe_save(partial(Snapshot, {"x_adv": x_adv}, {"done": int(index[-1]) + 1}))
     return x_adv

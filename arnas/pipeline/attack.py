@@ -24,7 +24,8 @@ from arnas.attacks.threat import Threat, parse_threat
 from arnas.corruptions.accuracy import corruption_accuracy
 from arnas.data.load import NamedImages, load_images
 from arnas.evaluation.evaluate import BATCH_SIZE, evaluate
-from arnas.evaluation.result import EvalResult
+from arnas.evaluation.options import Tier
+from arnas.evaluation.result import Combine, EvalResult
 from arnas.models.loading.load import LoadedModel, load_model
 from arnas.models.sharing import share_batches
 from arnas.runtime.device import (
@@ -41,7 +42,7 @@ from arnas.runtime.progress import Report, console_report, silent
 from arnas.runtime.ranks import ReadOnlyCheckpointer, join_as_worker, launch_workers, rank_info
 from arnas.runtime.resume import Checkpointer, checkpointing
 
-VERSION = 1
+VERSION = 2
 """Raised when an evaluation could come out differently; a state of before is not gone on from."""
 
 
@@ -56,6 +57,9 @@ class EvalConfig:
     threat: str
     """As in ``linf:8/255``."""
     suite: str = "standard"
+    combine: Combine = "union"
+    """Whether an attack skips the images that earlier ones broke, or each attacks all."""
+    checks: Tier = "all"
     weights: Path | None = None
     """A file for a model that has none of its own."""
     split: str = "test"
@@ -78,7 +82,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class EvalTarget:
-    """What an config names, loaded."""
+    """What a config names, loaded."""
 
     config: EvalConfig
     threat: Threat
@@ -113,12 +117,12 @@ class EvalTarget:
 
 
 def load_target(config: EvalConfig) -> EvalTarget:
-    """Load the model and the images of an config, cheapest refusals first.
+    """Load the model and the images that a config names, cheapest refusals first.
 
     Raises
     ------
     UserError
-        For whatever are invalid.
+        For whatever is invalid.
     """
     threat = parse_threat(config.threat)
     for name in ("batch_size", "count", "expectation"):
@@ -228,6 +232,8 @@ def _evaluate(
         images.y,
         target.threat,
         config.suite,
+        combine=config.combine,
+        checks=config.checks,
         seed=config.seed,
         batch_size=config.batch_size,
         expectation=config.expectation,

@@ -54,12 +54,12 @@ class Done(NamedTuple):
 
 
 def attack_and_write(config: EvalConfig, outputs: Outputs) -> Done | None:
-    """Evaluate an config and write what was asked for; None in a rank other than 0.
+    """Evaluate what a config names and write what was asked for; None in a rank other than 0.
 
     Raises
     ------
     UserError
-        For whatever are invalid, before anything is attacked where that can be known.
+        For whatever is invalid, before anything is attacked where that can be known.
     """
     if outputs.fail_under is not None:
         check_percentage(outputs.fail_under)

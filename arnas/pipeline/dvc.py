@@ -68,7 +68,7 @@ plots:
     template: linear
     x: epoch
     y:
-      {tables}/training.csv: [train_clean, train_robust, selection_clean, selection_robust]
+      {tables}/training.csv: [train_clean, train_robust, val_clean, val_robust]
     x_label: epoch
     y_label: percent
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arnas.config.params import Params
-from arnas.data.options import NpzOptions
+from arnas.data.sources.registry import NpzOptions
 from arnas.pipeline.plan import STAGES, Stage, stage_by_name
 from arnas.runtime.errors import UserError
 from arnas.runtime.references import is_reference, source_file

@@ -10,18 +10,19 @@ from torch import nn
 from arnas.config.params import Params
 from arnas.data.sizes import DatasetSize
 from arnas.data.splits import DatasetInfo
-from arnas.models.options import NetworkOptions
 from arnas.models.registry import can_have_auxiliary, describe_model, model_from_description
 from arnas.search.options import SearchedNetworkOptions
 from arnas.spaces.genotype import Genotype
 from arnas.spaces.options import SpaceOptions
+from arnas.training.options import NetworkOptions
+from arnas.training.registry import LossOptions
 
 
 class NetworkPlan(NamedTuple):
     """A network to train on a dataset."""
 
-    loss: str
-    """A name of the training losses."""
+    loss: LossOptions
+    """Its loss with settings."""
     description: dict[str, Any]
     """What its weights are stored with; see `arnas.models.registry.describe_model`."""
     auxiliary: bool
@@ -55,7 +56,7 @@ def plan_network(
     options: NetworkOptions | SearchedNetworkOptions
     if network in params.searches:
         search = params.searches[network]
-        name, space, options = genotype(), search.space, search.network
+        name, space, options = genotype(), search.space.layout(), search.network
     else:
         options = params.networks[network]
         name, space = options.model, options.space

@@ -139,7 +139,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="data",
         run="arnas.stages.data:run",
-        help="Prepare a dataset: images, labels and the four parts.",
+        help="Prepare a dataset: images, labels and the four splits.",
         message="Preparing {dataset}",
         grids=(DATASETS,),
         params=("data.{dataset}",),

@@ -108,7 +108,10 @@ class Sections:
 
     def load(self, name: str) -> TensorFile | None:
         """Return the state of a part, if it was begun."""
-        return TensorFile(*self._snapshots[name]()) if name in self._snapshots else None
+        if name not in self._snapshots:
+            return None
+        tensors, values = self._snapshots[name]()
+        return TensorFile(dict(tensors), dict(values))
 
     def maybe_save(self, name: str, snapshot: Callable[[], Snapshot], now: bool) -> None:
         """Save the state of all parts if it is time."""

@@ -19,7 +19,7 @@ from arnas.reporting.run.architecture import (
     operation_rows,
 )
 from arnas.reporting.run.tables import Row, write_tables
-from arnas.search.state import load_course
+from arnas.search.state import load_trajectory_and_gammas
 from arnas.spaces.network import DerivedNetwork
 
 
@@ -36,9 +36,10 @@ def run(job: Job) -> None:
         search, seed = instance.axes["search"], int(instance.axes["seed"])
         path = instance.outputs["state"]
         expected = {"search": search, "seed": seed, "stage": "multiobjective"}
-        trajectory, gammas = load_course(path, expected)
+        primitives = job.params.searches[search].space.primitives
+        trajectory, gammas = load_trajectory_and_gammas(path, expected, len(primitives))
         origin = {"run": job.params.name, "search": search, "seed": seed}
-        tables["alphas"] += alpha_rows(origin, trajectory)
+        tables["alphas"] += alpha_rows(origin, trajectory, primitives)
         tables["gamma"] += gamma_rows(origin, gammas)
     drawn: set[tuple[str, int]] = set()
     for instance in producers(job.instance.stage, "retrain", {}, job.params):

@@ -52,7 +52,8 @@ def make_examples(job: Job) -> None:
     monitor = dataclasses.replace(square.monitor)
     monitor.see(x, x_adv, threat)
     robust = square.tensors["square"] == 1
-    job.report(2, 2, f"{100 * float(robust.float().mean()):.1f} % of {len(robust)} withstand Square")
+    share = 100 * float(robust.float().mean())
+    job.report(2, 2, f"Square: {share:.1f} % of {len(robust)} images robust")
     save_tensors(
         job.outputs["examples"],
         {
@@ -81,7 +82,8 @@ def _square(job: Job, section: Section, model: nn.Module, x: Tensor, y: Tensor) 
     options, threat = job.params.blackbox, job.params.threat[job.axes["dataset"]].threat()
     n = min(options.square_images, len(y))
     known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
-    square = dataclasses.replace(known, run=partial(known.run, queries=options.square_queries))
+    attack: Any = known.run
+    square = dataclasses.replace(known, run=partial(attack, queries=options.square_queries))
     run = SuiteRun(
         model,
         x[:n],

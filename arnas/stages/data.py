@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
 from arnas.data.splits import save_splits
 from arnas.pipeline.runner import Job
 

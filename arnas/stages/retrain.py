@@ -45,7 +45,7 @@ def run(job: Job) -> None:
             "dataset": dataset,
             "network": network,
             "seed": job.seed,
-            "loss": plan.loss,
+            "loss": plan.loss.name,
             "checkpoint": key,
             "epoch": checkpoint.epoch,
             "epochs": len(result.history),

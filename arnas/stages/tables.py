@@ -59,7 +59,8 @@ def run(job: Job) -> None:
         training += training_rows(cell, training_history(instance.outputs["history"]))
         trained.append((dataset, name, seed))
         source = job.params.data[dataset].source
-        if found := network(description, source, job.params.retrain[dataset]):
+        loss = (job.params.networks.get(name) or job.params.searches[name].network).loss
+        if found := network(description, source, job.params.retrain[dataset], loss):
             networks[dataset, name] = found
     whitebox_files = [
         load_outcomes(instance.outputs["outcomes"], *named(instance.axes))

@@ -27,7 +27,7 @@ from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
 from arnas.runtime.resume import Section, Sections
 from arnas.stages.attacked import images_to_attack
-from arnas.training.losses import LOSSES
+from arnas.training.registry import loss_entry
 
 CURVE_ATTACK = "apgd"
 ENVIRONMENT = ("packages", "python", "git", "device", "threads", "deterministic")
@@ -46,7 +46,7 @@ def run(job: Job) -> None:
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
         model, origin = load_trained(job.inputs[checkpoint], splits.info, *named(job.axes)[1:])
         origins[checkpoint] = origin
-        attacks = options.chosen(wanted, job.axes["dataset"], LOSSES[origin["loss"]].defended)
+        attacks = options.chosen(wanted, job.axes["dataset"], loss_entry(origin["loss"]).defended)
         same = checkpoint == "last" and origin["epoch"] == origins["selected"]["epoch"]
         if same and {f"selected.{name}" for name in attacks} <= tensors.keys():
             for name in ("clean", *attacks):
@@ -74,7 +74,10 @@ def run(job: Job) -> None:
         },
         "autoattack": options.suite,
         "epsilon_curve": [
-            {"epsilon": text if isinstance(text, str) else f"{text:g}", "budget": parse_amount(text)}
+            {
+                "epsilon": text if isinstance(text, str) else f"{text:g}",
+                "budget": parse_amount(text),
+            }
             for text in options.epsilon_curve
         ],
         "curve_attack": CURVE_ATTACK,

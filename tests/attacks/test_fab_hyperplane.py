@@ -12,7 +12,7 @@ from pyautoattack.fab_projections import projection_l1, projection_l2, projectio
 from scipy.optimize import linprog, minimize
 from torch import Tensor
 
-from arnas.attacks.hyperplane import LEAST_WEIGHT, change_onto
+from arnas.attacks.fab import LEAST_WEIGHT, change_onto
 
 NORMS = ("linf", "l2", "l1")
 ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}

@@ -15,6 +15,7 @@ from square_cases import (
     images,
     mixed_case,
     numbers_for,
+    numbers_needed,
     table,
 )
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.projection import length
-from arnas.attacks.square import BLOCK, numbers_needed, per_image_numbers, square, square_batch
+from arnas.attacks.square import BLOCK, per_image_numbers, square, square_batch
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 

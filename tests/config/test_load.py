@@ -86,7 +86,7 @@ def test_schema_file_is_in_step_with_the_models() -> None:
         ("networks.arnas.model", "resnet999", ["networks.arnas.model", "'resnet999'", "arnas"]),
         ("networks.arnas.loss", "hinge", ["networks.arnas.loss", "'hinge'", "pgd"]),
         ("networks.arnas.cells", 2, ["networks.arnas.cells", "2", "3"]),
-        ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "npz, shapes"]),
+        ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "shapes, npz"]),
         ("data.digits", {"test_images": 3}, ["data.digits.source is missing", "sklearn_digits"]),
         ("networks.arnas", {"model": "resnet18", "cells": 4}, ["networks.arnas", "no cells"]),
         ("retrain.digits.learning_rate", float("inf"), ["learning_rate", "finite"]),

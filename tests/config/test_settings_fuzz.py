@@ -23,7 +23,7 @@ from torch import nn
 from arnas.config.load import check_params, load_params
 from arnas.config.params import Params
 from arnas.data.batches import epoch_batches
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
 from arnas.data.splits import SPLITS
 from arnas.models.registry import build_model
 from arnas.pipeline.jobs import find_instance, instances

@@ -9,8 +9,8 @@ from official_cases import refusal
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from arnas.data.options import ImageFolderOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import ImageFolderOptions
 from arnas.data.splits import Splits
 
 CLASSES = ("ant", "bee", "cat")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arnas.data.options import NpzOptions
+from arnas.data.sources.registry import NpzOptions
 
 SPLITS = ("train", "search_val", "val", "test")
 

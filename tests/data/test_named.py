@@ -14,8 +14,7 @@ from official_cases import Cifar, Svhn, use
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from arnas.data.load import CUT, NamedImages, images_sha256, load_images
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import CUT, NamedImages, images_sha256, load_dataset, load_images
 from arnas.data.splits import save_splits
 from arnas.runtime.errors import UserError
 
@@ -184,11 +183,11 @@ def stored(found: NamedImages) -> dict[bytes, int]:
     return {image.tobytes(): label for image, label in zip(pixels, found.y.tolist(), strict=True)}
 
 
-def test_a_folder_without_parts_is_read_whole(flat: Path) -> None:
+def test_a_folder_without_splits_is_read_whole(flat: Path) -> None:
     found = load_images(str(flat))
     assert sound(found) and stored(found) == listed(flat)
     assert (found.num_classes, found.name) == (len(CLASSES), "mine")
-    assert found.words == f"all 36 images in {flat}, which has no split test"
+    assert found.words == f"all 36 images in {flat}"
 
 
 def test_the_first_images_of_a_folder_are_of_all_classes(flat: Path) -> None:
@@ -196,7 +195,7 @@ def test_the_first_images_of_a_folder_are_of_all_classes(flat: Path) -> None:
     assert sound(found) and len(found.y.unique()) == 3
 
 
-def test_a_folder_with_parts_is_read_by_them(divided: Path) -> None:
+def test_a_folder_with_splits_is_read_by_them(divided: Path) -> None:
     assert stored(load_images(str(divided))) == listed(divided / "test")
     assert stored(load_images(str(divided), split="train")) == listed(divided / "train")
     assert "has test, train: choose one" in refusal(divided, split="val")
@@ -212,7 +211,7 @@ def test_images_of_a_folder_may_be_resized_and_made_grey(flat: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path)
-    assert message.startswith(f"data: {tmp_path} is not a folder with a folder of images")
+    assert message.startswith(f"{tmp_path} is not a folder with a folder of images")
     write_classes(tmp_path, classes=("one",))
     assert "has one class, 'one'" in refusal(tmp_path)
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from official_cases import Cifar, Svhn, address, refusal, send_file, serving, use
-from torchvision.datasets import CIFAR10, CIFAR100, SVHN
+from torchvision.datasets import CIFAR10, CIFAR100
 
-from arnas.data.sources.registry import SOURCES
 from arnas.data.splits import SPLITS, Splits
 
 
@@ -35,13 +34,6 @@ def pairs(images: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor) 
 
 def learning(splits: Splits) -> list[tuple]:
     return pairs(*splits.subset(*SPLITS[:3]))
-
-
-def test_the_readers_are_torchvisions_own() -> None:
-    """Whose checksums are those of the authors' files."""
-    readers = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN}
-    for source, reader in readers.items():
-        assert SOURCES[source].read.keywords == {"reader": reader}
 
 
 # CIFAR

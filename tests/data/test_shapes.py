@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 from sklearn.linear_model import RidgeClassifier
 
-from arnas.data.options import ShapesOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import ShapesOptions
 from arnas.data.sources.shapes import CLASSES, DISTANCES, draw_shapes
 
 

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from arnas.data.options import DatasetOptions, DigitsOptions, NoTestSetOptions
-from arnas.data.sources.registry import SOURCES, load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import SOURCES, DigitsOptions, NoTestSetOptions
 from arnas.data.splits import (
     DatasetInfo,
     Splits,
@@ -29,7 +29,7 @@ from arnas.data.splits import (
     to_pixels,
 )
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import read_description
+from arnas.runtime.files import read_description, save_tensors
 
 INFO = DatasetInfo("tiny", "npz", False, 3, 8, 1, 255, "none")
 
@@ -67,10 +67,14 @@ def test_the_digits_are_scikit_learns() -> None:
     assert not info.synthetic
 
 
-def test_every_source_has_a_citation() -> None:
-    members = get_args(get_args(DatasetOptions)[0])
-    assert set(SOURCES) == {get_args(m.model_fields["source"].annotation)[0] for m in members}
-    assert all(source.citation for source in SOURCES.values())
+def test_every_source_says_what_it_is() -> None:
+    for name, source in SOURCES.items():
+        assert get_args(source.options.model_fields["source"].annotation) == (name,)
+        assert source.citation
+        if source.size is not None:
+            words = f": {source.size.train:,} + {source.size.test:,} photographs of "
+            side, classes = source.size.image_size, source.size.num_classes
+            assert f"{words}{side}x{side} in {classes} " in str(source.options.__doc__)
     assert [name for name, source in SOURCES.items() if source.synthetic] == ["shapes"]
 
 
@@ -201,21 +205,16 @@ def test_parts_that_share_nothing_leak_nothing() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "search_val", "val"])
-def test_a_test_image_in_another_split_is_found_there(split: str) -> None:
-    """Once, though it is in the split twice; its pixels are then there too."""
+def test_test_images_and_their_copies_are_found_in_other_splits(split: str) -> None:
+    """An image counts once, though it is in the split twice, and its pixels are then there too.
+
+    Both test images with equal pixels count, and the copies among themselves do not.
+    """
     assert leaked(by_hand([A, B, C], test=[0, 1], **{split: [2, 1, 1]})) == (1, 1)
-
-
-@pytest.mark.parametrize("split", ["train", "search_val", "val"])
-def test_a_copy_of_a_test_image_is_found(split: str) -> None:
-    """Both test images with equal pixels count, and the copies among themselves do not."""
     assert leaked(by_hand([A, A, A, B, B], test=[0, 1, 3, 4], **{split: [2]})) == (0, 2)
     assert leaked(by_hand([A, A, B, B], test=[0, 1], **{split: [2, 3]})) == (0, 0)
-
-
-def test_copies_may_lie_in_several_splits() -> None:
-    splits = {"train": [3], "search_val": [4], "val": [5], "test": [0, 1, 2]}
-    assert leaked(by_hand([A, B, C, A, B, A], **splits)) == (0, 2)
+    several = {"train": [3], "search_val": [4], "val": [5], "test": [0, 1, 2]}
+    assert leaked(by_hand([A, B, C, A, B, A], **several)) == (0, 2)
 
 
 def test_a_copy_with_another_label_is_a_copy() -> None:
@@ -280,3 +279,10 @@ def test_a_file_without_its_description_is_no_dataset(stored: Path) -> None:
         pytest.raises(UserError, match="does not hold a dataset's splits"),
     ):
         load_splits(stored)
+
+
+def test_a_file_with_the_older_names_says_what_to_rerun(tmp_path: Path) -> None:
+    tensors = {name: torch.zeros(1) for name in ("images", "search_validation", "selection")}
+    save_tensors(tmp_path / "splits.safetensors", tensors, {})
+    with pytest.raises(UserError, match=r"earlier versions did .*: rerun `python -m arnas data`"):
+        load_splits(tmp_path / "splits.safetensors")

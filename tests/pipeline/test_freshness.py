@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from arnas.config.load import check_params, load_params
+from arnas.pipeline import jobs
+from arnas.pipeline.dvc import dvc_yaml
 from arnas.pipeline.freshness import LONG_AGO, expected, why_stale, write_token
 from arnas.pipeline.jobs import find_instance
 from arnas.pipeline.runner import run_command
@@ -149,3 +151,29 @@ def test_a_damaged_manifest_does_not_hide_the_mistake(settings: dict[str, Any]) 
     Path("params.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(UserError, match="images to divide"):
         run_command("data", AXES, run_data)
+
+
+def test_code_of_the_users_own_is_an_input(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever setting names it; DVC depends on it once `dvc.yaml` is generated again."""
+    monkeypatch.setattr(jobs, "lookup", lambda *_: {"loss": "mine.losses:hinge", "epochs": 1})
+    Path("mine").mkdir()
+    code = Path("mine/losses.py")
+    code.write_text("def hinge(): ...\n")
+    assert reason(settings) == "its input files changed, now also mine/losses.py"
+    Path("dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.setenv("DVC_STAGE", "data@digits")
+    run_command("data", AXES, run_data)
+    assert "dvc.yaml does not name mine/losses.py" in capsys.readouterr().err
+    assert reason(settings) is None
+    code.write_text("def hinge(): return 1\n")
+    assert reason(settings) == "mine/losses.py has changed"
+    Path("dvc.yaml").write_text(dvc_yaml(load_params()))
+    run_command("data", AXES, run_data)
+    assert "does not name" not in capsys.readouterr().err
+
+
+def test_only_texts_of_that_form_name_code(settings: dict[str, Any]) -> None:
+    params = check_params(settings, "test")
+    assert jobs.user_code(params, ["data.digits", "whitebox", "retrain.digits", "run"]) == []

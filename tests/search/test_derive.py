@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arnas.search.derive import collapsed, count_skips, derive_cell, derive_genotype
-from arnas.spaces.genotype import PRIMITIVES, Cell, Edge, Genotype
+from arnas.spaces.genotype import Cell, Edge, Genotype
 from arnas.spaces.published import ARNAS
+from arnas.spaces.registry import PRIMITIVES
 
 SKIP = PRIMITIVES.index("skip_connect")
 FIRST_ROW = (0, 2, 5, 9)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.search.supernet import Supernet
-from arnas.spaces.genotype import PRIMITIVES
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.options import SearchSpaceOptions
+from arnas.spaces.registry import PRIMITIVES
 
 TOLERANCE = 1e-10
 CLASSES = 5
@@ -29,11 +29,14 @@ class Case(NamedTuple):
     in_channels: int
     size: tuple[int, int]
     batch: int = 4
+    primitives: tuple[str, ...] = PRIMITIVES
 
 
+OWN = "plain_supernet:channel_mixer"
 ARNAS = ("accurate", "accurate", "robust")
 SWAPPED = ("robust", "robust", "accurate")
 NORMAL = ("normal", "normal", "normal")
+SMALL = Case(ARNAS, (1, 2, 2), 4, 2, 1, (8, 8))
 CASES = {
     "arnas": Case(ARNAS, (1, 2, 2), 4, 4, 3, (8, 8)),
     "three_cells_odd": Case(ARNAS, (1, 2, 2), 3, 2, 1, (7, 7)),
@@ -42,13 +45,19 @@ CASES = {
     "oblong_and_narrowing": Case(SWAPPED, (2, 1, 3), 4, 2, 2, (6, 9)),
     "odd_channels": Case(ARNAS, (1, 1, 2), 4, 3, 1, (8, 8)),
     "even_then_odd_nine": Case(ARNAS, (1, 1, 1), 4, 2, 3, (9, 9), batch=2),
+    "a_subset": SMALL._replace(primitives=("sep_conv_5x5", "avg_pool_3x3", "dil_conv_3x3")),
+    "skips_and_one_more": SMALL._replace(primitives=("skip_connect", "sep_conv_3x3")),
+    "only_an_own_operation": SMALL._replace(primitives=(OWN,)),
+    "an_own_operation_besides": SMALL._replace(primitives=("dil_conv_5x5", OWN, *PRIMITIVES[:4])),
 }
 
 
 def make_pair(case: Case) -> tuple[Supernet, PlainSupernet]:
     """Return both networks in float64 with the same weights, none of them trivial."""
     torch.manual_seed(0)
-    space = SpaceOptions(kinds=list(case.kinds), widths=list(case.widths))
+    space = SearchSpaceOptions(
+        kinds=list(case.kinds), widths=list(case.widths), primitives=list(case.primitives)
+    )
     sizes = {
         "num_classes": CLASSES,
         "in_channels": case.in_channels,
@@ -59,7 +68,7 @@ def make_pair(case: Case) -> tuple[Supernet, PlainSupernet]:
     with torch.no_grad():
         supernet.stem[1].weight.uniform_(0.5, 1.5)
         supernet.stem[1].bias.uniform_(-0.5, 0.5)
-    oracle = PlainSupernet(case.kinds, case.widths, **sizes).double()
+    oracle = PlainSupernet(case.kinds, case.widths, **sizes, names=case.primitives).double()
     copy_into(supernet, oracle)
     return supernet, oracle
 
@@ -184,7 +193,9 @@ def test_columns_of_the_table_are_the_primitives_in_order() -> None:
 
 @pytest.mark.parametrize(("channels", "count"), [(24, 1_882_930), (16, 944_378)])
 def test_published_size(channels: int, count: int) -> None:
-    supernet = Supernet(SpaceOptions(), num_classes=10, in_channels=3, channels=channels, cells=8)
+    supernet = Supernet(
+        SearchSpaceOptions(), num_classes=10, in_channels=3, channels=channels, cells=8
+    )
     assert sum(weight.numel() for weight in supernet.weights()) == count
     everything = sum(p.numel() for p in supernet.parameters())
     assert everything == count + 3 * 14 * 7
@@ -255,7 +266,9 @@ def test_one_table_for_each_kind(kinds: tuple[str, str, str], expected: list[str
 
 
 def small_supernet(seed: int) -> Supernet:
-    return Supernet(SpaceOptions(), num_classes=2, in_channels=1, channels=2, cells=3, seed=seed)
+    return Supernet(
+        SearchSpaceOptions(), num_classes=2, in_channels=1, channels=2, cells=3, seed=seed
+    )
 
 
 def test_tables_follow_the_seed_only() -> None:

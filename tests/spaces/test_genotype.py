@@ -15,7 +15,6 @@ from arnas.runtime.errors import UserError
 from arnas.spaces.genotype import (
     EDGES,
     KINDS,
-    PRIMITIVES,
     Cell,
     Edge,
     Genotype,
@@ -24,6 +23,7 @@ from arnas.spaces.genotype import (
     load_genotype,
     save_genotype,
 )
+from arnas.spaces.registry import PRIMITIVES
 
 CELL: Cell = tuple((Edge("skip_connect", 0), Edge("sep_conv_3x3", 1)) for _ in range(4))
 

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.spaces.primitives import (
-    OPERATIONS,
     FactorizedReduce,
+    build_operation,
     dilated_depthwise,
     merge_phases,
     relu_conv_norm,
     shift_by_one,
     split_phases,
 )
+from arnas.spaces.registry import PRIMITIVES
 
 SIZES = [(8, 8), (7, 7), (6, 9), (5, 2), (1, 1), (1, 4), (2, 1), (3, 1)]
 
@@ -110,12 +111,12 @@ def assert_same_function(module: nn.Module, plain: nn.Module, x: Tensor) -> None
 @pytest.mark.parametrize("size", [(8, 8), (7, 5)], ids=str)
 @pytest.mark.parametrize("name", PRIMITIVE_NAMES)
 def test_operations(name: str, size: tuple[int, int], stride: int) -> None:
-    module, plain = OPERATIONS[name](4, stride), primitive(name, 4, stride)
+    module, plain = build_operation(name, 4, stride), primitive(name, 4, stride)
     assert_same_function(module, plain, randn(3, 4, *size))
 
 
 def test_operations_are_the_primitives() -> None:
-    assert tuple(OPERATIONS) == PRIMITIVE_NAMES
+    assert PRIMITIVES == PRIMITIVE_NAMES
 
 
 @pytest.mark.parametrize("affine", [True, False])

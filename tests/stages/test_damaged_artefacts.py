@@ -39,7 +39,13 @@ from arnas.reporting.run.histories import search_history, training_history
 from arnas.reporting.run.tables import read_table
 from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.manifest import read_manifest
-from arnas.search.state import SearchState, load_course, load_state, load_trajectory, new_state
+from arnas.search.state import (
+    SearchState,
+    load_state,
+    load_trajectory,
+    load_trajectory_and_gammas,
+    new_state,
+)
 from arnas.spaces.genotype import load_genotype
 
 RAN: Counter[str] = Counter()
@@ -165,7 +171,7 @@ def test_a_file_of_the_same_kind_is_refused_in_its_place(run: Path) -> None:
     for read, path in (
         (lambda: load_splits(SPLITS, "shapes"), SPLITS),
         (lambda: load_trajectory(SECOND, wrong), SECOND),
-        (lambda: load_course(SECOND, {"seed": 1}), SECOND),
+        (lambda: load_trajectory_and_gammas(SECOND, {"seed": 1}), SECOND),
         (lambda: load_trajectory(FIRST, {"stage": "multiobjective"}), FIRST),
         (lambda: load_outcomes(OUTCOMES, "shapes", "arnas", 0), OUTCOMES),
         (lambda: load_outcomes(OUTCOMES, "digits", "resnet18", 0), OUTCOMES),

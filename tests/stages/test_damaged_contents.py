@@ -16,8 +16,8 @@ import torch
 from damage import MARKER, Trap, sentence
 from torch import Tensor
 
-from arnas.data.options import NpzOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import NpzOptions
 from arnas.data.splits import load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes, load_scores
 from arnas.models.registry import load_weights
@@ -331,7 +331,7 @@ def test_an_archive_that_unpacks_beyond_the_memory_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mine.npz"
-    np.savez_compressed(path, images=np.zeros((80, 64, 64), np.uint8), labels=np.arange(80) % 2)
+    np.savez_compressed(path, images=np.full((80, 64, 64), 200, np.uint8), labels=np.arange(80) % 2)
     options = NpzOptions(source="npz", path=str(path), test_images=5, val_images=5)
     load_dataset("mine", options)
     monkeypatch.setattr("os.sysconf", lambda name: 500)  # bytes a page, and pages

@@ -18,9 +18,9 @@ from training_cases import CLASSES, DATA, OPTIONS, SCALE, THREAT, bits, images, 
 from arnas.attacks.threat import Threat
 from arnas.data.splits import LabelledImages
 from arnas.runtime.progress import silent
-from arnas.training import loop
+from arnas.training import loop, losses
 from arnas.training.loop import TrainingResult, TrainingTask, learning_rate, measure
-from arnas.training.losses import LOSSES, LossValue, Step, natural_loss
+from arnas.training.losses import LossValue, Step, natural_loss
 from arnas.training.options import RetrainOptions, SelectionOptions
 
 ONE_BATCH = DATA._replace(train=images(4, 3))
@@ -248,7 +248,7 @@ def test_every_step_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatc
         batches.append(step.batch.x.numpy().tobytes())
         return natural_loss(step)
 
-    monkeypatch.setitem(LOSSES, "pgd", LOSSES["pgd"]._replace(loss=spy))
+    monkeypatch.setattr(losses, "pgd_loss", spy)
     for seed in (0, 1):
         run(small_net(), task(seed=seed))
     assert len(drawn) == 2 * OPTIONS.epochs * 2

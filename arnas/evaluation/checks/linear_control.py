@@ -3,7 +3,7 @@
 The nearest of the class means is a linear classifier, so that the largest change of a margin within
 the ball and the box is a sum over pixels that can be written down. What the attacks find on it, on
 the same images and with the same budget, must agree; and the same classifier with logits that
-saturate the cross-entropy must be found out.
+saturate the cross-entropy must be noticed.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def linear_control(context: CheckContext) -> Check:
     exact, threat = control.exact, control.threat
     broken = attack_control(control)
     impossible = int((broken & exact.robust).sum())
-    falls, missed = int(exact.breakable.sum()), int((exact.breakable & ~broken).sum())
+    breakable, missed = int(exact.breakable.sum()), int((exact.breakable & ~broken).sum())
     loud = CheckContext(
         scaled(control.model, LOUD, torch.float32),
         control.x.float(),
@@ -185,21 +185,21 @@ def linear_control(context: CheckContext) -> Check:
     )
     masked = margin_against_entropy(loud)
     status: Status = "PASS"
-    if impossible or missed > max(SLACK * falls, FEW) or masked.status != "FAIL":
+    if impossible or missed > max(SLACK * breakable, FEW) or masked.status != "FAIL":
         status = "FAIL"
     return Check(
         "linear_control",
         status,
-        f"of {len(broken)} images a linear classifier holds {int(exact.certified.sum())} by its "
-        f"certificate and loses {falls} at epsilon {threat.epsilon:.4g}; APGD misses {missed} of "
-        f"these and breaks {impossible} that cannot be broken; with logits x {LOUD:.0f} it is "
-        f"{'' if masked.status == 'FAIL' else 'not '}found out ({masked.evidence})",
+        f"of {len(broken)} images a linear classifier {int(exact.certified.sum())} are certified "
+        f"and {breakable} can be broken at epsilon {threat.epsilon:.4g}; APGD misses {missed} of "
+        f"these and breaks {impossible} that cannot be broken; with logits x {LOUD:.0f} "
+        f"masking is {'' if masked.status == 'FAIL' else 'not '}noticed ({masked.evidence})",
         "the attacks do not work on these images: look at their range, their type and epsilon",
     )
 
 
 def attack_control(control: Control) -> Tensor:
-    """Return which images fall to APGD on the cross-entropy, or on the margin to likely rivals.
+    """Return which images APGD breaks, on the cross-entropy or on the margin to likely rivals.
 
     Of the images that cannot be broken a few are enough, and two tries at each.
     """

@@ -124,12 +124,12 @@ def determinism(context: CheckContext) -> Check:
         if is_random(context):
             status = "WARN" if context.expectation > 1 else "FAIL"
             advice = (
-                "quote it as randomised: on another draw other images stand"
+                "report it as randomised: with other random numbers other images are robust"
                 if context.expectation > 1
                 else 'the model draws random numbers: use suite="rand", or expectation=20'
             )
             if context.expectation > 1:
-                evidence += f"; randomised, judged with EoT {context.expectation}"
+                evidence += f"; randomised, evaluated with EoT {context.expectation}"
     return Check("determinism", status, evidence, advice)
 
 

@@ -30,7 +30,7 @@ class Probe(NamedTuple):
 
     x: Tensor
     y: Tensor
-    stood: Tensor
+    robust: Tensor
     """bool: whether the image withstood the suite; all of them if there is no result yet."""
     places: Tensor
     """int64: the images' places among the first ones."""
@@ -66,10 +66,10 @@ def probe_of(context: CheckContext) -> Probe:
     def measure() -> Probe:
         x, y = (values.detach().clone() for values in context.probe())
         places = (~misclassified(context.logits(x), y)).nonzero().flatten()
-        stood = torch.ones(len(y), dtype=torch.bool)
+        robust = torch.ones(len(y), dtype=torch.bool)
         if context.outcomes:
-            stood = withstood(context)[: len(y)]
-        return Probe(x[places], y[places], stood.to(places.device)[places], places, y)
+            robust = withstood(context)[: len(y)]
+        return Probe(x[places], y[places], robust.to(places.device)[places], places, y)
 
     probe = remembered(context, "probe", measure)
     if not len(probe.y):
@@ -128,7 +128,7 @@ def _step(x: Tensor, delta: Tensor, slope: Tensor, size: float, threat: Threat) 
 
 
 def numeric_ascent(context: CheckContext, x: Tensor, y: Tensor) -> Tensor:
-    """Return which images fall to ascent of the margin along differences of forward passes.
+    """Return which images are broken along the margin's finite differences of forward passes.
 
     Simultaneous perturbation (SPSA; Uesato et al., arXiv 1802.05666, section 4): the slope is the
     mean over random directions of half a budget's length, so that it sees over the steps of rounded

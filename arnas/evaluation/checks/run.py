@@ -19,7 +19,7 @@ CONVERGED = 2.0
 
 
 def not_run(name: str, evidence: str, advice: str) -> Check:
-    """Return the verdict of a check whose attacks were not asked for."""
+    """Return a check whose attacks were not asked for."""
     return Check(name, "WARN", evidence, advice)
 
 
@@ -111,8 +111,8 @@ def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
     return Check(
         "iterative_not_weaker",
         _lag(surplus, len(single)),
-        f"{_percent(single)} withstand FGSM, {_percent(iterative)} PGD-20; {lost} images fell to "
-        "FGSM only",
+        f"{_percent(single)} withstand FGSM, {_percent(iterative)} PGD-20; only FGSM "
+        f"breaks {lost} images",
         "one step beats twenty: a sign of masked gradients; try a margin loss and a black-box "
         "attack",
     )
@@ -151,7 +151,7 @@ def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
 
 
 def _lag(surplus: int, n: int) -> Status:
-    """Return the verdict on an attack that leaves `surplus` images more than a weaker one."""
+    """Return the status of an attack that leaves `surplus` images more than a weaker one."""
     if surplus <= 0:
         return "PASS"
     return "WARN" if surplus <= max(SLACK * n, FEW) else "FAIL"
@@ -202,15 +202,15 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
             "add a network with loss natural to run.networks, and the dataset to run.networks_on",
         )
     clean, robust = control["clean"], control["union"]
-    fell = robust.high < clean.low
+    lower = robust.high < clean.low
     enough = robust.percent <= (1 - CONTROL_LOSS) * clean.percent
     return Check(
         "control_falls",
-        "PASS" if fell and enough else "WARN" if fell else "FAIL",
+        "PASS" if lower and enough else "WARN" if lower else "FAIL",
         f"the undefended network falls from {clean.percent:.1f} % clean to {robust.percent:.1f} % "
         "under attack",
         "raise epsilon: this one hardly tells defended networks from undefended ones"
-        if fell
+        if lower
         else "the attacks do not work here: look at their steps and at the model's gradients",
     )
 
@@ -231,13 +231,13 @@ def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> C
             "no black-box attack was run",
             "run the stage blackbox on this dataset",
         )
-    # The worst verdict of all sources; of equals the one with the most images, then by name.
-    verdicts = [
-        (*_blackbox_verdict(whitebox[: len(flags)], flags), len(flags), name)
+    # The worst of all sources; of equals the one with the most images, then by name.
+    sources = [
+        (*_compare_blackbox(whitebox[: len(flags)], flags), len(flags), name)
         for name, flags in sorted(blackbox.items())
     ]
     rank = ("PASS", "WARN", "FAIL")
-    status, count, n, name = max(verdicts, key=lambda found: (rank.index(found[0]), found[1]))
+    status, count, n, name = max(sources, key=lambda found: (rank.index(found[0]), found[1]))
     return Check(
         "blackbox_not_stronger",
         status,
@@ -248,8 +248,8 @@ def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> C
     )
 
 
-def _blackbox_verdict(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
-    """Return the verdict on one black-box attack and how many images fall to it only."""
+def _compare_blackbox(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
+    """Return the status of one black-box attack and how many images it alone breaks."""
     count = int(((blackbox == 0) & (whitebox == 1)).sum())
     surplus = int(whitebox.sum()) - int(blackbox.sum())
     if surplus > max(SLACK * len(blackbox), FEW):

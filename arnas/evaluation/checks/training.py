@@ -81,7 +81,7 @@ def corruptions(context: CheckContext) -> Check:
         "corruptions",
         "PASS" if size == own else "WARN",
         f"mean accuracy {float(found['mean']):.2f} % on corrupted images of {size} pixels a side; "
-        f"the model is judged on {own}",
+        f"the model is evaluated on {own}",
         "corrupt images of the size that the model takes: resizing afterwards changes ranks",
     )
 

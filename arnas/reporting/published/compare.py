@@ -10,7 +10,7 @@ import pandas as pd
 
 from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import parse_amount
-from arnas.data.options import OFFICIAL
+from arnas.data.sources.registry import OFFICIAL
 from arnas.models.registry import MODELS
 from arnas.reporting.published.sources import (
     Attack,
@@ -23,9 +23,12 @@ from arnas.reporting.published.sources import (
 from arnas.reporting.run.tables import DECIMALS, summary
 from arnas.spaces.published import GENOTYPES
 from arnas.training.options import RetrainOptions
+from arnas.training.registry import LossOptions
 
 NAMED_STEPS = ("pgd20", "pgd100")
 """Attacks whose names say how many steps they have."""
+LOSS_WEIGHTS = {"trades": "beta", "mart": "weight"}
+"""Losses with a weight that sources state, and the setting that holds it."""
 CLOSE = 1e-9
 """Distances in input units that differ by less are equal."""
 COLUMNS = (
@@ -55,9 +58,12 @@ class Network:
     channels: int
     cells: int | None
     recipe: RetrainOptions
+    loss: LossOptions
 
 
-def network(description: Mapping[str, Any], source: str, recipe: RetrainOptions) -> Network | None:
+def network(
+    description: Mapping[str, Any], source: str, recipe: RetrainOptions, loss: LossOptions
+) -> Network | None:
     """Return what identifies a network; None for one that nobody else can have published.
 
     That is one with a genotype of the run's own, or in another layout than the published one.
@@ -68,7 +74,7 @@ def network(description: Mapping[str, Any], source: str, recipe: RetrainOptions)
         Of its selected checkpoint.
     source
         The data source of its images.
-    recipe
+    recipe, loss
         The settings of its training.
     """
     name, space = description.get("model"), description.get("space")
@@ -79,7 +85,7 @@ def network(description: Mapping[str, Any], source: str, recipe: RetrainOptions)
     ):
         return None
     sizes = size(name, description.get("channels"), description.get("cells"))
-    return Network(source, *sizes, recipe)
+    return Network(source, *sizes, recipe, loss)
 
 
 def compare(
@@ -177,13 +183,12 @@ def differences(row: Mapping[str, Any], ours: Network, source: Source, attack: A
         flags.append("epochs not stated")
     elif source.epochs != ours.recipe.epochs:
         flags.append(f"{source.epochs} epochs, ours {ours.recipe.epochs}")
-    weights = {"trades": ours.recipe.trades_beta, "mart": ours.recipe.mart_lambda}
-    if (loss := row["training"]) in weights:
-        weight = source.loss_weight.get(loss)
+    if (name := LOSS_WEIGHTS.get(loss := row["training"])) is not None:
+        weight, own_weight = source.loss_weight.get(loss), getattr(ours.loss, name)
         if weight is None:
             flags.append(f"weight of {loss} not stated")
-        elif weight != weights[loss]:
-            flags.append(f"weight of {loss} {weight:g}, ours {weights[loss]:g}")
+        elif weight != own_weight:
+            flags.append(f"weight of {loss} {weight:g}, ours {own_weight:g}")
     if source.extra_data != "none":
         flags.append(f"extra data: {source.extra_data}")
     flags += _steps(source, attack, budget)

@@ -17,11 +17,12 @@ from arnas.reporting.run.architecture import (
     gamma_rows,
     operation_rows,
 )
-from arnas.spaces.genotype import PRIMITIVES, Edge, Genotype
+from arnas.spaces.genotype import Edge, Genotype
 from arnas.spaces.layout import CellPlan, plan_cells
 from arnas.spaces.network import DerivedNetwork
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import ARNAS
+from arnas.spaces.registry import PRIMITIVES
 
 COUNTS = {
     "accurate": {"skip_connect": 3, "sep_conv_5x5": 3, "sep_conv_3x3": 2},

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from arnas.reporting.run.cells import COLOURS, SHORT, draw_cells
-from arnas.spaces.genotype import PRIMITIVES, Edge, Genotype
+from arnas.reporting.run.cells import draw_cells
+from arnas.spaces.genotype import Edge, Genotype
 from arnas.spaces.published import ARNAS
+from arnas.spaces.registry import OPERATIONS, PRIMITIVES
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -77,7 +78,10 @@ def test_every_operation_is_labelled(drawing: Path) -> None:
     """The published cells: 3 skips, 2 and 3 separable, 3 pools, 3 and 10 dilated ones."""
     expected = {"skip": 3, "sep 3": 2, "sep 5": 3, "avg pool 3": 3, "dil 3": 3, "dil 5": 10}
     found = words(drawing)
-    assert {label: found[label] for label in SHORT.values()} == {"max pool 3": 0, **expected}
+    assert {entry.label: found[entry.label] for entry in OPERATIONS.values()} == {
+        "max pool 3": 0,
+        **expected,
+    }
 
 
 def coloured(path: Path) -> Counter[str]:
@@ -88,12 +92,12 @@ def coloured(path: Path) -> Counter[str]:
 
 def test_every_operation_has_an_arrow_of_its_colour(drawing: Path) -> None:
     edges = [e.primitive for c in ARNAS.genotype.cells.values() for node in c for e in node]
-    assert coloured(drawing) == Counter(COLOURS[primitive] for primitive in edges)
+    assert coloured(drawing) == Counter(OPERATIONS[primitive].colour for primitive in edges)
 
 
 def test_every_primitive_can_be_drawn_and_told_apart(tmp_path: Path) -> None:
-    assert set(SHORT) == set(COLOURS) == set(PRIMITIVES)
-    assert len(set(SHORT.values())) == len(set(COLOURS.values())) == len(PRIMITIVES)
+    for key in ("label", "colour"):
+        assert len({getattr(entry, key) for entry in OPERATIONS.values()}) == len(PRIMITIVES)
     for primitive in PRIMITIVES:
         draw_cells(tmp_path / "it.svg", one_cell(Edge(primitive, 0), Edge(primitive, 1)))
-        assert words(tmp_path / "it.svg")[SHORT[primitive]] == 8
+        assert words(tmp_path / "it.svg")[OPERATIONS[primitive].label] == 8

@@ -11,12 +11,13 @@ import torch
 from arnas.reporting.format import estimate
 from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.architecture import alpha_rows, gamma_rows, operation_rows
-from arnas.reporting.run.cells import COLOURS, cells_figure
+from arnas.reporting.run.cells import cells_figure
 from arnas.reporting.run.style import styled, svg_bytes
-from arnas.spaces.genotype import EDGES, PRIMITIVES
+from arnas.spaces.genotype import EDGES
 from arnas.spaces.layout import plan_cells
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES
+from arnas.spaces.registry import OPERATIONS, PRIMITIVES
 
 ARNAS = GENOTYPES["arnas"].genotype
 
@@ -116,7 +117,7 @@ def test_trajectories_are_drawn_in_the_colours_of_their_operations() -> None:
 
 
 def line_name(colour: str) -> str:
-    return {value: name for name, value in COLOURS.items()}[colour]
+    return {entry.colour: name for name, entry in OPERATIONS.items()}[colour]
 
 
 def test_gamma_is_drawn_step_by_step() -> None:
