@@ -30,12 +30,13 @@ from arnas.models.registry import MODELS, build_model
 from arnas.pipeline.plan import stage_versions
 from arnas.reporting.run.cells import draw_cells
 from arnas.reporting.run.tables import overview, read_table, to_markdown
+from arnas.runtime.registered import REFERENCE_PATTERN
 from arnas.spaces.published import GENOTYPES
 from arnas.training.registry import LOSSES
 
 HERE = Path(__file__).parent
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-BLOCKS = {"SpaceOptions": "a block as `searches.<name>.space`"}
+BLOCKS = {"SpaceOptions": "a block with kinds and widths as in `searches.<name>.space`"}
 """Blocks that are told of elsewhere."""
 WORDS = {
     "integer": "whole number",
@@ -44,6 +45,7 @@ WORDS = {
     "string": "text",
     "^[a-z][a-z0-9_]*$": "name",
     "^[0-9a-f]{64}$": "64 hexadecimal digits",
+    REFERENCE_PATTERN: "a function of your own",
 }
 """Types and patterns of the settings' schema in words."""
 
@@ -57,10 +59,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)]) + "\n"
 
 
-def allowed(node: Mapping[str, Any]) -> str:
+def allowed(node: Mapping[str, Any]) -> str:  # noqa: PLR0911 -- a line for each kind
     """Return in words which values a setting may have."""
     if choice := node.get("enum", [node["const"]] if "const" in node else []):
         return ", ".join(f"`{value}`" for value in choice)
+    if "properties" in node:
+        own = ":" in node["properties"]["name"].get("pattern", "")
+        return "a block with " + ("a name" if own else ", ".join(node["properties"]))
     if "$ref" in node:
         return BLOCKS[node["$ref"].rsplit("/", 1)[1]]
     if "anyOf" in node:

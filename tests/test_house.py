@@ -38,6 +38,7 @@ TORCH_FREE = (
     "arnas",
     "arnas.attacks.registry",
     "arnas.config.load",
+    "arnas.models.registry",
     "arnas.config.schema",
     "arnas.pipeline.plan",
     "arnas.pipeline.status_table",

@@ -156,32 +156,17 @@ def apgd_batch(
     An image drops out as soon as an iterate, the start included, is misclassified, and costs
     nothing from then on. The clean images themselves are not classified.
 
+    A robust image costs `steps` gradients and one forward pass more; in L1 with larger balls three
+    more. Its `x_adv` is the iterate with the highest objective.
+
     Parameters
     ----------
-    oracle
-        The model, inside `frozen_eval`. A robust image costs `steps` gradients and one forward
-        pass more; in L1 with larger balls three more.
-    x
-        float of shape (N, ...) with values in [0, 1].
     labels
         int64 of shape (N,) or, for a targeted objective, (N, 2): true class and target. Every
         misclassified image is broken, as the target or not.
-    threat
-        Norm and budget.
-    streams
-        Random numbers of the starts: uniform in [0, 1] for linf, normal for L2 and L1.
-    steps
-        From 0 up; the published budget is 100.
-    objective
-        What to maximise; it must take `labels`.
     larger_first
         L1 only: take three tenths of the steps in the ball of three epsilons and then as many in
         that of two, where no image can be broken, as AutoAttack does (arXiv 2103.01208).
-
-    Returns
-    -------
-    AttackOutput
-        Of a robust image, `x_adv` is the iterate with the highest objective.
     """
     x = x.detach()
     phases = _phases(threat, steps, larger_first)
@@ -298,18 +283,10 @@ def checkpoints(steps: int, norm: str = "linf") -> list[int]:
 
 
 def random_point(x: Tensor, noise: Tensor, threat: Threat) -> Tensor:
-    """Return points of the ball and the box that are made of random numbers.
+    """Return points of the ball and the box that are made of noise of x's shape.
 
-    Parameters
-    ----------
-    x
-        Images in [0, 1], of shape (N, ...).
-    noise
-        Of x's shape: uniform in [0, 1] for linf, normal for L2 and L1. For linf they are centred
-        and scaled so that the largest coordinate is epsilon, for L2 they are scaled onto the
-        sphere, for L1 they are projected.
-    threat
-        Norm and budget.
+    For linf it is uniform in [0, 1], and is centred and scaled so that the largest coordinate is
+    epsilon. For L2 and L1 it is normal, scaled onto the sphere and projected respectively.
     """
     if threat.norm == "l1":
         return (x + project(x, noise, threat)).clamp_(0, 1)
@@ -476,18 +453,9 @@ class SparseState(ApgdState):
 def initial_state(
     x: Tensor, labels: Tensor, point: Tensor, slope: LossAndGrad, threat: Threat, fresh: bool
 ) -> ApgdState:
-    """Return the state before the first step.
+    """Return the state before the first step from points with these objectives and gradients.
 
-    Parameters
-    ----------
-    x, labels, point
-        Images, what the objective takes, and points of the ball to start from.
-    slope
-        Objective and gradient at these points.
-    threat
-        The ball.
-    fresh
-        L1 only: the points are random, and their number of pixels means nothing.
+    `fresh` matters in L1 only: the points are random, and their number of pixels means nothing.
     """
     gradient, value, _ = slope
     common: dict[str, Any] = {

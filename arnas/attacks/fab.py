@@ -140,28 +140,15 @@ def fab_batch(
     correctly. This changes the order of the passes and not the points. An untargeted step, whose
     gradients cost much more than a forward pass, always makes both queries.
 
+    The attack starts at the images, so that it needs no random numbers. Robust images are returned
+    unchanged.
+
     Parameters
     ----------
-    oracle
-        The model. An image's logits must not depend on the others.
-    x
-        float of shape (N, ...) in [0, 1].
     labels
         int64 of shape (N,), the true classes: each step approaches the class that seems nearest. Or
         of shape (N, 2), true classes and targets: each approaches the target, and any other class
         counts.
-    threat
-        Norm and budget.
-    streams
-        Not used: the attack starts at the images.
-    steps
-        From 0 up.
-
-    Returns
-    -------
-    AttackOutput
-        Broken are the images of which a point was misclassified at a distance of at most epsilon;
-        `x_adv` is the first such point. Robust images are returned unchanged.
     """
     return fab_from(oracle, x, labels, x, threat, steps)
 
@@ -392,11 +379,6 @@ def change_onto(points: Tensor, normal: Tensor, value: Tensor, norm: str) -> Ten
         is w.t - b, which would lose its last digits.
     norm
         ``linf``, ``l2`` or ``l1``: what is small.
-
-    Returns
-    -------
-    Tensor
-        The changes d, of the points' shape; NaN only where the arguments hold a NaN.
     """
     size, needed = normal.abs(), value.abs()[..., None]
     if norm != "linf":

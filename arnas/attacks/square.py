@@ -40,14 +40,8 @@ def per_image_numbers(parts: Iterable[object], indices: Tensor) -> Numbers:
     """Return random numbers that depend on `parts`, an image's index and the block only.
 
     5000 queries take 100 to 160 kB of them an image, 1.0 to 1.6 GB for 10 000 of CIFAR; drawn in
-    blocks they take a fiftieth of it.
-
-    Parameters
-    ----------
-    parts
-        What the numbers are for, for example ``("square", seed)``.
-    indices
-        int64 of shape (N,): the images' indices in their dataset.
+    blocks they take a fiftieth of it. `parts` say what they are for, for example ``("square",
+    seed)``; `indices` are the images' in their dataset, int64 of shape (N,).
     """
     purpose, indices = tuple(parts), indices.cpu()
 
@@ -156,19 +150,8 @@ def square_batch(
     an image whose two largest logits are equal, which need not be a misclassification, and in L1 it
     scales up the rounding errors of channels that a projection has just emptied.
 
-    Parameters
-    ----------
-    oracle
-        The model.
-    x, y
-        Images of shape (N, C, H, W) in [0, 1], and their labels.
-    threat
-        Norm and budget.
-    streams
-        Its blocks: block 0 is for the start, block k for the `BLOCK` queries from (k - 1) `BLOCK`
-        on. A number of exactly one half stands for the sign -1.
-    queries
-        Most windows tried for an image; the start costs a query besides.
+    Of the random numbers block 0 is for the start, block k for the `BLOCK` queries from (k - 1)
+    `BLOCK` on. The start costs a query besides.
     """
     return _attack(oracle, x, y, threat, streams.blocks, queries)
 

@@ -1,4 +1,4 @@
-"""Reading settings files and saying in one sentence what is wrong with them."""
+"""Reading settings files, with every mistake reported in one sentence."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from arnas.config.params import Params
+from arnas.config.references import referenced_files
 from arnas.config.renamed import new_name
 from arnas.data.options import user_file, user_folder
 from arnas.data.sources.registry import SOURCES, ImageFolderOptions, NpzOptions
@@ -22,41 +23,41 @@ DEFAULT_PATH = Path("params.yaml")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without what is read silently in another way than it looks: repeated keys, 010, on."""
+    """YAML without repeated keys, and without values that YAML 1.1 and 1.2 read differently."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    """Build a mapping, refusing a key that stands twice."""
+    """Build a mapping, refusing repeated keys."""
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable):
             raise UserError(f"{_place(key_node)}: a name is a block or a list; write a word.")
         if key in seen:
-            raise UserError(f"{_place(key_node)}: {key!r} stands twice in one block; keep one.")
+            raise UserError(f"{_place(key_node)}: {key!r} appears twice in one block; keep one.")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
 def _whole_number(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
-    """Build a whole number, refusing what is another number to the YAML that DVC reads."""
+    """Build a whole number, refusing one that DVC's YAML parser reads differently."""
     value = loader.construct_yaml_int(node)
     digits = node.value.lstrip("+-")
     if ":" in digits or (digits[:1] == "0" and digits[1:].replace("_", "").isdecimal()):
         raise UserError(
-            f"{_place(node)}: '{node.value}' is {value} to one engine and not to the other: write "
+            f"{_place(node)}: '{node.value}' is {value} to Snakemake and not to DVC: write "
             f"{value} if you mean that, or put it in quotes."
         )
     return value
 
 
 def _truth(loader: _StrictLoader, node: yaml.ScalarNode) -> bool:
-    """Build true or false, refusing what is text to the YAML that DVC reads."""
+    """Build true or false, refusing what DVC's YAML parser reads as text."""
     value = loader.construct_yaml_bool(node)
     if node.value.lower() not in {"true", "false"}:
         word = str(value).lower()
         raise UserError(
-            f"{_place(node)}: '{node.value}' is {word} to one engine and not to the other: write "
+            f"{_place(node)}: '{node.value}' is {word} to Snakemake and not to DVC: write "
             f"{word} if you mean that, or put it in quotes."
         )
     return bool(value)
@@ -118,7 +119,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _unreadable(source: str, reason: str) -> UserError:
-    """Return what to say of a text that is no YAML."""
+    """Return the error for a text that is no YAML."""
     return UserError(f"{source} is not readable YAML: {reason}; correct it.")
 
 
@@ -137,28 +138,28 @@ def load_params(path: Path | None = None) -> Params:
 
 
 def check_files(params: Params) -> None:
-    """Raise unless the user's own files that the run reads are there."""
-    for name in params.run.datasets:
+    """Raise unless the user's own files and modules that the run reads are there."""
+    run = params.run
+    for name in run.datasets:
         options = params.data[name]
+        # os.path, as Path.is_file fails on names that are too long
         if isinstance(options, ImageFolderOptions):
-            _check_folder(f"data.{name}.path", options, name)
-        if isinstance(options, NpzOptions) and not os.path.isfile(user_file(options.path)):  # noqa: PTH113
-            # unlike Path.is_file, for names too long
-            where = one_line(Path(options.path).absolute())
+            path, kind = user_folder(options.path), "folder"
+            found = os.path.isdir(path)  # noqa: PTH112
+        elif isinstance(options, NpzOptions):
+            path, kind = user_file(options.path), "file"
+            found = os.path.isfile(path)  # noqa: PTH113
+        else:
+            continue
+        if not found:
             raise UserError(
-                f"data.{name}.path is '{one_line(options.path)}', but there is no such file "
-                f"(looked for {where}): correct the path, or drop {name} from run."
+                f"data.{name}.path is '{one_line(options.path)}', but there is no such {kind} "
+                f"(looked for {one_line(path.absolute())}): correct the path, or drop {name} from "
+                "run."
             )
-
-
-def _check_folder(where: str, options: ImageFolderOptions, name: str) -> None:
-    """Raise unless the folder of a user's own images is there."""
-    if not os.path.isdir(user_folder(options.path)):  # noqa: PTH112 -- as above
-        place = one_line(user_folder(options.path).absolute())
-        raise UserError(
-            f"{where} is '{one_line(options.path)}', but there is no such folder (looked for "
-            f"{place}): correct the path, or drop {name} from run."
-        )
+    referenced_files([params.networks[name] for name in run.networks])
+    referenced_files([params.searches[name] for name in run.searches])
+    referenced_files(params.whitebox)
 
 
 def check_params(raw: Any, source: str) -> Params:

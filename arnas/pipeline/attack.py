@@ -205,7 +205,7 @@ def _evaluate(
     images, config = target.images, target.config
     model = _placed(target.model, device)
     known = {
-        **target.model.known,
+        **target.model.info.to_json(),
         **record,
         "model": target.model.name,
         "model_source": target.model.source,

@@ -14,7 +14,7 @@ EDGES_PER_NODE = 2
 
 
 def derive_cell(table: Tensor, primitives: Sequence[str] = PRIMITIVES) -> Cell:
-    """Keep the two strongest edges of each node and the strongest operation of each edge.
+    """Return the two strongest edges of each node, with the strongest operation of each edge.
 
     Edges are ranked by the softmax weight of their strongest operation (DARTS, arXiv 1806.09055,
     section 2.4); on equal weights the earlier state, and the earlier operation, win.
@@ -44,7 +44,7 @@ def derive_genotype(
 
 
 def count_skips(genotype: Genotype) -> dict[str, int]:
-    """Return how many of the eight operations of each kind are skip connections."""
+    """Return the number of skip connections among the eight operations of each kind."""
     return {
         kind: sum(edge.primitive == "skip_connect" for edges in cell for edge in edges)
         for kind, cell in genotype.cells.items()

@@ -1,4 +1,4 @@
-"""All that a search carries from one step to the next, and its file."""
+"""State of a search: supernet, optimisers, trajectory; saving and loading it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class SearchState:
     weight_optimiser: torch.optim.SGD
     alpha_optimiser: torch.optim.Adam
     trajectory: list[dict[str, Tensor]] = field(default_factory=list)
-    """The tables before the first epoch and after each one."""
+    """The architecture parameters before the first epoch and after each one."""
     gammas: list[float] = field(default_factory=list)
-    """Share of the natural gradient in every architecture step; NaN where nothing was shared."""
+    """Share of the natural gradient in every architecture step; NaN where there is none."""
 
     @property
     def epochs(self) -> int:
@@ -46,7 +46,7 @@ def new_state(
     seed: int,
     device: torch.device,
 ) -> SearchState:
-    """Return the state before the first step; weights and tables depend on `seed` only."""
+    """Return the state before the first step; it depends on the settings and `seed` only."""
     with seeded("search", "weights", seed):
         supernet = Supernet(
             space,
@@ -104,12 +104,12 @@ def _optimisers(state: SearchState) -> dict[str, torch.optim.Optimizer]:
 
 
 def load_state(path: Path, state: SearchState, expected: Mapping[str, Any] | None = None) -> None:
-    """Fill a fresh `state` from a file written by `save_state`.
+    """Restore a new `state` from a file written by `save_state`.
 
     Parameters
     ----------
     expected
-        What its description must say: the search that it comes from.
+        Values that its description must have: those of the search that it comes from.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def load_state(path: Path, state: SearchState, expected: Mapping[str, Any] | Non
 
 
 def fill_state(state: SearchState, tensors: dict[str, Tensor], path: Path) -> None:
-    """Fill a fresh `state` from what `state_tensors` returned; `path` names it in errors."""
+    """Restore a new `state` from what `state_tensors` returned; `path` names it in errors."""
     trajectory = _trajectory(tensors, path)
     own = {k.removeprefix("supernet."): v for k, v in tensors.items() if k.startswith("supernet.")}
     try:
@@ -128,7 +128,7 @@ def fill_state(state: SearchState, tensors: dict[str, Tensor], path: Path) -> No
     except RuntimeError as error:
         raise _mismatch(path, str(error).splitlines()[-1].strip()) from None
     if trajectory[0].keys() != state.supernet.alphas.keys():
-        raise _mismatch(path, f"its tables are those of {', '.join(trajectory[0])}")
+        raise _mismatch(path, f"its kinds of cells are {', '.join(trajectory[0])}")
     for prefix, optimiser in _optimisers(state).items():
         for name, parameter in state.supernet.named_parameters():
             values = {
@@ -183,7 +183,7 @@ def load_trajectory_and_gammas(
 
 
 def _read_state(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a state file whose description says what is expected."""
+    """Return the tensors of a state file after comparing its description."""
     tensors, description = load_tensors(path)
     for key, value in expected.items():
         if description.get(key) != value:
@@ -197,7 +197,7 @@ def _read_state(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
 def _trajectory(
     tensors: dict[str, Tensor], path: Path, columns: int | None = None
 ) -> list[dict[str, Tensor]]:
-    """Return the tables among the tensors of the state file `path`."""
+    """Return the architecture parameters in the tensors of the state file `path`."""
     stacked = {
         key.removeprefix("trajectory."): value
         for key, value in tensors.items()
@@ -205,7 +205,7 @@ def _trajectory(
     }
     shapes = {value.shape for value in stacked.values()}
     gammas = tensors.get("gammas")
-    whole = (
+    complete = (
         set(stacked) <= set(KINDS)
         and "reduction" in stacked
         and len(shapes) == 1
@@ -217,7 +217,7 @@ def _trajectory(
         and gammas.ndim == 1
         and gammas.is_floating_point()
     )
-    if not whole:
+    if not complete:
         raise UserError(f"{path} holds no architecture parameters of a search: rerun the search.")
     kinds = sorted(stacked)
     return [{k: stacked[k][i] for k in kinds} for i in range(len(stacked["reduction"]))]

@@ -8,7 +8,8 @@ from typing import Any
 from arnas.data.splits import read_info
 from arnas.evaluation.outcomes import load_examples
 from arnas.models.complexity import count_macs, count_parameters
-from arnas.models.registry import model_from_description, read_origin
+from arnas.models.registry import ModelSpec
+from arnas.models.weight_files import read_origin
 from arnas.pipeline.jobs import named, producers
 from arnas.pipeline.runner import Job
 from arnas.reporting.run.architecture import (
@@ -47,7 +48,7 @@ def run(job: Job) -> None:
         path = instance.outputs["selected"]
         description, origin = read_origin(path, dataset, network, seed)
         cell = {"dataset": dataset, "model": network, "training": origin["loss"], "seed": seed}
-        model = model_from_description(description, str(path))
+        model = ModelSpec.from_json(description, str(path)).build()
         tables["models"].append({**cell, **_size(model, description)})
         if isinstance(model, DerivedNetwork) and (network, seed) not in drawn:
             drawn.add((network, seed))

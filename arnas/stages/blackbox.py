@@ -15,7 +15,7 @@ from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.predict import logits, predict
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.evaluation.transfer import transfer_examples
-from arnas.models.registry import load_trained
+from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named, producers
 from arnas.pipeline.runner import Job
 from arnas.runtime.device import full_float32

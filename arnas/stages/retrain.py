@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arnas.data.placement import placed
 from arnas.data.splits import load_splits
-from arnas.models.registry import save_weights
+from arnas.models.weight_files import save_weights
 from arnas.pipeline.network import plan_network
 from arnas.pipeline.runner import Job
 from arnas.runtime.history import growing_history
@@ -52,4 +52,4 @@ def run(job: Job) -> None:
             "val_clean": checkpoint.val_clean,
             "val_robust": checkpoint.val_robust,
         }
-        save_weights(job.outputs[key], model, plan.description, provenance)
+        save_weights(job.outputs[key], model, plan.spec, provenance)

@@ -11,7 +11,7 @@ from arnas.evaluation.checks.base import Check
 from arnas.evaluation.checks.run import blackbox_not_stronger, control_falls
 from arnas.evaluation.outcomes import load_outcomes, load_scores
 from arnas.evaluation.statistics import wilson
-from arnas.models.registry import read_origin
+from arnas.models.weight_files import read_origin
 from arnas.pipeline.jobs import Instance, named, producers
 from arnas.pipeline.runner import Job
 from arnas.reporting.published.compare import Network, compare, network

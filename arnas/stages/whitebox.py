@@ -20,7 +20,7 @@ from arnas.evaluation.options import AUTOATTACK, Tier
 from arnas.evaluation.predict import predict
 from arnas.evaluation.result import ROBUST, EvalResult, to_record
 from arnas.evaluation.statistics import wilson
-from arnas.models.registry import load_trained
+from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import Job
 from arnas.runtime.files import save_tensors

@@ -35,7 +35,7 @@ Pair = tuple[float, float]
 
 
 class TrainingData(NamedTuple):
-    """What training reads, on its device."""
+    """The images of a training, on its device."""
 
     train: LabelledImages
     val: LabelledImages
@@ -55,12 +55,12 @@ class TrainingTask:
     threat: Threat
     """Norm and budget of training and of the attack that selects."""
     seed_parts: tuple[object, ...]
-    """What the run's random numbers are for."""
+    """Parts of the seed of all its random numbers."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights after an epoch, with what was measured on the validation images."""
+    """Weights after an epoch, with their accuracies on the validation images."""
 
     epoch: int
     """Epochs done, from 1."""
@@ -74,7 +74,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training leaves."""
+    """Checkpoints and history of a training."""
 
     last: Checkpoint
     selected: Checkpoint
@@ -103,9 +103,9 @@ class _Progress:
     epoch: int = 0
     """Epochs done."""
     step: int = 0
-    """Steps done of the present epoch."""
+    """Steps done of the current epoch."""
     losses: float = 0.0
-    """Sum over the images of the present epoch, as the two below."""
+    """Sum over the images of the current epoch, as the two below."""
     correct: int = 0
     seen: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -222,13 +222,13 @@ def train(
 
 
 def _may_be_selected(epoch: int, options: RetrainOptions) -> bool:
-    """Return whether the rule allows the checkpoint after `epoch` (from 1)."""
+    """Return whether the checkpoint after `epoch` (from 1) may be selected."""
     rule = options.selection
     return rule.first_epoch <= epoch <= (rule.last_epoch or options.epochs)
 
 
 def _score(entry: LossEntry, options: RetrainOptions) -> Callable[[Checkpoint], Pair]:
-    """Return what checkpoints are compared by: the accuracy of the rule, then the other one."""
+    """Return the key that ranks checkpoints: the accuracy of the rule, then the other one."""
     by = entry.selects if options.selection.by == "loss" else options.selection.by
 
     def score(checkpoint: Checkpoint) -> Pair:

@@ -10,6 +10,7 @@ from arnas.attacks.threat import StepSize
 from arnas.data.options import AugmentOptions
 from arnas.models.options import ModelName, cells_refused
 from arnas.runtime.options import Options
+from arnas.runtime.references import is_reference
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES, ROBNETS
 from arnas.training.registry import Loss, LossOptions
@@ -127,7 +128,11 @@ class NetworkOptions(Options):
 
     @model_validator(mode="after")
     def _cells_where_there_are_any(self) -> NetworkOptions:
-        """Refuse cells and layouts for a model that cannot have them."""
+        """Refuse sizes and layouts for a model that cannot have them."""
+        if is_reference(self.model) and (self.channels or self.cells or self.space):
+            raise ValueError(
+                f"{self.model} decides on its size itself: leave out channels, cells and space"
+            )
         if reason := cells_refused(self.model, self.cells):
             raise ValueError(reason)
         if self.space is not None and self.model in ROBNETS:

@@ -27,16 +27,6 @@ from arnas.attacks.square import BLOCK, per_image_numbers, square, square_batch
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
-
-@for_every_norm
-def test_the_mixed_case_is_mixed(norm: str) -> None:
-    net, x, y, threat = mixed_case(norm)
-    at_once, later = hunted(net, x, y, threat, queries=0).broken, hunted(net, x, y, threat).broken
-    assert at_once.any()
-    assert (later & ~at_once).any()
-    assert not later.all()
-
-
 # The ball and the box
 
 SIZES = [(1, 8, 8), (3, 12, 12), (2, 7, 3), (1, 3, 7), (3, 4, 4), (1, 2, 2), (2, 1, 5), (1, 1, 1)]
@@ -272,13 +262,6 @@ def test_no_gradient_is_taken(norm: str) -> None:
 
 
 # Odd models
-
-
-def test_two_classes_fall_too() -> None:
-    net, x = flat_net((1, 8, 8), classes=2), images(30)
-    y = net(x).argmax(1)
-    x_adv = square(net, x, y, Threat("linf", 0.2), queries=60)
-    assert (net(x_adv).argmax(1) != y).any()
 
 
 def test_one_class_cannot_fall_and_costs_two_looks() -> None:

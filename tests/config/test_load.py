@@ -147,7 +147,7 @@ def test_settings_that_are_no_mapping(content: Any) -> None:
 def test_numbers_that_the_engines_read_differently_are_refused(number: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"name: a\nrun: {number}\n")
-    with pytest.raises(UserError, match=rf"line 2: '{re.escape(number)}' is \d+ to one engine"):
+    with pytest.raises(UserError, match=rf"line 2: '{re.escape(number)}' is \d+ to Snakemake"):
         load_params(path)
 
 
@@ -155,7 +155,7 @@ def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
     """PyYAML would keep the last one without a word."""
     path = tmp_path / "params.yaml"
     path.write_text("name: a\nrun: {seeds: [0]}\nname: b\n")
-    with pytest.raises(UserError, match=r"line 3: 'name' stands twice"):
+    with pytest.raises(UserError, match=r"line 3: 'name' appears twice"):
         read_yaml(path)
 
 
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_is_named_in_one_line(name: str) -> None:
 def test_truths_that_the_engines_read_differently_are_refused(word: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"name: a\nflip: {word}\n")
-    with pytest.raises(UserError, match=rf"params\.yaml, line 2: '{word}' is (true|false) to one"):
+    with pytest.raises(UserError, match=rf"line 2: '{word}' is (true|false) to Snakemake"):
         load_params(path)
 
 

@@ -31,7 +31,7 @@ from arnas.runtime.errors import UserError
 from arnas.search.state import new_state
 
 NPZ = str(Path(tempfile.gettempdir(), f"arnas_fuzz_{os.getpid()}.npz"))
-COUNTS = {"few": (16, 8, 1), "all": (100, 40, 2)}
+COUNTS = {"few": (8, 4, 1), "all": (100, 40, 2)}
 """Numbers of cases: valid ones, those of each kind of mistake, and those of each odd spelling."""
 few_or_all = pytest.mark.parametrize("size", ["few", pytest.param("all", marks=pytest.mark.long)])
 Draw = Callable[[st.SearchStrategy[Any]], Any]

@@ -25,7 +25,8 @@ from arnas.data.load import load_dataset
 from arnas.data.sources.registry import DigitsOptions, NpzOptions
 from arnas.data.splits import save_splits
 from arnas.evaluation.checks import CHECKS, OLD_IDS
-from arnas.models.registry import describe_model, save_weights
+from arnas.models.registry import ModelSpec
+from arnas.models.weight_files import save_weights
 from arnas.pipeline.jobs import instances
 from arnas.pipeline.plan import STAGES, stage_by_name
 from arnas.runtime.errors import UserError
@@ -63,7 +64,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = TrainingData(splits.subset("train"), splits.subset("val"), splits.info.scale)
     task = TrainingTask(loss_options("natural"), parts, recipe, Threat("linf", 0.1), ("docs",))
     train(net, task, silent)
-    described = describe_model("resnet18", cells=None, **sizes)
+    described = ModelSpec("resnet18", cells=None, **sizes)
     path = folder / RESULTS / "retrain/digits/dsara/0/selected.safetensors"
     save_weights(path, net, described, {"loss": "natural", "epoch": 4})
 
@@ -95,6 +96,7 @@ def test_every_page_with_code_is_run() -> None:
         "how-to/add-an-attack.md",
         "how-to/compare-searches.md",
         "how-to/gate-and-reproduce.md",
+        "how-to/use-your-own-code.md",
         "tutorial/first-run.md",
     }
 
@@ -130,13 +132,16 @@ def test_the_gate_counts_failures(
     assert "1 of 2 checks fail" in capsys.readouterr().out
 
 
-def test_the_new_objective_attacks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_objectives_and_attacks_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    own = [b.text for b in blocks("how-to/add-an-attack.md") if b.text.startswith("# corners.py")]
+    (project / "corners.py").write_text(*own)
     seen = run_page("how-to/add-an-attack.md", project, monkeypatch)
     gap, net, y = (seen[name] for name in ("probability_gap", "net", "y"))
     before, after = (gap(net(seen[images]), y) for images in ("x", "x_adv"))
     assert (after > before).float().mean() > 0.7
     assert after.mean() > before.mean()
+    assert set(seen["found"].attacks) == {"pgd20", "corners:random_corners"}
 
 
 def test_the_npz_of_the_tutorial_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

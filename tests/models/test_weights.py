@@ -10,14 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from arnas.models.registry import (
-    MODELS,
-    build_model,
-    describe_model,
-    load_weights,
-    model_from_description,
-    save_weights,
-)
+from arnas.models.registry import MODELS, ModelSpec, build_model
+from arnas.models.weight_files import load_weights, save_weights
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import load_tensors, save_tensors
 from arnas.spaces.genotype import Genotype
@@ -32,7 +26,7 @@ SIZES: dict[str, Any] = {
     "channels": 2,
     "cells": 4,
 }
-DESCRIPTION = describe_model("arnas", **SIZES)
+SPEC = ModelSpec("arnas", **SIZES)
 PROVENANCE = {"dataset": "digits", "epoch": 3, "accuracy": 97.5}
 
 
@@ -56,7 +50,7 @@ def trained_model(name: str | Genotype = "arnas", space: SpaceOptions | None = N
 def path(tmp_path: Path) -> Path:
     """A good weight file."""
     path = tmp_path / "weights.safetensors"
-    save_weights(path, trained_model(), DESCRIPTION, PROVENANCE)
+    save_weights(path, trained_model(), SPEC, PROVENANCE)
     return path
 
 
@@ -74,7 +68,7 @@ def test_a_searched_genotype_travels_with_its_weights(tmp_path: Path) -> None:
     space = SpaceOptions(kinds=["robust"] * 3, widths=[2, 1, 3])
     model = trained_model(genotype, space)
     path = tmp_path / "weights.safetensors"
-    save_weights(path, model, describe_model(genotype, space=space, **SIZES), {})
+    save_weights(path, model, ModelSpec(genotype, space=space, **SIZES), {})
     assert torch.equal(load_weights(path)[0](images(7)), model(images(7)))
 
 
@@ -90,7 +84,7 @@ def test_every_model_travels_with_its_weights(tmp_path: Path, name: str) -> None
     with torch.no_grad():
         model(x)
         path = tmp_path / "weights.safetensors"
-        save_weights(path, model.eval(), describe_model(name, **sizes), {})
+        save_weights(path, model.eval(), ModelSpec(name, **sizes), {})
         assert torch.equal(load_weights(path)[0](x), model(x))
 
 
@@ -98,13 +92,13 @@ def test_weights_without_the_auxiliary_head_are_those_of_a_model_without_one(
     tmp_path: Path,
 ) -> None:
     """A head serves the training alone, so a description says nothing of it."""
-    model = model_from_description(DESCRIPTION, "a run", auxiliary=True).eval()
+    model = SPEC.build(auxiliary=True).eval()
     kept = {k: v for k, v in model.state_dict().items() if not k.startswith("auxiliary.")}
     assert len(kept) < len(model.state_dict())
-    other = model_from_description(DESCRIPTION, "a run").eval()
+    other = SPEC.build().eval()
     other.load_state_dict(kept)
     path = tmp_path / "weights.safetensors"
-    save_weights(path, other, DESCRIPTION, {})
+    save_weights(path, other, SPEC, {})
     assert torch.equal(load_weights(path)[0](images(7)), model(images(7)))
 
 
@@ -115,13 +109,13 @@ def test_normalisation_travels_with_the_weights(tmp_path: Path) -> None:
         ARNAS.genotype, ARNAS.space, **sizes, mean=[0.3, 0.4], std=[0.2, 0.5]
     ).eval()
     path = tmp_path / "weights.safetensors"
-    save_weights(path, model, DESCRIPTION, {})
+    save_weights(path, model, SPEC, {})
     assert torch.equal(load_weights(path)[0](images(7)), model(images(7)))
 
 
 def test_saving_twice_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "again" / "weights.safetensors"
-    save_weights(other, trained_model(), DESCRIPTION, PROVENANCE)
+    save_weights(other, trained_model(), SPEC, PROVENANCE)
     assert other.read_bytes() == path.read_bytes()
 
 
@@ -151,11 +145,11 @@ def rewrite(path: Path, description: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "description",
     [
-        {"model": DESCRIPTION | {"channels": 4}, "provenance": {}},
-        {"model": DESCRIPTION | {"cells": 5}, "provenance": {}},
-        {"model": DESCRIPTION | {"cells": 3}, "provenance": {}},
-        {"model": DESCRIPTION | {"num_classes": 5}, "provenance": {}},
-        {"model": DESCRIPTION | {"in_channels": 1}, "provenance": {}},
+        {"model": SPEC.to_json() | {"channels": 4}, "provenance": {}},
+        {"model": SPEC.to_json() | {"cells": 5}, "provenance": {}},
+        {"model": SPEC.to_json() | {"cells": 3}, "provenance": {}},
+        {"model": SPEC.to_json() | {"num_classes": 5}, "provenance": {}},
+        {"model": SPEC.to_json() | {"in_channels": 1}, "provenance": {}},
     ],
     ids=["channels", "more cells", "fewer cells", "classes", "image channels"],
 )

@@ -67,12 +67,6 @@ def test_file_gives_the_genotype_back(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["genotype.json"]
 
 
-def test_json_is_plain_and_readable() -> None:
-    value = Genotype(with_edge(3, Edge("dil_conv_5x5", 4)), "here").to_json()
-    assert value["origin"] == "here"
-    assert value["cells"]["reduction"][3] == [["skip_connect", 0], ["dil_conv_5x5", 4]]
-
-
 @pytest.mark.parametrize("node", range(4))
 def test_states_up_to_the_node_before_are_allowed(node: int) -> None:
     Genotype(with_edge(node, Edge("skip_connect", node + 1)), "here")

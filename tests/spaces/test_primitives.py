@@ -63,11 +63,6 @@ def test_phases_hold_every_second_pixel(size: tuple[int, int], layout: torch.mem
     assert torch.equal(merge_phases(phases, *size), x)
 
 
-def test_split_undoes_merge() -> None:
-    phases = randn(8, 3, 2, 4)
-    assert torch.equal(split_phases(merge_phases(phases, 4, 8)), phases)
-
-
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_shift_by_one_starts_at_the_second_pixel(size: tuple[int, int]) -> None:
     x = randn(1, 2, *size)

@@ -20,7 +20,7 @@ from arnas.data.load import load_dataset
 from arnas.data.sources.registry import NpzOptions
 from arnas.data.splits import load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes, load_scores
-from arnas.models.registry import load_weights
+from arnas.models.weight_files import load_weights
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import load_tensors, save_tensors, write_json, write_sealed
 from arnas.search.state import load_trajectory

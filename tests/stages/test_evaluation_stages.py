@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from arnas.evaluation.whitebox import predict
 from torch import Tensor, nn
 
 from arnas.config.load import load_params
 from arnas.data.splits import Splits, load_splits, save_splits
 from arnas.evaluation import transfer as evaluation
-from arnas.evaluation.whitebox import predict
-from arnas.models.registry import describe_model, model_from_description, save_weights
+from arnas.models.registry import ModelSpec
+from arnas.models.weight_files import save_weights
 from arnas.pipeline.jobs import Instance, find_instance
 from arnas.pipeline.runner import run_command
 from arnas.runtime.files import load_tensors, save_tensors
@@ -61,11 +62,11 @@ def pixels_to_attack() -> tuple[Tensor, Tensor]:
 
 def quick_network(seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Return random features with a classifier fitted to them, and the model's description."""
-    described = describe_model(
+    described = ModelSpec(
         "arnas", num_classes=10, image_size=8, in_channels=1, channels=4, cells=3, space=None
     )
     with seeded("a test", seed):
-        model = model_from_description(described, "a test").eval()
+        model = described.build().eval()
     images, y = splits().subset("train", "search_val")
     features: list[Tensor] = []
     hook = model.classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))

@@ -144,12 +144,6 @@ def test_a_normal_start_is_narrow_and_normal() -> None:
     assert (found.abs() < 0.2).float().mean().item() == pytest.approx(0.954, abs=0.01)
 
 
-def test_a_wide_normal_start_is_cut_to_the_ball() -> None:
-    found = noise(TrainingAttackOptions(start="normal", start_scale=10.0))
-    assert found.abs().max().item() <= 1 + 1e-5
-    assert (found.abs() > 0.999).float().mean().item() > 0.98
-
-
 def test_a_uniform_start_fills_the_ball() -> None:
     found = noise(TrainingAttackOptions(start="uniform", start_scale=0.01))
     assert found.abs().max().item() <= 1 + 1e-5
@@ -230,13 +224,6 @@ def test_the_divergence_is_the_textbook_sum() -> None:
     torch.testing.assert_close(divergence(first, second), torch.tensor(expected).double())
 
 
-def constant_logits(model: nn.Sequential) -> nn.Sequential:
-    """Make logits independent of the image."""
-    with torch.no_grad():
-        model[1].weight.zero_()
-    return model
-
-
 def trades(beta: float) -> LossOptions:
     return loss_options({"name": "trades", "beta": beta})
 
@@ -287,19 +274,6 @@ def test_mart_is_boosted_loss_plus_doubted_divergence(weight: float) -> None:
         kl = sum(p * math.log(p / q) for p, q in zip(ps, qs, strict=True))
         total += -math.log(qs[y]) - math.log(1 - others) + weight * kl * (1 - ps[y])
     assert found.loss.item() == pytest.approx(total / len(data.y), rel=1e-9)
-
-
-@pytest.mark.parametrize("name", ["trades", "mart"])
-def test_without_anything_to_attack_the_divergence_is_zero(name: str) -> None:
-    model, data = constant_logits(linear_model()), batch()
-    threat = Threat("linf", EPSILON)
-    entry = LOSSES[name]
-    loss, (key,) = load_reference(entry.function), entry.settings.model_fields.keys() - {"name"}
-    values = [
-        loss(step(model, data, threat, ENOUGH, draws(), loss_options({"name": name, key: w})))
-        for w in (0.0, 100.0)
-    ]
-    assert values[0].loss.item() == pytest.approx(values[1].loss.item())
 
 
 @pytest.mark.parametrize("name", LOSSES)

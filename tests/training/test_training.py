@@ -54,13 +54,6 @@ def test_warmup_rises_in_equal_steps_to_the_schedule(schedule: str) -> None:
     assert shares == pytest.approx([k / 7 for k in range(1, 7)] + [1.0] * 3, rel=1e-12)
 
 
-def test_milestones_and_warmup_go_together() -> None:
-    options = RetrainOptions(learning_rate=0.5, milestones=[1], warmup_epochs=2.0, epochs=3)
-    assert learning_rate(1, 2, options) == pytest.approx(0.5 * 2 / 5)
-    assert learning_rate(2, 2, options) == pytest.approx(0.05 * 3 / 5)
-    assert learning_rate(4, 2, options) == pytest.approx(0.05)
-
-
 def script(monkeypatch: pytest.MonkeyPatch, pairs: list[tuple[float, float]]) -> list[bytes]:
     """Let the epochs have given (clean, robust) accuracies; return the weights after each.
 
@@ -193,19 +186,6 @@ def test_an_epoch_ends_with_the_accuracy_on_the_first_training_images() -> None:
         "val_clean",
         "val_robust",
     ]
-
-
-def test_looking_at_training_images_changes_nothing() -> None:
-    """However many are looked at; more than there are means all."""
-    results = [
-        run(small_net(), task(selection=SelectionOptions(steps=2, batch_size=3, train_images=n)))
-        for n in (1, 9, 500)
-    ]
-    assert len({str(bits(result.last.weights)) for result in results}) == 1
-    assert len({str(bits(result.selected.weights)) for result in results}) == 1
-    for rows in zip(*(result.history for result in results), strict=True):
-        assert len({(row["val_clean"], row["val_robust"]) for row in rows}) == 1
-        assert rows[1] == rows[2]
 
 
 def test_each_part_has_random_starts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

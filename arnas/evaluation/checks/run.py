@@ -79,17 +79,9 @@ def epsilon_zero(clean: Tensor, attacked: Tensor) -> Check:
 
 
 def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
-    """Check that an attack that may make any image of an image breaks the model.
+    """Check that a budget (`epsilon`, in words) that allows every image breaks the model.
 
-    Parameters
-    ----------
-    standing
-        Images that withstood it.
-    epsilon
-        The budget, in words.
-    labels
-        int64 of shape (n,): the images' classes. A model that always names the most frequent one
-        cannot be broken on its images.
+    A model that always names the most frequent of the `labels` cannot be broken on its images.
     """
     constant = int(labels.bincount().max())
     status: Status = "PASS" if standing.correct == 0 else "WARN"
@@ -162,16 +154,9 @@ def selection_not_test(
 ) -> Check:
     """Fail if the checkpoint was not chosen on the validation images, or splits overlap.
 
-    Parameters
-    ----------
-    recorded
-        Clean accuracy on the validation images that training noted for the checkpoint, in percent.
-    measured
-        The same, measured now.
-    images
-        Number of validation images; one may be judged differently by another device's rounding.
-    leaked
-        Test images that are also in another split, and those that have an equal copy there.
+    `recorded` and `measured` are clean accuracies on these images in percent, `images` their number
+    (one may be rounded differently on another device), `leaked` the test images that are also in
+    another split, and those that have an equal copy there.
     """
     shared, copies = leaked
     same = abs(recorded - measured) < 100 / images + 1e-3
@@ -189,11 +174,7 @@ def selection_not_test(
 def control_falls(control: Mapping[str, Accuracy]) -> Check:
     """Fail if the undefended network keeps its accuracy: the attacks do not work.
 
-    Parameters
-    ----------
-    control
-        The undefended network's accuracies, ``clean`` and ``union`` (under all attacks); empty if
-        there is none.
+    `control` holds the network's accuracies ``clean`` and ``union`` (under all attacks), if any.
     """
     if not control:
         return not_run(
@@ -218,12 +199,8 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
 def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> Check:
     """Fail if a black-box attack leaves clearly fewer images than all white-box ones.
 
-    Parameters
-    ----------
-    whitebox
-        uint8 flags of the images that withstand every white-box attack.
-    blackbox
-        Attack or source to flags of the same images, or of the first of them.
+    All flags are uint8, 1 where an image withstands: `whitebox` every white-box attack, `blackbox`
+    the attack or source of that name. Those may be flags of the first images only.
     """
     if not blackbox:
         return not_run(

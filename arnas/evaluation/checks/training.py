@@ -50,7 +50,10 @@ def _course(history: Any) -> list[float]:
     """Return the robust accuracies of epochs, which are numbers or rows of a training history."""
     if not isinstance(history, Sequence) or isinstance(history, str):
         return []
-    rows = [row.get("val_robust") if isinstance(row, Mapping) else row for row in history]
+    rows = [
+        row.get("val_robust", row.get("selection_robust")) if isinstance(row, Mapping) else row
+        for row in history
+    ]
     return [float(value) for value in rows if value is not None]
 
 

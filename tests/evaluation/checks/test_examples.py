@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from check_cases import ATTACK_CHECKS, attacked_context
+from arnas.evaluation.witness import EvalMonitor
+from broken_models import HONEST
+from check_cases import attacked_context
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks import run_check
+from arnas.evaluation.checks import CHECKS, run_check, run_checks
 from arnas.evaluation.checks.base import Check, CheckContext, failed_checks
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult
 from arnas.evaluation.statistics import wilson
@@ -496,17 +498,17 @@ def test_without_other_checks_there_is_no_verdict_on_ranking() -> None:
 # All of them
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["cnn", "cnn_bn", "residual", "mlp", "robust_cnn"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "cnn" else pytest.mark.long) for n in HONEST]
+)
 def test_honest_networks_fail_no_check(name: str) -> None:
     context = attacked_context(name, known=KNOWN | {"corruptions": {"mean": 70, "size": 8}})
-    context.notes["checks"] = []
-    for check in ATTACK_CHECKS:
-        context.notes["checks"].append(run_check(check, context))
-    found = {check.id: check.status for check in context.notes["checks"]}
-    warned = {name for name, status in found.items() if status == "WARN"}
-    assert warned <= {"attack_converged"}
-    assert set(found.values()) <= {"PASS", "WARN"}
+    context.monitor = EvalMonitor()
+    found = {check.id: check.status for check in run_checks(context, "attacks")}
+    assert {name for name, status in found.items() if status == "WARN"} <= {"attack_converged"}
+    skipped = {name for name, status in found.items() if status == "SKIP"}
+    assert skipped == {name for name, entry in CHECKS.items() if entry.attacks}
+    assert "FAIL" not in found.values()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from report_cases import measured
 
 from arnas.attacks.registry import ATTACKS
-from arnas.models.registry import describe_model
+from arnas.models.registry import ModelSpec
 from arnas.reporting.published.compare import COLUMNS, Network, compare, network
 from arnas.reporting.published.sources import Published, load_published
 from arnas.reporting.run.tables import read_table, to_csv, to_markdown, write_tables
@@ -224,7 +224,7 @@ def test_networks_without_facts_and_runs_without_rows_give_the_header() -> None:
 def described(**changes: Any) -> dict[str, Any]:
     sizes = {"num_classes": 10, "image_size": 32, "in_channels": 3}
     values: dict[str, Any] = {"name": "resnet18", "channels": None, "cells": None} | changes
-    return describe_model(values.pop("name"), **sizes, **values)
+    return ModelSpec(values.pop("name"), **sizes, **values).to_json()
 
 
 def test_networks_come_from_their_descriptions() -> None:
