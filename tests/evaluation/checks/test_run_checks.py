@@ -211,7 +211,9 @@ def test_the_checkpoint_was_chosen_on_the_selection_images(
 ) -> None:
     check = selection_not_test(90.0, measured, 50_000, leaked)
     assert (check.id, check.status) == ("selection_not_test", status)
-    assert f"{leaked[0]} test images are in another split, {leaked[1]} have a copy" in check.evidence
+    assert (
+        f"{leaked[0]} test images are in another split, {leaked[1]} have a copy" in check.evidence
+    )
     assert "noted when it was chosen 90.00 %" in check.evidence
     copies_only = status == "WARN"
     assert check.advice.startswith("remove the copies") == (copies_only or status == "PASS")
