@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from arnas.evaluation.whitebox import Evaluation, accuracy_curve, evaluate, predict
+from arnas.evaluation.witness import EvalMonitor
 from checked_models import (
     Bright,
     Forgetful,
@@ -35,8 +37,6 @@ from arnas.evaluation.checks.run import (
 )
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.evaluation.transfer import transfer_examples
-from arnas.evaluation.whitebox import Evaluation, accuracy_curve, evaluate, predict
-from arnas.evaluation.witness import EvalMonitor
 from arnas.runtime.progress import silent
 
 THREAT = Threat("linf", 0.1)
