@@ -148,7 +148,7 @@ class Doubled(nn.Module):
 def test_examples_are_made_on_a_faster_copy_only_where_it_is_the_same_function() -> None:
     x, _ = images()
     other = Doubled()
-    other.layers[1].running_mean.fill_(3)
+    other.layers[1].running_mean.fill_(-1)
     model = nn.Sequential(*other.layers, nn.Flatten(), other.head).eval()
     copy = faster_copy(model, x)
     assert isinstance(copy[1], nn.Identity)
@@ -158,7 +158,7 @@ def test_examples_are_made_on_a_faster_copy_only_where_it_is_the_same_function()
 
 def test_targets_are_tried_until_one_breaks_and_each_once() -> None:
     recorder = Recorder()
-    run_of(Suite({"t": component(recorder, 4, targeted=True)})).finish()
+    finish(run_of(Suite({"t": component(recorder, 4, targeted=True)})))
     x, y = images()
     with torch.no_grad():
         order = network()(x).argsort(1, descending=True)
@@ -189,7 +189,7 @@ def test_what_an_attack_only_believes_does_not_count() -> None:
     ) -> AttackOutput:
         return AttackOutput(torch.ones(len(x), dtype=torch.bool), x)
 
-    course = run_of(Suite({"liar": Component(liar, "fixed", "none")})).finish()
+    course = finish(run_of(Suite({"liar": Component(liar, "fixed", "none")})))
     assert BROKEN not in course.tensors["liar"].tolist()
 
 
