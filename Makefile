@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code on disk every start of a stage compiles its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo lint docs test test-long reproduce schema lock clean
+.PHONY: help install demo lint docs test test-long reproduce schema plan lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ reproduce: install ## Rerun the committed tables in copies and fail on drift
 
 schema: install ## Rewrite workflow/schemas/params.schema.json from the option models
 	python -m arnas params schema > workflow/schemas/params.schema.json
+
+plan: install ## Rewrite dvc.yaml from arnas/pipeline/plan.py
+	python -m arnas plan dvc > dvc.yaml.new
+	mv dvc.yaml.new dvc.yaml
 
 lock: install ## Resolve pyproject.toml into requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from arnas.attacks.threat import Threat
     from arnas.evaluation.evaluate import evaluate
     from arnas.models.complexity import count_macs, count_parameters
-    from arnas.models.registry import build_model, load_weights
+    from arnas.models.registry import build_model
+    from arnas.models.weight_files import load_weights
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ _HOMES = {
     "pgd": "arnas.attacks.pgd",
     "square": "arnas.attacks.square",
     "build_model": "arnas.models.registry",
-    "load_weights": "arnas.models.registry",
+    "load_weights": "arnas.models.weight_files",
     "count_macs": "arnas.models.complexity",
     "count_parameters": "arnas.models.complexity",
 }

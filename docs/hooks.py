@@ -24,17 +24,19 @@ from arnas.attacks.suites import build_suite
 from arnas.cli import app
 from arnas.config.schema import schema
 from arnas.data.sources.registry import SOURCES
+from arnas.evaluation.checks import CHECKS
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import MODELS, build_model
 from arnas.pipeline.plan import stage_versions
 from arnas.reporting.run.cells import draw_cells
 from arnas.reporting.run.tables import overview, read_table, to_markdown
+from arnas.runtime.registered import REFERENCE_PATTERN
 from arnas.spaces.published import GENOTYPES
-from arnas.training.losses import LOSSES
+from arnas.training.registry import LOSSES
 
 HERE = Path(__file__).parent
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-BLOCKS = {"SpaceOptions": "a block as `searches.<name>.space`"}
+BLOCKS = {"SpaceOptions": "a block with kinds and widths as in `searches.<name>.space`"}
 """Blocks that are told of elsewhere."""
 WORDS = {
     "integer": "whole number",
@@ -43,6 +45,7 @@ WORDS = {
     "string": "text",
     "^[a-z][a-z0-9_]*$": "name",
     "^[0-9a-f]{64}$": "64 hexadecimal digits",
+    REFERENCE_PATTERN: "a function of your own",
 }
 """Types and patterns of the settings' schema in words."""
 
@@ -56,10 +59,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)]) + "\n"
 
 
-def allowed(node: Mapping[str, Any]) -> str:
+def allowed(node: Mapping[str, Any]) -> str:  # noqa: PLR0911 -- a line for each kind
     """Return in words which values a setting may have."""
     if choice := node.get("enum", [node["const"]] if "const" in node else []):
         return ", ".join(f"`{value}`" for value in choice)
+    if "properties" in node:
+        own = ":" in node["properties"]["name"].get("pattern", "")
+        return "a block with " + ("a name" if own else ", ".join(node["properties"]))
     if "$ref" in node:
         return BLOCKS[node["$ref"].rsplit("/", 1)[1]]
     if "anyOf" in node:
@@ -142,16 +148,39 @@ def zoo() -> str:
 
 def losses() -> str:
     """Return the training losses."""
-    rows = [
-        [f"`{k}`", "yes" if e.defended else "no", e.selects, e.citation] for k, e in LOSSES.items()
-    ]
-    return table(["loss", "defended", "checkpoint chosen by accuracy", "source"], rows)
+    rows = []
+    for name, entry in LOSSES.items():
+        fields = entry.settings.model_fields
+        own = ", ".join(f"`{key}: {fields[key].default:g}`" for key in fields if key != "name")
+        defended = "yes" if entry.defended else "no"
+        rows.append(
+            [f"`{name}`", entry.label, own, entry.passes, defended, entry.selects, entry.citation]
+        )
+    head = ["loss", "name", "settings", "forward passes of a step, attack apart", "defended"]
+    return table([*head, "checkpoint chosen by accuracy", "source"], rows)
 
 
 def accuracies() -> str:
     """Return the committed accuracies of the default run."""
     path = HERE.parent / "results/tables/digits/whitebox.csv"
     return to_markdown(overview(read_table(path)).drop(columns=["seed", "epsilon"]))
+
+
+def checks() -> str:
+    """Return a table of the checks for each time at which they are made."""
+    heads = {
+        "model": "Before the attacks, of the model and the images:",
+        "attacks": "After the attacks, of what they left:",
+        "run": "In the pipeline, of the splits and of several networks:",
+    }
+    rows: dict[str, list[list[str]]] = {phase: [] for phase in heads}
+    for number, entry in enumerate(CHECKS.values(), start=1):
+        status = entry.fail
+        if entry.tier == "expensive":
+            status += " Attacks the model itself."
+        rows[entry.phase].append([str(number), f"`{entry.id}`", status, entry.citation])
+    head = ["", "check", "when it fails or warns", "source"]
+    return "\n".join(f"{text}\n\n{table(head, rows[phase])}" for phase, text in heads.items())
 
 
 MADE: dict[str, Callable[[], str]] = {
@@ -164,6 +193,7 @@ MADE: dict[str, Callable[[], str]] = {
         ["attack", "what it is", "source"],
         [[f"`{name}`", entry.settings, entry.citation] for name, entry in ATTACKS.items()],
     ),
+    "checks": checks,
     "suite": lambda: table(
         ["attack", "what it is", "source"],
         [

@@ -19,19 +19,19 @@ torch.set_num_threads(1)  # small networks gain nothing from more
 # %% [markdown]
 # ## The images
 #
-# scikit-learn's digits: 1,797 real scans of 8x8 pixels. `load_dataset` cuts them into four parts.
-# `train` and `search_validation` are what a search and a training may learn from, `selection`
+# scikit-learn's digits: 1,797 real scans of 8x8 pixels. `load_dataset` cuts them into four splits.
+# `train` and `search_val` are what a search and a training may learn from, `val`
 # picks a checkpoint, and `test` is for attacks alone.
 
 # %%
-from arnas.data.options import DigitsOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import DigitsOptions
 
-options = DigitsOptions(source="sklearn_digits", test_images=360, selection_images=144)
+options = DigitsOptions(source="sklearn_digits", test_images=360, val_images=144)
 splits = load_dataset("digits", options)
 print(splits.counts())
 
-images, y = splits.part("test")
+images, y = splits.subset("test")
 x = splits.pixels(images)  # float32 in [0, 1]
 x, y = x[:100], y[:100]  # the first 100 will do here
 print(x.shape, f"pixels from {x.min():g} to {x.max():g}")
@@ -73,11 +73,12 @@ for name, model, shape in (("published", published, (3, 32, 32)), ("small", net,
 #
 # The threat model is what the attacker may do: here, move every pixel by at most 0.1. Training sees
 # adversarial examples only, made anew for every batch; one PGD step keeps this tour short, the
-# pipeline takes more. `robust` below is the accuracy under PGD on the selection images.
+# pipeline takes more. `robust` below is the accuracy under PGD on the validation images.
 
 # %%
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.options import RetrainOptions, SelectionOptions, TrainingAttackOptions
+from arnas.training.registry import loss_options
 
 threat = Threat("linf", 0.1)
 recipe = RetrainOptions(
@@ -88,10 +89,8 @@ recipe = RetrainOptions(
     attack=TrainingAttackOptions(steps=1, step_size=0.1, start="uniform", batch_norm="batch"),
     selection=SelectionOptions(steps=3, train_images=72),
 )
-data = TrainingData(
-    splits.part("train", "search_validation"), splits.part("selection"), splits.info.scale
-)
-task = TrainingTask("pgd", data, recipe, threat, seed_parts=("tour",))
+data = TrainingData(splits.subset("train", "search_val"), splits.subset("val"), splits.info.scale)
+task = TrainingTask(loss_options("pgd"), data, recipe, threat, seed_parts=("tour",))
 result = train(net, task, lambda epoch, of, text: print(f"epoch {epoch} of {of}: {text}"))
 
 net.load_state_dict(result.selected.weights)

@@ -20,6 +20,7 @@ OUTCOMES = {
     "square": "2112211102",
 }
 """Image 0 and 4 fall to the first attack, 3 to the second, 8 to the third; 9 is wrong as it is."""
+ROBUST_IMAGES = 5
 LABELS = (0, 1, 2, 0, 1, 2, 0, 1, 2, 2)
 STATUSES: tuple[Status, ...] = ("PASS", "WARN", "SKIP")
 EPSILON = 8 / 255
@@ -90,6 +91,7 @@ def assessment(
     values: dict[str, Any] = {
         "threat": threat,
         "suite": suite,
+        "combine": "union",
         "clean_accuracy": clean,
         "robust_accuracy": wilson(int(standing.sum()), len(labels)),
         "attacks": attacks,

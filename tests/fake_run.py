@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,8 +27,7 @@ def make(instance: Instance, params: Params, content: str = "") -> None:
         path.write_text(f"{path}{content}")
     outputs = {str(path): sha256_file(path) for path in instance.outputs.values()}
     instance.manifest.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**made_from, "outputs": outputs, "device": "cpu"})
-    instance.manifest.write_text(text)
+    write_manifest(instance.manifest, {**made_from, "outputs": outputs, "device": "cpu"})
 
 
 def make_all(params: Params, but: Iterable[str] = ()) -> None:

@@ -10,8 +10,8 @@ from typing import get_args
 import pandas as pd
 import pytest
 
+from arnas.attacks.registry import ATTACKS
 from arnas.config.load import load_params
-from arnas.evaluation.options import AttackName
 from arnas.models.options import LossName, ModelName
 from arnas.pipeline.jobs import instances
 from arnas.reporting.run.tables import overview, to_markdown
@@ -49,7 +49,7 @@ def test_the_graph_is_the_plan() -> None:
     [
         ("models", get_args(ModelName)),
         ("losses", get_args(LossName)),
-        ("attacks", get_args(AttackName)),
+        ("attacks", tuple(ATTACKS)),
         ("search directions", get_args(Combine)),
         ("cells by stage of resolution", get_args(Kind)),
     ],

@@ -1,4 +1,4 @@
-"""What attacks climb: one number for each image, larger when it is closer to misclassified."""
+"""What attacks maximise: one number for each image, larger where it is closer to misclassified."""
 
 from __future__ import annotations
 

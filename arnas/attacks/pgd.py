@@ -45,12 +45,18 @@ def check_start(x: Tensor, y: Tensor, steps: int, start: Tensor | None) -> None:
             f"x runs from {x.min():.4g} to {x.max():.4g}: attacks take pixels in [0, 1]; put the "
             "normalisation into the model."
         )
-    if steps < 0:
-        raise UserError(f"steps is {steps}: allowed are 0 and more.")
+    check_at_least(0, steps=steps)
     if start is not None and start.shape != x.shape:
         raise UserError(
             f"start has shape {tuple(start.shape)}: needed is that of x, {tuple(x.shape)}."
         )
+
+
+def check_at_least(least: int, **numbers: int) -> None:
+    """Refuse arguments that are too small."""
+    for name, value in numbers.items():
+        if value < least:
+            raise UserError(f"{name} is {value}: allowed are {least} and more.")
 
 
 def fgsm(
@@ -322,8 +328,7 @@ def _check_choices(
 
 def _check_restarts(restarts: int, random_start: bool, keep: str) -> None:
     """Refuse restarts that would find nothing new."""
-    if restarts < 1:
-        raise UserError(f"restarts is {restarts}: allowed are 1 and more.")
+    check_at_least(1, restarts=restarts)
     if restarts > 1 and keep != "best":
         raise UserError(f'restarts is {restarts}: more than one needs keep="best".')
     if restarts > 1 and not random_start:

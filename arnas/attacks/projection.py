@@ -136,3 +136,9 @@ def draw_perturbation(x: Tensor, threat: Threat, generator: torch.Generator) -> 
     """Draw a random point of the ball for each image; of x's shape, dtype and device."""
     unit = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
     return random_perturbation(unit, threat)
+
+
+def draw_noise(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
+    """Draw numbers of x's shape, uniform in [0, 1] for linf, normal for L2 and L1."""
+    draw = torch.rand if threat.norm == "linf" else torch.randn
+    return draw(x.shape, generator=generator, device=generator.device).to(x)

@@ -54,8 +54,6 @@ class AttackEntry:
     """Whether `gradients` counts for each of the other classes."""
     parts: tuple[str, ...] = ()
     """The attacks that an attack is the union of; then it has no function."""
-    limited: bool = False
-    """Whether the pipeline runs it on the first `whitebox.autoattack_images` images only."""
 
     @property
     def steps(self) -> int | None:
@@ -205,7 +203,6 @@ ATTACKS: dict[str, AttackEntry] = {
         "standard: APGD-CE, targeted APGD, targeted FAB, Square",
         _AUTOATTACK,
         parts=SUITES["standard"],
-        limited=True,
     ),
     "reference": AttackEntry(
         "arnas.attacks.reference:reference_batch",
@@ -216,7 +213,6 @@ ATTACKS: dict[str, AttackEntry] = {
         # Square; each part looks at the images once before and after.
         gradients=1910,
         forwards=7865,
-        limited=True,
     ),
 }
 """Name to attack, in the order of the tables' columns. ``pgd<steps>`` is PGD with other steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,22 +13,9 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import AttackOutput, Numbers, Oracle, RandomStreams, misclassified
-from arnas.attacks.pgd import check_start
-from arnas.attacks.projection import TINY, length, project, shaped
+from arnas.attacks.pgd import check_at_least, check_start
+from arnas.attacks.projection import ORDERS, TINY, length, project, shaped
 from arnas.attacks.threat import Threat
-from arnas.attacks.windows import (
-    Window,
-    channel_lengths,
-    covered,
-    make_window,
-    places,
-    query_numbers,
-    signs,
-    start_numbers,
-    stripes,
-    tiles,
-    window_side,
-)
 from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import per_image_uniform
 
@@ -36,42 +24,29 @@ BLOCK = 100
 INSIDE_L1 = 1 - 1e-6
 """Share of epsilon that L1 projects to, so that rounding does not leave the ball."""
 CANCELLED = 1e-5
-"""Stretch above 1 of tries in which a bump and what the window held have cancelled: the package
-scales up the whole image, since the window does not use up the budget."""
-
-
-def numbers_needed(shape: Sequence[int], norm: str, queries: int) -> int:
-    """Return how many random numbers an image takes that stands to the end.
-
-    Parameters
-    ----------
-    shape
-        (C, H, W).
-    norm
-        ``linf``, ``l2`` or ``l1``.
-    queries
-        Windows tried.
-    """
-    return start_numbers(shape, norm) + queries * query_numbers(shape, norm)
+"""Stretch above 1 of candidates in which a bump and the window's content have cancelled: the
+package scales up the whole image, since the window does not use up the budget."""
+FIRST_SHARE = 0.8
+"""Share of the image that the first windows cover."""
+HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries after which the share halves, as in AutoAttack, which does not rescale them."""
+DECAY = {"l2": 2, "l1": 4}
+"""Power of the distance with which a bump falls off."""
+TILES = 5
+"""Bumps side by side at the start, in L2 and L1."""
 
 
 def per_image_numbers(parts: Iterable[object], indices: Tensor) -> Numbers:
-    """Return numbers that depend on `parts`, an image's index and the block only.
+    """Return random numbers that depend on `parts`, an image's index and the block only.
 
-    5000 queries take 100 to 160 kB of numbers an image, 1.0 to 1.6 GB for 10 000 of CIFAR; drawn in
-    blocks they take a fiftieth of it.
-
-    Parameters
-    ----------
-    parts
-        What the numbers are for, for example ``("square", seed)``.
-    indices
-        int64 of shape (N,): the images' places in their dataset.
+    5000 queries take 100 to 160 kB of them an image, 1.0 to 1.6 GB for 10 000 of CIFAR; drawn in
+    blocks they take a fiftieth of it. `parts` say what they are for, for example ``("square",
+    seed)``; `indices` are the images' in their dataset, int64 of shape (N,).
     """
     purpose, indices = tuple(parts), indices.cpu()
 
-    def draw(block: int, places: Tensor, count: int) -> Tensor:
-        return per_image_uniform((*purpose, block), indices[places], (count,))
+    def draw(block: int, rows: Tensor, count: int) -> Tensor:
+        return per_image_uniform((*purpose, block), indices[rows], (count,))
 
     return draw
 
@@ -108,10 +83,10 @@ def square(
         Most windows tried for an image, from 0 up; the clean image and the start cost a forward
         pass each besides.
     restarts
-        Searches with other random numbers, from 1 up; only images that still stand go on.
+        Searches with other random numbers, from 1 up; only images that are still robust go on.
     indices
-        int64 of shape (N,): the images' places in their dataset, which their random numbers depend
-        on, so that batches do not matter; by default the places in `x`.
+        int64 of shape (N,): the images' indices in their dataset, which their random numbers depend
+        on, so that batches do not matter; by default the positions in `x`.
     generator
         Source of the seed, on any device; None uses a fixed seed.
     batch_size
@@ -121,8 +96,8 @@ def square(
     -------
     Tensor
         x_adv of x's shape and dtype, inside the ball and the box within 1e-6: the first
-        misclassified try. Images that stand, and those misclassified already, are returned as they
-        were.
+        misclassified candidate. Robust images, and those misclassified already, are returned
+        unchanged.
 
     Raises
     ------
@@ -135,16 +110,11 @@ def square(
     indices = torch.arange(len(x)) if indices is None else indices.cpu()
     if indices.shape != y.shape:
         raise UserError(
-            f"indices has shape {tuple(indices.shape)}: needed is one place for each of the "
-            f"{len(x)} images."
+            f"indices has shape {tuple(indices.shape)}: needed is one for each of the {len(x)} "
+            "images."
         )
-    for name, value, least in (
-        ("queries", queries, 0),
-        ("restarts", restarts, 1),
-        ("batch_size", batch_size, 1),
-    ):
-        if value < least:
-            raise UserError(f"{name} is {value}: allowed are {least} and more.")
+    check_at_least(0, queries=queries)
+    check_at_least(1, restarts=restarts, batch_size=batch_size)
     x = x.detach()
     result = x.clone()
     if not len(x) or threat.epsilon == 0:
@@ -154,57 +124,13 @@ def square(
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with frozen_eval(model, batch_norm):
         oracle = Oracle(model, batch_size)
-        standing = (~oracle.is_wrong(x, y)).nonzero().squeeze(1)
+        robust = (~oracle.is_wrong(x, y)).nonzero().squeeze(1)
         for restart in range(restarts):
-            numbers = per_image_numbers(("square", seed, restart), indices[standing.cpu()])
-            found = _attack(oracle, x[standing], y[standing], threat, numbers, queries)
-            result[standing[found.broken]] = found.x_adv[found.broken]
-            standing = standing[~found.broken]
+            numbers = per_image_numbers(("square", seed, restart), indices[robust.cpu()])
+            found = _attack(oracle, x[robust], y[robust], threat, numbers, queries)
+            result[robust[found.broken]] = found.x_adv[found.broken]
+            robust = robust[~found.broken]
     return result
-
-
-class _Case(NamedTuple):
-    """What does not change during a search."""
-
-    oracle: Oracle
-    shape: torch.Size
-    """(C, H, W)."""
-    threat: Threat
-
-
-@dataclass
-class _Hunt:
-    """Where each image that stands is; every field has the images first."""
-
-    place: Tensor
-    """int64: the image's position in the batch."""
-    x: Tensor
-    """Of shape (M, C * H * W)."""
-    best: Tensor
-    """The best try so far; while the model is asked, the next one. Of x's shape."""
-    y: Tensor
-    value: Tensor
-    """Margin at `best`."""
-    size: Tensor
-    """Length of the perturbation at `best`; linf does not need it."""
-    stretch: Tensor
-    """By how much the perturbation of a try is too short for epsilon, about 1; in L2."""
-    numbers: Tensor
-    """Of shape (M, queries of the block, numbers of a query)."""
-
-    def keep(self, index: Tensor) -> None:
-        """Go on with some of the images only."""
-        for name, value in vars(self).items():
-            setattr(self, name, value[index])
-
-
-class _Change(NamedTuple):
-    """Values of the images that a try replaces, each of shape (M, count)."""
-
-    place: Tensor
-    """int64: which values of the image."""
-    before: Tensor
-    after: Tensor
 
 
 def square_batch(
@@ -218,25 +144,14 @@ def square_batch(
 ) -> AttackOutput:
     """Search for adversarial squares on many images in step.
 
-    With the same numbers an image takes the path that it takes alone in the AutoAttack package,
-    where the images of a batch share the places of their windows. It leaves as soon as it is
-    misclassified and costs nothing from then on. Two things differ: the package also leaves an
-    image alone whose two largest logits are equal, which need not be a misclassification, and in
-    L1 it scales up the rounding errors of channels that a projection has just emptied.
+    With the same numbers an image's candidates are those that it has alone in the AutoAttack
+    package, where the images of a batch share the positions of their windows. It drops out as soon
+    as it is misclassified and costs nothing from then on. Two things differ: the package also drops
+    an image whose two largest logits are equal, which need not be a misclassification, and in L1 it
+    scales up the rounding errors of channels that a projection has just emptied.
 
-    Parameters
-    ----------
-    oracle
-        The model.
-    x, y
-        Images of shape (N, C, H, W) in [0, 1], and their labels.
-    threat
-        Norm and budget.
-    streams
-        Its blocks: block 0 is for the start, block k for the `BLOCK` queries from (k - 1) `BLOCK`
-        on. A number of exactly one half stands for the sign -1.
-    queries
-        Most windows tried for an image; the start is asked about besides.
+    Of the random numbers block 0 is for the start, block k for the `BLOCK` queries from (k - 1)
+    `BLOCK` on. The start costs a query besides.
     """
     return _attack(oracle, x, y, threat, streams.blocks, queries)
 
@@ -244,101 +159,146 @@ def square_batch(
 def _attack(
     oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draw: Numbers, queries: int
 ) -> AttackOutput:
-    """Do the same with the numbers of `draw`."""
-    case, each = _Case(oracle, x.shape[1:], threat), query_numbers(x.shape[1:], threat.norm)
+    """Do the same with random numbers from `draw`."""
+    problem, each = _Problem(oracle, x.shape[1:], threat), query_numbers(x.shape[1:], threat.norm)
     result, broken = x.detach().clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if not len(x):
         return AttackOutput(broken, result)
-    hunt, classes, wrong = _begin(case, result.flatten(1), y, draw)
-    _leave(hunt, result, broken, wrong)
+    state, classes, wrong = _begin(problem, result.flatten(1), y, draw)
+    _drop_broken(state, result, broken, wrong)
     window = None
     for query in range(queries if classes > 1 and threat.epsilon > 0 else 0):
-        if not len(hunt.place):
+        if not len(state.index):
             break
         if query % BLOCK == 0:
-            drawn = draw(1 + query // BLOCK, hunt.place.cpu(), BLOCK * each)
-            hunt.numbers = drawn.to(x.device).view(len(hunt.place), -1, each)
-        side = window_side(query, case.shape, threat.norm)
+            drawn = draw(1 + query // BLOCK, state.index.cpu(), BLOCK * each)
+            state.numbers = drawn.to(x.device).view(len(state.index), -1, each)
+        side = window_side(query, problem.shape, threat.norm)
         if window is None or window.side != side:
-            window = make_window(side, case.shape, threat.norm, hunt.x)
-        wrong = _try(case, hunt, window, hunt.numbers[:, query % BLOCK])
-        _leave(hunt, result, broken, wrong)
-    result[hunt.place] = hunt.best.view(-1, *case.shape)
+            window = make_window(side, problem.shape, threat.norm, state.x)
+        wrong = _query(problem, state, window, state.numbers[:, query % BLOCK])
+        _drop_broken(state, result, broken, wrong)
+    result[state.index] = state.best.view(-1, *problem.shape)
     return AttackOutput(broken, result)
 
 
-def _begin(case: _Case, x: Tensor, y: Tensor, draw: Numbers) -> tuple[_Hunt, int, Tensor]:
-    """Return the hunt at its start, the number of classes, and who is misclassified there."""
-    place = torch.arange(len(x), device=x.device)
-    drawn = draw(0, place.cpu(), start_numbers(case.shape, case.threat.norm)).to(x.device)
-    if case.threat.norm == "linf":
-        best = (x + case.threat.epsilon * stripes(drawn, case.shape, x)).clamp(0, 1)
+class _Problem(NamedTuple):
+    """What does not change during a search."""
+
+    oracle: Oracle
+    shape: torch.Size
+    """(C, H, W)."""
+    threat: Threat
+
+
+@dataclass
+class _State:
+    """The images still under attack; every tensor has them as its first dimension."""
+
+    index: Tensor
+    """int64: the image's position in the batch."""
+    x: Tensor
+    """Of shape (M, C * H * W)."""
+    best: Tensor
+    """The best candidate so far; while the model is queried, the next one. Of x's shape."""
+    y: Tensor
+    value: Tensor
+    """Margin at `best`."""
+    size: Tensor
+    """Length of the perturbation at `best`; linf does not need it."""
+    stretch: Tensor
+    """L2: by how much the perturbation of a candidate is too short for epsilon, about 1."""
+    numbers: Tensor
+    """Of shape (M, queries of the block, numbers of a query)."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some of the images only."""
+        for name, value in vars(self).items():
+            setattr(self, name, value[rows])
+
+
+class _Edit(NamedTuple):
+    """Values of the images that a candidate replaces, each of shape (M, count)."""
+
+    pixels: Tensor
+    """int64: which values of the image."""
+    before: Tensor
+    after: Tensor
+
+
+def _begin(problem: _Problem, x: Tensor, y: Tensor, draw: Numbers) -> tuple[_State, int, Tensor]:
+    """Return the state at the start, the number of classes, and what is misclassified there."""
+    index = torch.arange(len(x), device=x.device)
+    drawn = draw(0, index.cpu(), start_numbers(problem.shape, problem.threat.norm)).to(x.device)
+    if problem.threat.norm == "linf":
+        best = (x + problem.threat.epsilon * stripes(drawn, problem.shape, x)).clamp(0, 1)
     else:
-        best = _finish(x, tiles(drawn, case.shape, case.threat.norm, x), case.threat)
+        best = _to_ball(x, tiles(drawn, problem.shape, problem.threat.norm, x), problem.threat)
     version = best._version
-    logits = case.oracle.logits(best.view(-1, *case.shape))
+    logits = problem.oracle.logits(best.view(-1, *problem.shape))
     if best._version != version:
         raise UserError("the model changes its input in place: let it work on a copy.")
-    size = length(best - x, case.threat.norm)
-    hunt = _Hunt(place, x.clone(), best, y, margin(logits, y), size, torch.ones_like(size), drawn)
-    return hunt, logits.shape[1], misclassified(logits, y)
+    size = length(best - x, problem.threat.norm)
+    state = _State(index, x.clone(), best, y, margin(logits, y), size, torch.ones_like(size), drawn)
+    return state, logits.shape[1], misclassified(logits, y)
 
 
-def _leave(hunt: _Hunt, result: Tensor, broken: Tensor, wrong: Tensor) -> None:
-    """Store the tries that are misclassified and go on without their images."""
+def _drop_broken(state: _State, result: Tensor, broken: Tensor, wrong: Tensor) -> None:
+    """Store the candidates that are misclassified and go on without their images."""
     if wrong.any():
-        gone = hunt.place[wrong]
-        broken[gone] = True
-        result[gone] = hunt.best[wrong].view(-1, *result.shape[1:])
-        hunt.keep((~wrong).nonzero().squeeze(1))
+        index = state.index[wrong]
+        broken[index] = True
+        result[index] = state.best[wrong].view(-1, *result.shape[1:])
+        state.select((~wrong).nonzero().squeeze(1))
 
 
-def _try(case: _Case, hunt: _Hunt, window: Window, numbers: Tensor) -> Tensor:
-    """Ask about one window for each image, keep what helps, and return who is misclassified.
+def _query(problem: _Problem, state: _State, window: Window, numbers: Tensor) -> Tensor:
+    """Query one window for each image, keep what helps, and return what is misclassified.
 
     Only the window is written, and written back where it did not help: the rest of the image does
     not change.
     """
-    changes = (_flip if case.threat.norm == "linf" else _bump)(case, hunt, window, numbers)
-    for place, _, after in changes:
-        hunt.best.scatter_(1, place, after)
-    logits = case.oracle.logits(hunt.best.view(-1, *case.shape))
-    value, wrong = margin(logits, hunt.y), misclassified(logits, hunt.y)
-    better = (value > hunt.value) | wrong
-    for place, before, after in changes:
-        hunt.best.scatter_(1, place, torch.where(better[:, None], after, before))
-    hunt.value = torch.where(better, value, hunt.value)
-    if case.threat.norm != "linf":
-        _measure(hunt, case.threat, (better & ~wrong).nonzero().squeeze(1))
+    propose = _propose_linf if problem.threat.norm == "linf" else _propose_lp
+    edits = propose(problem, state, window, numbers)
+    for pixels, _, after in edits:
+        state.best.scatter_(1, pixels, after)
+    logits = problem.oracle.logits(state.best.view(-1, *problem.shape))
+    value, wrong = margin(logits, state.y), misclassified(logits, state.y)
+    better = (value > state.value) | wrong
+    for pixels, before, after in edits:
+        state.best.scatter_(1, pixels, torch.where(better[:, None], after, before))
+    state.value = torch.where(better, value, state.value)
+    if problem.threat.norm != "linf":
+        _rescale(state, problem.threat, (better & ~wrong).nonzero().squeeze(1))
     return wrong
 
 
-def _flip(case: _Case, hunt: _Hunt, window: Window, numbers: Tensor) -> list[_Change]:
+def _propose_linf(problem: _Problem, state: _State, window: Window, numbers: Tensor) -> list[_Edit]:
     """Return a window of each channel moved to one end of the linf ball."""
-    place = places(window, case.shape, numbers)
-    clean = hunt.x.gather(1, place).view(len(place), case.shape[0], -1)
-    moved = (clean + case.threat.epsilon * signs(numbers[:, 2:], clean)).clamp(0, 1)
-    return [_Change(place, hunt.best.gather(1, place), moved.flatten(1))]
+    pixels = window_pixels(window, problem.shape, numbers)
+    clean = state.x.gather(1, pixels).view(len(pixels), problem.shape[0], -1)
+    moved = (clean + problem.threat.epsilon * signs(numbers[:, 2:], clean)).clamp(0, 1)
+    return [_Edit(pixels, state.best.gather(1, pixels), moved.flatten(1))]
 
 
-def _bump(case: _Case, hunt: _Hunt, window: Window, numbers: Tensor) -> list[_Change]:
+def _propose_lp(problem: _Problem, state: _State, window: Window, numbers: Tensor) -> list[_Edit]:
     """Return what one window of each channel loses and another one gains, in L2 or L1.
 
     The gaining window gets a bump on top of what it holds, rescaled to the length of both windows
     and a share of what is left of the budget (arXiv 1912.00049, algorithm 3).
     """
-    norm, epsilon, channels = case.threat.norm, case.threat.epsilon, case.shape[0]
+    norm, epsilon, channels = problem.threat.norm, problem.threat.epsilon, problem.shape[0]
     power = 2 if norm == "l2" else 1
-    gains, loses = (places(window, case.shape, numbers[:, i : i + 2]) for i in (0, 2))
-    before = [hunt.best.gather(1, place) for place in (gains, loses)]
-    clean = [hunt.x.gather(1, place) for place in (gains, loses)]
+    gains, loses = (window_pixels(window, problem.shape, numbers[:, i : i + 2]) for i in (0, 2))
+    before = [state.best.gather(1, pixels) for pixels in (gains, loses)]
+    clean = [state.x.gather(1, pixels) for pixels in (gains, loses)]
     held, lost = (
         (old - new).view(len(gains), channels, -1) for old, new in zip(before, clean, strict=True)
     )
-    lost = lost * ~covered(window, case.shape, numbers[:, :2], numbers[:, 2:4])
+    lost = lost * ~covered(window, problem.shape, numbers[:, :2], numbers[:, 2:4])
     held_length = channel_lengths(held, norm)
     stock = held_length**power + channel_lengths(lost, norm) ** power
-    left = shaped((epsilon**power - hunt.size**power).clamp_min(0), held) / channels
+    left = shaped((epsilon**power - state.size**power).clamp_min(0), held) / channels
     # In L1 the package gives a channel the budget of all of them and projects afterwards.
     wanted = (left + stock).sqrt() if norm == "l2" else channels * (left + stock)
     turned = window.bumps[(numbers[:, 4] > 0.5).long()].unsqueeze(1)
@@ -347,17 +307,17 @@ def _bump(case: _Case, hunt: _Hunt, window: Window, numbers: Tensor) -> list[_Ch
     gained = profile * spent
     if norm == "l2":
         grown = (channel_lengths(gained, norm) ** 2 - stock).flatten(1).sum(1)
-        hunt.stretch = epsilon / ((hunt.size**2 + grown).clamp_min(0).sqrt() + TINY)
-        if (hunt.stretch < 1 + CANCELLED).all():
+        state.stretch = epsilon / ((state.size**2 + grown).clamp_min(0).sqrt() + TINY)
+        if (state.stretch < 1 + CANCELLED).all():
             moved = (clean[0] + gained.flatten(1)).clamp(0, 1)
-            return [_Change(loses, before[1], clean[1]), _Change(gains, before[0], moved)]
-    hunt.stretch = torch.ones_like(hunt.size)
-    delta = (hunt.best - hunt.x).scatter(1, loses, 0.0).scatter(1, gains, gained.flatten(1))
+            return [_Edit(loses, before[1], clean[1]), _Edit(gains, before[0], moved)]
+    state.stretch = torch.ones_like(state.size)
+    delta = (state.best - state.x).scatter(1, loses, 0.0).scatter(1, gains, gained.flatten(1))
     everything = torch.arange(delta.shape[1], device=delta.device).expand_as(delta)
-    return [_Change(everything, hunt.best.clone(), _finish(hunt.x, delta, case.threat))]
+    return [_Edit(everything, state.best.clone(), _to_ball(state.x, delta, problem.threat))]
 
 
-def _finish(x: Tensor, delta: Tensor, threat: Threat) -> Tensor:
+def _to_ball(x: Tensor, delta: Tensor, threat: Threat) -> Tensor:
     """Return x + delta in the ball and the box: in L2 scaled to epsilon, in L1 projected."""
     if threat.norm == "l1":
         inner = Threat("l1", INSIDE_L1 * threat.epsilon)
@@ -366,16 +326,158 @@ def _finish(x: Tensor, delta: Tensor, threat: Threat) -> Tensor:
     return (x + delta * (threat.epsilon / (size + TINY))).clamp(0, 1)
 
 
-def _measure(hunt: _Hunt, threat: Threat, changed: Tensor) -> None:
-    """Bring tries that were kept into the ball to the last digit, and note their lengths."""
+def _rescale(state: _State, threat: Threat, changed: Tensor) -> None:
+    """Bring accepted candidates into the ball to the last digit, and record their lengths."""
     if not len(changed):
         return
-    delta = hunt.best[changed] - hunt.x[changed]
+    delta = state.best[changed] - state.x[changed]
     size = length(delta, threat.norm)
     if threat.norm == "l2":
         # The package scales the whole image, with a tiny number added to its length. What that
         # leaves of the budget is all that a bump on an empty window can have.
-        stretch = hunt.stretch[changed]
+        stretch = state.stretch[changed]
         delta, size = delta * shaped(stretch, delta), size * stretch
-        hunt.best[changed] = (hunt.x[changed] + delta).clamp(0, 1)
-    hunt.size[changed] = size
+        state.best[changed] = (state.x[changed] + delta).clamp(0, 1)
+    state.size[changed] = size
+
+
+class Window(NamedTuple):
+    """What all windows of one side have in common."""
+
+    side: int
+    offsets: Tensor
+    """int64 of shape (C * side * side,): from the window's first pixel to each of its values, in
+    an image of C * H * W values."""
+    bumps: Tensor
+    """A bump upright and lying, of shape (2, side * side); empty for linf."""
+
+
+def window_side(query: int, shape: Sequence[int], norm: str) -> int:
+    """Return the side of the window of a query, from 0, in pixels of an image (C, H, W).
+
+    In L2 and L1 sides are odd and from 3 up, unless the image is smaller.
+    """
+    channels, height, width = shape
+    share = FIRST_SHARE / 2 ** sum(query > last for last in HALVED_AFTER)
+    # In the package's order of rounding, because the root can lie halfway between two sides.
+    side = round(math.sqrt(share * (channels * height * width) / channels))
+    if norm != "linf":
+        side = max(side, 3) | 1
+    return min(max(side, 1), height, width)
+
+
+def make_window(side: int, shape: Sequence[int], norm: str, like: Tensor) -> Window:
+    """Return what windows of one side have in common, on the device and in the dtype of `like`."""
+    channels, height, width = shape
+    channel = torch.arange(channels).view(-1, 1, 1) * height * width
+    offsets = channel + torch.arange(side).view(-1, 1) * width + torch.arange(side)
+    bumps = torch.empty(0)
+    if norm != "linf":
+        upright = bump(side, norm)
+        bumps = torch.stack([upright, upright.T]).flatten(1).to(like)
+    return Window(side, offsets.flatten().to(like.device), bumps)
+
+
+def bump(side: int, norm: str) -> Tensor:
+    """Return a hill above a hollow, float64 of shape (side, side) and length 1 in `norm`.
+
+    Each half sums concentric rectangles (section 3.3, figure 3), so that its height depends on the
+    Chebyshev distance from its middle only. The AutoAttack package has the same halves in L1, with
+    a steeper fall.
+    """
+    upper = side // 2
+    both = torch.cat([_hill(upper, side, norm), -_hill(side - upper, side, norm)])
+    unit: Tensor = both / torch.linalg.vector_norm(both, ORDERS[norm])
+    return unit
+
+
+def _hill(height: int, width: int, norm: str) -> Tensor:
+    """Return the upper half of a bump, of length 1."""
+    levels = torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64) ** -DECAY[norm]
+    heights = levels.flip(0).cumsum(0).flip(0)
+    row = (torch.arange(height) - height // 2).abs()
+    column = (torch.arange(width) - width // 2).abs()
+    hill = heights[torch.maximum(row[:, None], column[None])]
+    unit: Tensor = hill / torch.linalg.vector_norm(hill, ORDERS[norm])
+    return unit
+
+
+def start_numbers(shape: Sequence[int], norm: str) -> int:
+    """Return how many random numbers the start of an image takes."""
+    channels, height, width = shape
+    if norm == "linf":
+        return channels * width
+    side = max(height // TILES, 1)
+    return (height // side) * (width // side) * (1 + channels)
+
+
+def query_numbers(shape: Sequence[int], norm: str) -> int:
+    """Return how many random numbers a query takes: positions, turn, a sign per channel."""
+    return shape[0] + (2 if norm == "linf" else 5)
+
+
+def signs(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return 1 for numbers above one half and -1 for others, with one dimension more."""
+    return (2 * (numbers > 0.5).to(like) - 1).unsqueeze(-1)
+
+
+def corners(numbers: Tensor, shape: Sequence[int], side: int) -> tuple[Tensor, Tensor]:
+    """Return the rows and the columns of windows, int64 of shape (M,), from numbers (M, 2).
+
+    The last position of either is not taken unless it is the only one, as in the package.
+    """
+    row, column = ((numbers[:, i] * (shape[1 + i] - side)).long() for i in range(2))
+    return row, column
+
+
+def window_pixels(window: Window, shape: Sequence[int], numbers: Tensor) -> Tensor:
+    """Return the values that windows cover, int64 of shape (M, C * side * side), as `corners`."""
+    row, column = corners(numbers, shape, window.side)
+    return (row * shape[2] + column)[:, None] + window.offsets
+
+
+def covered(window: Window, shape: Sequence[int], first: Tensor, second: Tensor) -> Tensor:
+    """Return where second windows lie on first ones, bool of shape (M, 1, side * side).
+
+    `first` and `second` are the numbers of their corners.
+    """
+    steps = torch.arange(window.side, device=first.device)
+    ends = (corners(numbers, shape, window.side) for numbers in (first, second))
+    apart = ((b - a)[:, None] + steps for a, b in zip(*ends, strict=True))
+    rows, columns = ((line >= 0) & (line < window.side) for line in apart)
+    on_both: Tensor = rows[:, :, None] & columns[:, None]
+    return on_both.flatten(1)[:, None]
+
+
+def channel_lengths(values: Tensor, norm: str) -> Tensor:
+    """Return the length of each channel's window, (M, C, 1), from values (M, C, side * side)."""
+    lengths: Tensor = torch.linalg.vector_norm(values, ORDERS[norm], dim=2, keepdim=True)
+    return lengths
+
+
+def stripes(numbers: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return random signs, one for each column of each channel, of shape (M, C * H * W)."""
+    channels, height, width = shape
+    columns = signs(numbers, like).view(-1, channels, 1, width)
+    return columns.expand(-1, -1, height, -1).flatten(1)
+
+
+def tiles(numbers: Tensor, shape: Sequence[int], norm: str, like: Tensor) -> Tensor:
+    """Return bumps side by side, turned at random, with random signs, of shape (M, C * H * W).
+
+    Tiles are a fifth of the height and cut where the image ends; the package cannot do without
+    whole ones, nor with fewer than five rows.
+    """
+    channels, height, width = shape
+    side = max(height // TILES, 1)
+    edge = max((height - TILES * side) // 2, 0)
+    bumps = make_window(side, shape, norm, like).bumps.view(2, 1, side, side)
+    delta = like.new_zeros(len(numbers), *shape)
+    numbers = numbers.view(len(numbers), height // side, width // side, 1 + channels)
+    for i in range(numbers.shape[1]):
+        for j in range(numbers.shape[2]):
+            turn, sign = (numbers[:, i, j, 0] > 0.5).long(), signs(numbers[:, i, j, 1:], like)
+            top, left = edge + i * side, edge + j * side
+            part = delta[:, :, top : top + side, left : left + side]
+            part += (bumps[turn] * sign.unsqueeze(-1))[:, :, : part.shape[2], : part.shape[3]]
+    return delta.flatten(1)

@@ -122,9 +122,9 @@ def _component(name: str, entry: AttackEntry, norm: str, classes: int) -> Compon
     arguments = dict(entry.arguments)
     if objective:
         arguments["objective"] = getattr(objectives, objective)
-    run = partial(load_reference(entry.function), **arguments)
+    own = is_reference(name)
     return Component(
-        _user_attack(name) if is_reference(name) else run,
+        _user_attack(name) if own else partial(load_reference(entry.function), **arguments),
         entry.describe(objective, tries),
         entry.citation,
         tries,

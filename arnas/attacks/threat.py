@@ -18,7 +18,19 @@ NORMS = ("linf", "l2", "l1")
 GREY_LEVELS = 255
 
 
-def parse_amount(value: float | str) -> float:
+class Epsilon(float):
+    """A distance in input units that remembers how it was written, as ``8/255``."""
+
+    text: str
+
+    def __new__(cls, value: float, text: str = "") -> Epsilon:
+        """Return the distance; by default it was written as the number itself."""
+        made = super().__new__(cls, value)
+        made.text = text or f"{value:g}"
+        return made
+
+
+def parse_amount(value: float | str) -> Epsilon:
     """Return a distance in input units from a number, ``8/255``, ``0.0314`` or ``8px``.
 
     Parameters
@@ -32,6 +44,8 @@ def parse_amount(value: float | str) -> float:
     UserError
         When it cannot be read, or is negative or not finite.
     """
+    if isinstance(value, Epsilon):
+        return value
     try:
         if isinstance(value, str):
             text = value.strip()
@@ -47,10 +61,10 @@ def parse_amount(value: float | str) -> float:
             f"'{value}' is not a distance: write a fraction such as 8/255, a number in input "
             "units such as 0.0314, or grey levels such as 8px."
         )
-    return amount
+    return Epsilon(amount, str(value).strip())
 
 
-def check_epsilon(norm: str, epsilon: float | str) -> float:
+def check_epsilon(norm: str, epsilon: float | str) -> Epsilon:
     """Return `epsilon` in input units, refusing a Linf budget that only fits another unit."""
     amount = parse_amount(epsilon)
     if norm == "linf" and amount > 1:
@@ -114,10 +128,7 @@ def parse_threat(text: str) -> Threat:
 
 def _amount_is_readable(value: float | str) -> float | str:
     """Validate without converting: settings keep what the user wrote."""
-    try:
-        parse_amount(value)
-    except UserError as error:
-        raise ValueError(str(error)) from None
+    parse_amount(value)
     return value
 
 
@@ -127,10 +138,7 @@ Amount = Annotated[float | str, AfterValidator(_amount_is_readable)]
 
 def _epsilon_fits(value: ThreatOptions) -> ThreatOptions:
     """Refuse a budget that the norm does not allow."""
-    try:
-        value.threat()
-    except UserError as error:
-        raise ValueError(str(error)) from None
+    value.threat()
     return value
 
 

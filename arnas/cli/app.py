@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 params_app = typer.Typer(help="Look at the settings or change to a preset.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
+plan_app = typer.Typer(help="Print what is generated from the plan.", no_args_is_help=True)
+app.add_typer(plan_app, name="plan")
 
 ParamsFile = Annotated[Path | None, typer.Option("--params", help="The settings file.")]
 

@@ -51,7 +51,7 @@ def attack(
     weights: Annotated[
         Path | None, typer.Option(help="Weights for a model of the zoo or a factory.")
     ] = None,
-    part: Annotated[str, typer.Option(help="Part of the dataset.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     n: Annotated[int | None, typer.Option(help="Images, from the first; all by default.")] = None,
     image_size: Annotated[
         int | None, typer.Option(help="For a folder: resize to squares of so many pixels.")
@@ -113,7 +113,7 @@ def attack(
         combine=combine,
         checks=checks,
         weights=weights,
-        part=part,
+        split=split,
         count=n,
         seed=seed,
         batch_size=batch_size,

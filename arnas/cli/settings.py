@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arnas.cli.app import ParamsFile, app, console_of, params_app
+from arnas.cli.app import ParamsFile, app, console_of, params_app, plan_app
 from arnas.runtime.errors import UserError
 
 
@@ -94,6 +94,19 @@ def use(name: Annotated[str, typer.Argument(help="A preset's name.")]) -> None:
 
 
 @params_app.command()
+def upgrade(
+    file: Annotated[Path | None, typer.Argument(help="Settings; params.yaml by default.")] = None,
+) -> None:
+    """Write the names that settings have now into an older settings file."""
+    from arnas.config.load import params_path
+    from arnas.config.upgrade import upgrade_file
+
+    path = file or params_path()
+    for line in upgrade_file(path) or [f"{path} has no old names."]:
+        typer.echo(line)
+
+
+@params_app.command()
 def show(params: ParamsFile = None) -> None:
     """Check the settings and print them with every default filled in."""
     import yaml
@@ -111,3 +124,12 @@ def schema() -> None:
     from arnas.config.schema import schema_text
 
     typer.echo(schema_text(), nl=False)
+
+
+@plan_app.command()
+def dvc(params: ParamsFile = None) -> None:
+    """Print dvc.yaml: the stages of the plan, and the user's own files that the settings name."""
+    from arnas.config.load import load_params
+    from arnas.pipeline.dvc import dvc_yaml
+
+    typer.echo(dvc_yaml(load_params(params)), nl=False)

@@ -1,4 +1,4 @@
-"""Handing the settings that an engine resolved to the stages it starts."""
+"""Settings that Snakemake resolved, stored for the stages that it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = Path(".arnas/params")
 
 
 def check_yaml(path: Path) -> None:
-    """Read a settings file as strictly as the stages do, before an engine reads it its own way."""
+    """Check that a settings file is strict YAML before Snakemake reads it with its own parser."""
     with one_sentence():
         read_yaml(path)
 
@@ -22,11 +22,9 @@ def check_yaml(path: Path) -> None:
 def hand_off(config: dict[str, Any], overrides: Mapping[str, Any]) -> str:
     """Check resolved settings, store them and return the path for ``ARNAS_PARAMS``.
 
-    Snakemake hands over nested values of ``--config`` as text; those are read as YAML here, and
-    put into `config`.
-
-    The file is named by its content, so that runs with different overrides side by side each
-    keep their own. A mistake in the settings ends the process with one sentence and exit code 2.
+    Snakemake passes nested values of ``--config`` as text, which is parsed as YAML here and put
+    into `config`. The file is named by its content, so that concurrent runs with different
+    overrides do not share it. A mistake ends the process with one sentence and exit code 2.
     """
     with one_sentence():
         _retype(config, overrides)

@@ -1,4 +1,4 @@
-"""Reading settings files and saying in one sentence what is wrong with them."""
+"""Reading settings files, with every mistake reported in one sentence."""
 
 from __future__ import annotations
 
@@ -13,48 +13,51 @@ import yaml
 from pydantic import ValidationError
 
 from arnas.config.params import Params
-from arnas.data.options import ImageFolderOptions, NpzOptions, user_file, user_folder
+from arnas.config.references import referenced_files
+from arnas.config.renamed import new_name
+from arnas.data.options import user_file, user_folder
+from arnas.data.sources.registry import SOURCES, ImageFolderOptions, NpzOptions
 from arnas.runtime.errors import UserError, one_line
 
 DEFAULT_PATH = Path("params.yaml")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without what is read silently in another way than it looks: repeated keys, 010, on."""
+    """YAML without repeated keys, and without values that YAML 1.1 and 1.2 read differently."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    """Build a mapping, refusing a key that stands twice."""
+    """Build a mapping, refusing repeated keys."""
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable):
             raise UserError(f"{_place(key_node)}: a name is a block or a list; write a word.")
         if key in seen:
-            raise UserError(f"{_place(key_node)}: {key!r} stands twice in one block; keep one.")
+            raise UserError(f"{_place(key_node)}: {key!r} appears twice in one block; keep one.")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
 def _whole_number(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
-    """Build a whole number, refusing what is another number to the YAML that DVC reads."""
+    """Build a whole number, refusing one that DVC's YAML parser reads differently."""
     value = loader.construct_yaml_int(node)
     digits = node.value.lstrip("+-")
     if ":" in digits or (digits[:1] == "0" and digits[1:].replace("_", "").isdecimal()):
         raise UserError(
-            f"{_place(node)}: '{node.value}' is {value} to one engine and not to the other: write "
+            f"{_place(node)}: '{node.value}' is {value} to Snakemake and not to DVC: write "
             f"{value} if you mean that, or put it in quotes."
         )
     return value
 
 
 def _truth(loader: _StrictLoader, node: yaml.ScalarNode) -> bool:
-    """Build true or false, refusing what is text to the YAML that DVC reads."""
+    """Build true or false, refusing what DVC's YAML parser reads as text."""
     value = loader.construct_yaml_bool(node)
     if node.value.lower() not in {"true", "false"}:
         word = str(value).lower()
         raise UserError(
-            f"{_place(node)}: '{node.value}' is {word} to one engine and not to the other: write "
+            f"{_place(node)}: '{node.value}' is {word} to Snakemake and not to DVC: write "
             f"{word} if you mean that, or put it in quotes."
         )
     return bool(value)
@@ -77,8 +80,13 @@ def params_path() -> Path:
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML or JSON file; a missing or unreadable one is a `UserError`."""
+    return parse_yaml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a settings file as it is, line ends included."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise UserError(
             f"the settings file {path} is missing: run from the project's folder, or name another "
@@ -88,7 +96,6 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as settings: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise _unreadable(str(path), str(error)) from None
-    return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -112,7 +119,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _unreadable(source: str, reason: str) -> UserError:
-    """Return what to say of a text that is no YAML."""
+    """Return the error for a text that is no YAML."""
     return UserError(f"{source} is not readable YAML: {reason}; correct it.")
 
 
@@ -131,28 +138,28 @@ def load_params(path: Path | None = None) -> Params:
 
 
 def check_files(params: Params) -> None:
-    """Raise unless the user's own files that the run reads are there."""
-    for name in params.run.datasets:
+    """Raise unless the user's own files and modules that the run reads are there."""
+    run = params.run
+    for name in run.datasets:
         options = params.data[name]
+        # os.path, as Path.is_file fails on names that are too long
         if isinstance(options, ImageFolderOptions):
-            _check_folder(f"data.{name}.path", options, name)
-        if isinstance(options, NpzOptions) and not os.path.isfile(user_file(options.path)):  # noqa: PTH113
-            # unlike Path.is_file, for names too long
-            where = one_line(Path(options.path).absolute())
+            path, kind = user_folder(options.path), "folder"
+            found = os.path.isdir(path)  # noqa: PTH112
+        elif isinstance(options, NpzOptions):
+            path, kind = user_file(options.path), "file"
+            found = os.path.isfile(path)  # noqa: PTH113
+        else:
+            continue
+        if not found:
             raise UserError(
-                f"data.{name}.path is '{one_line(options.path)}', but there is no such file "
-                f"(looked for {where}): correct the path, or drop {name} from run."
+                f"data.{name}.path is '{one_line(options.path)}', but there is no such {kind} "
+                f"(looked for {one_line(path.absolute())}): correct the path, or drop {name} from "
+                "run."
             )
-
-
-def _check_folder(where: str, options: ImageFolderOptions, name: str) -> None:
-    """Raise unless the folder of a user's own images is there."""
-    if not os.path.isdir(user_folder(options.path)):  # noqa: PTH112 -- as above
-        place = one_line(user_folder(options.path).absolute())
-        raise UserError(
-            f"{where} is '{one_line(options.path)}', but there is no such folder (looked for "
-            f"{place}): correct the path, or drop {name} from run."
-        )
+    referenced_files([params.networks[name] for name in run.networks])
+    referenced_files([params.searches[name] for name in run.searches])
+    referenced_files(params.whitebox)
 
 
 def check_params(raw: Any, source: str) -> Params:
@@ -168,11 +175,23 @@ def check_params(raw: Any, source: str) -> Params:
 def describe_errors(error: ValidationError, raw: Any) -> str:
     """Return one sentence for the first of the validation's errors, and how many follow."""
     problems = error.errors()
-    text = _describe(problems[0], raw).rstrip(".")
+    # An old name is why its new one is missing, so it is told first.
+    renamed = next(filter(None, (_renamed(problem, raw) for problem in problems)), None)
+    text = (renamed or _describe(problems[0], raw)).rstrip(".")
     more = len(problems) - 1
     if more:
         return f"{text} (and {more} more)."
     return text if text.endswith("?") else f"{text}."
+
+
+def _renamed(problem: Any, raw: Any) -> str | None:
+    """Return what to say of a setting under its old name, None of anything else."""
+    where, _ = _locate(problem["loc"], raw)
+    new = new_name(where) if problem["type"] == "extra_forbidden" else None
+    return new and (
+        f"{one_line(where, 200)} is now called {new}: write that, or let `python -m arnas params "
+        "upgrade FILE` write all new names into the file"
+    )
 
 
 def _describe(problem: Any, raw: Any) -> str:
@@ -188,7 +207,7 @@ def _describe(problem: Any, raw: Any) -> str:
     if kind == "missing":
         return f"{path} is missing: add it beside {', '.join(siblings) or 'the others'}"
     if kind.startswith("union_tag"):
-        tags = ", ".join(_sources())
+        tags = ", ".join(SOURCES)
         if kind == "union_tag_not_found":
             return f"{path}.source is missing: allowed are {tags}"
         return f"{path}.source is {_SHORT.repr(problem['ctx']['tag'])}: allowed are {tags}"
@@ -205,18 +224,6 @@ def _describe(problem: Any, raw: Any) -> str:
 _SHORT = reprlib.Repr()
 """Shows values of any size: aliases make a small file a huge value."""
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
-
-
-def _sources() -> list[str]:
-    """Return the names of the dataset sources."""
-    from arnas.config.schema import schema
-
-    definitions = schema()["$defs"].values()
-    return [
-        d["properties"]["source"]["const"]
-        for d in definitions
-        if "const" in d.get("properties", {}).get("source", {})
-    ]
 
 
 def _is_number(text: str) -> bool:

@@ -10,13 +10,12 @@ from pydantic import Field, StringConstraints, model_validator
 from arnas.attacks.threat import CheckedThreat, check_epsilon
 from arnas.data.options import DatasetOptions
 from arnas.evaluation.options import BlackboxOptions, WhiteboxOptions
-from arnas.models.options import NetworkOptions
 from arnas.reporting.options import ReportOptions, ReproductionOptions
 from arnas.runtime.errors import UserError
 from arnas.runtime.options import Options
 from arnas.search.options import SearchOptions, SupernetOptions
 from arnas.spaces.layout import plan_cells
-from arnas.training.options import RetrainOptions
+from arnas.training.options import NetworkOptions, RetrainOptions
 
 Name = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]{0,99}$")]
 """Names become parts of paths: lower-case letters, digits and underscores, 100 at most."""
@@ -24,7 +23,7 @@ Seed = Annotated[int, Field(ge=0, lt=10**18)]
 
 
 class RunOptions(Options):
-    """Which cells of the grid exist. Only aggregates depend on this block."""
+    """Datasets, searches, networks and seeds of the run. Only aggregates depend on this block."""
 
     datasets: list[Name]
     """Names of `data` that are prepared; all datasets below are among them."""
@@ -133,14 +132,13 @@ def _check_curve(norm: str, budgets: Iterable[float | str]) -> None:
 
 
 def _check_search(name: str, search: SearchOptions, supernet: SupernetOptions) -> None:
-    """Raise unless a search's epochs fit each other and the schedule, and its cells its kinds."""
+    """Raise unless a search's epochs fit the schedule and every kind has a cell."""
     where = f"searches.{name}"
-    standing = {p.kind for p in plan_cells(supernet.cells, supernet.channels, search.space)}
-    if idle := sorted(set(search.space.kinds) - standing):
+    present = {p.kind for p in plan_cells(supernet.cells, supernet.channels, search.space)}
+    if idle := sorted(set(search.space.kinds) - present):
         raise ValueError(
-            f"{where}.space.kinds has '{idle[0]}' in a stage that has no such cell when "
-            f"supernet.cells is {supernet.cells}, so nothing would be learnt of it: raise "
-            "supernet.cells, 6 is always enough"
+            f"{where}.space.kinds has '{idle[0]}', but no cell is of this kind when supernet.cells "
+            f"is {supernet.cells}: raise supernet.cells, 6 is always enough"
         )
     total = search.adversarial.epochs + search.multiobjective.epochs
     if not total:

@@ -34,9 +34,9 @@ def _known() -> dict[str, Path]:
 
 
 def use_preset(name: str) -> list[str]:
-    """Make a preset the settings, and return what was done, a line each.
+    """Copy a preset to `params.yaml` and return a line for each thing done.
 
-    Settings that are no preset themselves are kept beside.
+    Settings that differ from every preset are saved as `params.previous.<n>.yaml` first.
 
     Raises
     ------
@@ -48,8 +48,8 @@ def use_preset(name: str) -> list[str]:
     presets = {path.read_bytes() for path in _known().values()}
     if DEFAULT_PATH.exists() and DEFAULT_PATH.read_bytes() not in presets:
         names = (f"params.previous.{number}.yaml" for number in itertools.count(1))
-        kept = next(path for path in map(Path, names) if not path.exists())
-        shutil.copyfile(DEFAULT_PATH, kept)
-        done.append(f"Your settings were kept as {kept}.")
+        backup = next(path for path in map(Path, names) if not path.exists())
+        shutil.copyfile(DEFAULT_PATH, backup)
+        done.append(f"Your settings were saved as {backup}.")
     write_bytes(DEFAULT_PATH, path.read_bytes())
     return [*done, f"{DEFAULT_PATH} is now {path}."]

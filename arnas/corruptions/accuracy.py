@@ -1,14 +1,14 @@
-"""Accuracy on corrupted images: fourteen common corruptions at five severities.
+"""Accuracy on corrupted images: common corruptions at five severities.
 
-The measure follows Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261, section 4), without
-frost and on images that `corrupt` makes from formulas. It is called corruptions-14,
-and never CIFAR-10-C or ImageNet-C, whose images are fixed files.
+The measure follows Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261, section 4). On images
+that `corrupt` makes from formulas, without frost, it is called corruptions-14; on the fixed files
+of CIFAR-10-C and CIFAR-100-C, see `arnas.corruptions.published`, it has their name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.corruptions.constants import SEVERITIES
 from arnas.corruptions.corrupt import CORRUPTIONS, PAPER, check_images, constants_from, corrupt
+from arnas.corruptions.published import PublishedCorruptions
 from arnas.data.placement import on_device
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import UserError
@@ -26,7 +27,6 @@ from arnas.runtime.progress import Report, silent
 
 SUITE = "corruptions-14"
 NO_REFERENCE = "mCE is relative to the errors of a reference network, and none were given"
-NOT_ALL = f"mCE needs all {len(CORRUPTIONS)} corruptions at all {len(SEVERITIES)} severities"
 QUANTILE = float(norm.ppf(0.975))
 
 
@@ -55,13 +55,17 @@ class CorruptionTable:
     """On the same images, not corrupted."""
     mean: MeanAccuracy
     mce: float | None
-    """Mean corruption error in percent over the fourteen: 100 for a model as good as the reference;
-    None without one."""
+    """Mean corruption error in percent over all corruptions: 100 for a model as good as the
+    reference; None without one."""
     mce_absent: str | None
     """Why there is none."""
     seed: int
     constants: str
-    """The published set whose constants the images got by their size."""
+    """The published set whose constants the images got by their size, or whose files they are."""
+    name: str = SUITE
+    """What the complete suite is called."""
+    every: tuple[str, ...] = tuple(CORRUPTIONS)
+    """Its corruptions, in the order of the paper."""
 
     @property
     def severities(self) -> tuple[int, ...]:
@@ -71,16 +75,16 @@ class CorruptionTable:
     @property
     def complete(self) -> bool:
         """Return whether it holds all corruptions at all severities."""
-        return _is_complete(self.accuracies, self.severities)
+        return set(self.accuracies) == set(self.every) and self.severities == SEVERITIES
 
     @property
     def suite(self) -> str:
         """Return what the table may be called."""
         if self.complete:
-            return SUITE
-        some = f"{len(self.accuracies)} of {len(CORRUPTIONS)} corruptions"
+            return self.name
+        some = f"{len(self.accuracies)} of {len(self.every)} corruptions"
         at = ", ".join(str(severity) for severity in self.severities)
-        return f"part of {SUITE}: {some}, severities {at}"
+        return f"part of {self.name}: {some}, severities {at}"
 
     def by_corruption(self) -> dict[str, float]:
         """Return each corruption's accuracy averaged over the severities, in percent."""
@@ -103,7 +107,7 @@ class CorruptionTable:
             "suite": self.suite,
             "citation": PAPER,
             "constants": f"those of {self.constants}",
-            "left_out": ["frost"],
+            "left_out": [] if "frost" in self.every else ["frost"],
             "seed": self.seed,
             "n": self.clean.n,
             "clean": self.clean._asdict(),
@@ -128,6 +132,7 @@ def corruption_accuracy(
     names: Sequence[str] | None = None,
     severities: Sequence[int] = SEVERITIES,
     reference: Mapping[str, float] | None = None,
+    published: PublishedCorruptions | None = None,
     report: Report = silent,
 ) -> CorruptionTable:
     """Return what a model gets right on corrupted images.
@@ -151,12 +156,16 @@ def corruption_accuracy(
     indices
         int64 of shape (n,): the images' places in their dataset; None for the first n.
     names
-        Keys of `arnas.corruptions.corrupt.CORRUPTIONS`; None for all.
+        Keys of `arnas.corruptions.corrupt.CORRUPTIONS`, of published files also ``frost``; None
+        for all.
     severities
         Of 1 to 5.
     reference
         Corruption to the error, in percent and averaged over severities 1 to 5, of the network
-        that mCE is relative to. Other keys than the fourteen are not read.
+        that mCE is relative to. Keys of other corruptions are not read.
+    published
+        Take the corrupted images from these files, in which `indices` are places in the official
+        test set that `x` is of. By default they are made.
     report
         Called after every corruption at every severity.
 
@@ -165,9 +174,10 @@ def corruption_accuracy(
     UserError
         When images, labels, corruptions, severities or reference are invalid.
     """
-    chosen, levels = _chosen(names, severities)
+    every = tuple(CORRUPTIONS) if published is None else published.names
+    chosen, levels = _chosen(names, severities, every)
     if reference is not None:
-        check_reference(reference)
+        check_reference(reference, every)
     _check(x, y)
     indices = torch.arange(len(x)) if indices is None else indices.detach().cpu()
     if indices.shape != y.shape:
@@ -175,7 +185,9 @@ def corruption_accuracy(
             f"indices has shape {tuple(indices.shape)}: needed is one index for each of the "
             f"{len(y)} images."
         )
-    batches = _Batches(x, y, indices, batch_size)
+    if published is not None:
+        published.check(chosen, indices, y.cpu())
+    batches = _Batches(x, y, indices, batch_size, published)
     outcomes = {}
     with frozen_eval(model):
         clean = _is_right(model, batches, None)
@@ -186,7 +198,20 @@ def corruption_accuracy(
                 text = f"{name} {severity}: {100 * float(rows[-1].float().mean()):.1f} %"
                 report(number * len(levels) + place + 1, len(chosen) * len(levels), text)
             outcomes[name] = torch.stack(rows)
-    return _table(clean, outcomes, levels, reference, seed, x)
+    cells = {name: map(_accuracy, rows) for name, rows in outcomes.items()}
+    table = CorruptionTable(
+        {name: dict(zip(levels, row, strict=True)) for name, row in cells.items()},
+        outcomes,
+        _accuracy(clean),
+        mean_accuracy(float(torch.stack(list(outcomes.values())).double().mean()), len(clean)),
+        mce=None,
+        mce_absent=NO_REFERENCE,
+        seed=seed,
+        constants=published.name if published else constants_from(x.shape[2], x.shape[3]),
+        name=published.name if published else SUITE,
+        every=every,
+    )
+    return table if reference is None else _with_mce(table, reference)
 
 
 def mean_corruption_error(errors: Mapping[str, float], reference: Mapping[str, float]) -> float:
@@ -204,7 +229,9 @@ def mean_corruption_error(errors: Mapping[str, float], reference: Mapping[str, f
     return 100 * sum(ratios) / len(ratios)
 
 
-def check_reference(reference: Mapping[str, float]) -> None:
+def check_reference(
+    reference: Mapping[str, float], every: Sequence[str] = tuple(CORRUPTIONS)
+) -> None:
     """Raise unless a reference names an error in percent for every corruption.
 
     Raises
@@ -212,13 +239,13 @@ def check_reference(reference: Mapping[str, float]) -> None:
     UserError
         When one is missing or impossible, or all look like shares.
     """
-    missing = [name for name in CORRUPTIONS if name not in reference]
+    missing = [name for name in every if name not in reference]
     if missing:
         raise UserError(
             f"reference has no error for {', '.join(missing)}: mCE needs one for each of the "
-            f"{len(CORRUPTIONS)} corruptions; give them all, or no reference."
+            f"{len(every)} corruptions; give them all, or no reference."
         )
-    errors = {name: float(reference[name]) for name in CORRUPTIONS}
+    errors = {name: float(reference[name]) for name in every}
     for name, error in errors.items():
         if not 0 < error <= 100:
             raise UserError(
@@ -239,6 +266,7 @@ class _Batches(NamedTuple):
     y: Tensor
     indices: Tensor
     size: int
+    published: PublishedCorruptions | None
 
 
 def _is_right(model: nn.Module, batches: _Batches, how: tuple[str, int, int] | None) -> Tensor:
@@ -251,45 +279,30 @@ def _is_right(model: nn.Module, batches: _Batches, how: tuple[str, int, int] | N
         x, y = batches.x[place.to(batches.x.device)], batches.y[place.to(batches.y.device)]
         if how is not None:
             name, severity, seed = how
-            x = corrupt(x, name, severity, seed, batches.indices[place])
+            index = batches.indices[place]
+            if batches.published is None:
+                x = corrupt(x, name, severity, seed, index)
+            else:
+                x = batches.published.images(name, severity, index)
         x = on_device(x, y.device)
-        x = x if x.is_floating_point() else x.float() / 255
+        if not x.is_floating_point():
+            x = x.to(batches.x.dtype if batches.x.is_floating_point() else torch.float32) / 255
         right.append((~oracle.is_wrong(x, y)).to(torch.uint8).cpu())
     return torch.cat(right)
 
 
-def _table(
-    clean: Tensor,
-    outcomes: Mapping[str, Tensor],
-    severities: tuple[int, ...],
-    reference: Mapping[str, float] | None,
-    seed: int,
-    x: Tensor,
-) -> CorruptionTable:
-    """Return the table of outcomes."""
-    accuracies = {
-        name: dict(zip(severities, (wilson(int(row.sum()), len(row)) for row in rows), strict=True))
-        for name, rows in outcomes.items()
-    }
-    share = float(torch.stack(list(outcomes.values())).double().mean())
-    mce, absent = None, NO_REFERENCE
-    if reference is not None:
-        absent = NOT_ALL
-        if _is_complete(accuracies, severities):
-            errors = {
-                name: 100 - 100 * float(rows.double().mean()) for name, rows in outcomes.items()
-            }
-            mce = mean_corruption_error(errors, reference)
-    return CorruptionTable(
-        accuracies,
-        outcomes,
-        wilson(int(clean.sum()), len(clean)),
-        mean_accuracy(share, len(clean)),
-        mce,
-        absent if mce is None else None,
-        seed,
-        constants_from(x.shape[2], x.shape[3]),
-    )
+def _accuracy(right: Tensor) -> Accuracy:
+    """Return the accuracy of outcomes."""
+    return wilson(int(right.sum()), len(right))
+
+
+def _with_mce(table: CorruptionTable, reference: Mapping[str, float]) -> CorruptionTable:
+    """Return a table with its mCE, if it is complete."""
+    if not table.complete:
+        every = f"all {len(table.every)} corruptions at all {len(SEVERITIES)} severities"
+        return replace(table, mce_absent=f"mCE needs {every}")
+    errors = {name: 100 - percent for name, percent in table.by_corruption().items()}
+    return replace(table, mce=mean_corruption_error(errors, reference), mce_absent=None)
 
 
 def mean_accuracy(share: float, n: int) -> MeanAccuracy:
@@ -310,22 +323,15 @@ def mean_accuracy(share: float, n: int) -> MeanAccuracy:
     return MeanAccuracy(100 * share, 100 * low, 100 * high, n)
 
 
-def _is_complete(names: Mapping[str, object], severities: tuple[int, ...]) -> bool:
-    """Return whether nothing is left out."""
-    return set(names) == set(CORRUPTIONS) and severities == SEVERITIES
-
-
 def _chosen(
-    names: Sequence[str] | None, severities: Sequence[int]
+    names: Sequence[str] | None, severities: Sequence[int], every: Sequence[str]
 ) -> tuple[list[str], tuple[int, ...]]:
     """Return corruptions in the order of the paper and severities ascending, each once."""
-    names = list(CORRUPTIONS) if names is None else names
+    names = every if names is None else names
     for name in names:
-        if name not in CORRUPTIONS:
-            raise UserError(
-                f"names holds '{name}': allowed are {', '.join(CORRUPTIONS)}; frost needs "
-                "photographs that cannot be shipped."
-            )
+        if name not in every:
+            made = "" if "frost" in every else "; frost needs photographs that cannot be shipped"
+            raise UserError(f"names holds '{name}': allowed are {', '.join(every)}{made}.")
     for severity in severities:
         if severity not in SEVERITIES:
             raise UserError(f"severities holds {severity}: allowed are 1 to 5.")
@@ -334,7 +340,7 @@ def _chosen(
             f"{'severities' if names else 'names'} is empty: name at least one, or leave it out "
             "for all of them."
         )
-    return [name for name in CORRUPTIONS if name in names], tuple(sorted(set(severities)))
+    return [name for name in every if name in names], tuple(sorted(set(severities)))
 
 
 def _check(x: Tensor, y: Tensor) -> None:

@@ -133,7 +133,7 @@ def _search_work(
     options = params.supernet.model_copy(update={"weights": weights})
 
     def work(steps: int) -> None:
-        validation = size.noise(min(batch, size.search_validation), device)
+        validation = size.noise(min(batch, size.search_val), device)
         data = SearchData(size.noise(steps * batch, device), validation, 255)
         run_stage(state, SearchTask(plan, data, options, threat, 0), silent)
 

@@ -27,8 +27,8 @@ from arnas.runtime.progress import silent
 from arnas.spaces.genotype import Genotype
 from arnas.spaces.published import GENOTYPES
 from arnas.training.loop import TrainingData, TrainingTask, train
-from arnas.training.losses import LOSSES
 from arnas.training.options import RetrainOptions
+from arnas.training.registry import loss_entry
 
 SQUARE_LOOKS = 2
 """Forward passes besides the queries of Square: of the start, and to classify the result."""
@@ -223,7 +223,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
     # `model_copy` checks nothing, and what it changes here takes no time.
     plain = {"epochs": 1, "milestones": [], "warmup_epochs": 0.0, "learning_rate": TINY}
     short = recipe.model_copy(update=plain | {"selection": chosen})
-    images = size.train + size.search_validation
+    images = size.train + size.search_val
     batch = min(recipe.batch_size, images)
 
     def work(steps: int) -> None:
@@ -236,7 +236,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
     seconds = None
     if found is not None:
         rule = recipe.selection
-        looked = (size.selection, min(rule.train_images, images))
+        looked = (size.val, min(rule.train_images, images))
         after = [Part(count, rule.batch_size, rule.steps, 2) for count in looked]
         seconds = found.seconds + (speed.seconds(after) / steps if speed else 0.0)
     stored = [v for k, v in model.state_dict().items() if not k.startswith("auxiliary.")]
@@ -247,7 +247,7 @@ def _training(cell: Cell, model: nn.Module, speed: Speed | None) -> Cost:
 def _whitebox_images(cell: Cell) -> list[tuple[str, int]]:
     """Return the attacks of the white-box evaluation, each with its number of images."""
     options, n = cell.params.whitebox, cell.size.test
-    defended = LOSSES[cell.plan().loss].defended
+    defended = loss_entry(cell.plan().loss.name).defended
     names = [
         name
         for wanted in (options.attacks, options.last_attacks)

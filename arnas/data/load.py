@@ -4,50 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from arnas.data.options import (
+from arnas.data.options import DatasetOptions
+from arnas.data.sources.npz import STORED, read_npz_file
+from arnas.data.sources.raw import RawImages
+from arnas.data.sources.registry import (
     OFFICIAL,
-    Cifar10Options,
-    Cifar100Options,
-    DatasetOptions,
+    SOURCES,
     DigitsOptions,
-    ImageFolderOptions,
+    NoTestSetOptions,
     ShapesOptions,
-    SvhnOptions,
-    TinyImageNetOptions,
+    SplitOptions,
 )
-from arnas.data.sources.npz_images import read_npz_images
-from arnas.data.sources.registry import SOURCES, load_dataset
-from arnas.data.splits import PARTS, Splits, load_splits, to_pixels
+from arnas.data.splits import SPLITS, DatasetInfo, Splits, cut, load_splits, to_pixels
 from arnas.runtime.errors import UserError, one_line
+from arnas.runtime.references import load_reference
 
 Choice = Literal["first", "stratified"]
-"""``first``: the first so many of the part. ``stratified``: drawn in equal class shares."""
+"""``first``: the first so many of the split. ``stratified``: drawn in equal class shares."""
 CUT: dict[str, DatasetOptions] = {
-    "digits": DigitsOptions(source="sklearn_digits", test_images=360, selection_images=144),
+    "digits": DigitsOptions(source="sklearn_digits", test_images=360, val_images=144),
     "shapes": ShapesOptions(
-        source="shapes", image_size=16, images=1300, test_images=120, selection_images=100
+        source="shapes", image_size=16, images=1300, test_images=120, val_images=100
     ),
 }
-"""Datasets that have no parts of their own, cut as the default settings cut them."""
-_OFFICIAL_OPTIONS: dict[str, Callable[..., Any]] = {
-    "cifar10": Cifar10Options,
-    "cifar100": Cifar100Options,
-    "svhn": SvhnOptions,
-    "tiny_imagenet": TinyImageNetOptions,
-}
+"""Datasets that have no splits of their own, cut as the default settings cut them."""
 NAMES = (*CUT, *OFFICIAL)
 """The datasets that have a name."""
-_FOLDER = "data.folder"
-"""What the reader of folders calls the settings that it believes to read."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +49,9 @@ class NamedImages:
     y: Tensor
     """int64 of shape (N,)."""
     indices: Tensor
-    """int64 of shape (N,): the places of the images in the part they are of, ascending."""
+    """int64 of shape (N,): the places of the images in the split they are of, ascending."""
     dataset_size: int
-    """Images of that part."""
+    """Images of that split."""
     sha256: str
     """Of `x` and `y`, see `images_sha256`."""
     name: str
@@ -74,24 +64,67 @@ class NamedImages:
 
 
 class _Found(NamedTuple):
-    """All images of a part, as they are stored."""
+    """All images of a split, as they are stored."""
 
-    images: np.ndarray
-    """uint8 or float of shape (N, C, H, W)."""
-    labels: np.ndarray
-    scale: int
-    """The stored value that means 1.0."""
-    num_classes: int
+    raw: RawImages
     name: str
-    part: str
+    words: str
     """Ends the sentence "of the N images ..."."""
-    warnings: tuple[str, ...] = ()
+
+
+def load_dataset(name: str, options: DatasetOptions) -> Splits:
+    """Read the dataset `name` and cut it into its splits.
+
+    Raises
+    ------
+    UserError
+        When a file is missing or wrong, or there are too few images.
+    """
+    where = f"data.{name}"
+    raw = _read(where, options)
+    if not isinstance(options, NoTestSetOptions) and options.test_images is not None:
+        raw = _first_tests(raw, options.test_images, where)
+    source = SOURCES[options.source]
+    info = DatasetInfo(
+        name=name,
+        source=options.source,
+        synthetic=source.synthetic,
+        num_classes=raw.num_classes,
+        image_size=raw.images.shape[2],
+        in_channels=raw.images.shape[1],
+        scale=raw.scale,
+        citation=source.citation,
+    )
+    return cut(raw.images, raw.labels, info, options, raw.split, raw.sha256)
+
+
+def _read(where: str, options: SplitOptions) -> RawImages:
+    """Call a source's reader with those of its settings that not every source has."""
+    names = type(options).model_fields.keys() - {"source", *SplitOptions.model_fields}
+    reader = load_reference(SOURCES[options.source].reader)
+    raw: RawImages = reader(where, **{name: getattr(options, name) for name in names})
+    return raw
+
+
+def _first_tests(raw: RawImages, count: int, where: str) -> RawImages:
+    """Return the first so many test images, which come last, if the source has its own."""
+    tests = 0 if raw.split is None else int((raw.split == "test").sum())
+    if not tests:
+        return raw
+    if count > tests:
+        raise UserError(
+            f"{where}.test_images is {count}, but its test set has {tests} images: lower it, or "
+            "leave it out for all of them."
+        )
+    assert raw.split is not None
+    end = len(raw.labels) - tests + count
+    return raw._replace(images=raw.images[:end], labels=raw.labels[:end], split=raw.split[:end])
 
 
 def load_images(
     spec: str,
     *,
-    part: str = "test",
+    split: str = "test",
     count: int | None = None,
     seed: int = 0,
     choice: Choice = "first",
@@ -105,12 +138,12 @@ def load_images(
     ----------
     spec
         One of: a name of `NAMES`; an npz file with `x` and `y`, `images` and `labels`, or `x_test`
-        and `y_test`, see `read_npz_images`; a folder of image files, with a
-        folder for each class or such folders for each part; a file of splits that the stage `data`
+        and `y_test`, see `read_npz_file`; a folder of image files, with a
+        folder for each class or such folders for each split; a file of splits that the stage `data`
         has written. The public datasets are looked for in the folder ``ARNAS_DATA``.
-    part
-        A name of `arnas.data.splits.PARTS`; the public datasets have ``train`` and ``test``. Files
-        and folders that know no parts are read whole.
+    split
+        A name of `arnas.data.splits.SPLITS`; the public datasets have ``train`` and ``test``. Files
+        and folders that are not divided are read whole.
     count
         So many images, all of them by default.
     seed
@@ -134,16 +167,16 @@ def load_images(
         When there are no such images, too few of them, or a file is damaged, unsafe or something
         else than pixels in [0, 1] with whole numbers for labels.
     """
-    if part not in PARTS:
-        raise UserError(f"part is '{one_line(part, 40)}': allowed are {', '.join(PARTS)}.")
+    if split not in SPLITS:
+        raise UserError(f"split is '{one_line(split, 40)}': allowed are {', '.join(SPLITS)}.")
     if choice not in get_args(Choice):
         raise UserError(f"choice is '{choice}': allowed are {', '.join(get_args(Choice))}.")
     if spec in CUT:
-        found = _of_splits(load_dataset(spec, CUT[spec]), part, "as the default settings cut it")
-    elif spec in _OFFICIAL_OPTIONS:
-        found = _official(spec, part, download)
+        found = _of_splits(load_dataset(spec, CUT[spec]), split, "as the default settings cut it")
+    elif spec in OFFICIAL:
+        found = _official(spec, split, download)
     else:
-        found = _of_path(spec, part, image_size, grey)
+        found = _of_path(spec, split, image_size, grey)
     return _named(found, count, seed, choice)
 
 
@@ -163,101 +196,84 @@ def images_sha256(x: Tensor, y: Tensor) -> str:
     return total.hexdigest()
 
 
-def _of_splits(splits: Splits, part: str, how: str) -> _Found:
-    """Return a part of a dataset that the project has cut."""
-    images, labels = splits.part(part)
+def _of_splits(splits: Splits, split: str, how: str) -> _Found:
+    """Return a split of a dataset that the project has cut."""
+    images, labels = splits.subset(split)
     info = splits.info
-    words = f"in the part {part} of {info.name}, {how}"
-    return _Found(images.numpy(), labels.numpy(), info.scale, info.num_classes, info.name, words)
+    raw = RawImages(images.numpy(), labels.numpy(), info.num_classes, info.scale)
+    return _Found(raw, info.name, f"in the split {split} of {info.name}, {how}")
 
 
-def _official(name: str, part: str, download: bool) -> _Found:
-    """Return a part of a public dataset, of files that were verified."""
-    allowed = ("train", "test")
-    if part not in allowed:
+def _official(name: str, split: str, download: bool) -> _Found:
+    """Return a split of a public dataset, of files that were verified."""
+    if split not in {"train", "test"}:
         raise UserError(
-            f"part is '{part}', but {name} comes with {' and '.join(allowed)} only: choose one of "
-            "them, or cut it in the settings and give the file of its splits."
+            f"split is '{split}', but {name} comes with train and test only: choose one of them, "
+            "or cut it in the settings and give the file of its splits."
         )
-    options = _OFFICIAL_OPTIONS[name](source=name, selection_images=1, download=download)
-    raw = SOURCES[name].read(options, name)
-    mask = raw.split == part
-    words = f"in the official {part} set of {name}"
-    return _Found(raw.images[mask], raw.labels[mask], raw.scale, raw.num_classes, name, words)
+    options = SOURCES[name].options(source=name, val_images=1, download=download)  # type: ignore[call-arg]
+    raw = _read(f"data.{name}", options)
+    return _Found(_chosen_split(raw, split, name), name, f"in the official {split} set of {name}")
 
 
-def _of_path(spec: str, part: str, image_size: int | None, grey: bool) -> _Found:
+def _of_path(spec: str, split: str, image_size: int | None, grey: bool) -> _Found:
     """Return the images of a file or a folder."""
     path, shown = Path(spec), one_line(spec, 200)
     # os.path, which finds no fault with names that are too long
     if spec and os.path.isdir(path):  # noqa: PTH112
-        return _folder(spec, part, image_size, grey)
-    if not spec or not os.path.lexists(path):
+        from arnas.data.sources.image_folder import read_image_folder
+
+        if image_size is not None and not 8 <= image_size <= 1024:
+            raise UserError(f"image_size is {image_size}: allowed are 8 to 1024.")
+        raw, name = read_image_folder("", spec, image_size, grey), path.resolve().name
+    elif not spec or not os.path.lexists(path):
         raise UserError(
             f"there is no '{shown}': allowed are {', '.join(NAMES)}, the path of an npz file or of "
             "a file of splits, and a folder with a folder of images for each class."
         )
-    if path.suffix == ".safetensors":
-        splits = load_splits(path)
-        return _of_splits(splits, part, f"as {shown} has it")
-    if path.suffix != ".npz":
+    elif path.suffix == ".safetensors":
+        return _of_splits(load_splits(path), split, f"as {shown} has it")
+    elif path.suffix == ".npz":
+        pairs = [("x", "y"), *STORED, (f"x_{split}", f"y_{split}")]
+        raw, name = read_npz_file(path, pairs), path.stem
+    else:
         raise UserError(
             f"{shown} is no file of images by its name: allowed are .npz with x and y, and the "
             ".safetensors of splits."
         )
-    raw = read_npz_images(path, part)
-    words = f"in {shown}" if raw.part is None else f"in the part {raw.part} of {shown}"
-    return _Found(
-        raw.images, raw.labels, raw.scale, raw.num_classes, path.stem, words, raw.warnings
-    )
+    words = f"in {shown}" if raw.split is None else f"in the split {split} of {shown}"
+    return _Found(_chosen_split(raw, split, shown), name, words)
 
 
-def _folder(spec: str, part: str, image_size: int | None, grey: bool) -> _Found:
-    """Return the images of a folder, all of them if it has no such part."""
-    side = image_size
-    if side is not None and not 8 <= side <= 1024:
-        raise UserError(f"image_size is {side}: allowed are 8 to 1024.")
-    options = ImageFolderOptions(
-        source="image_folder", path=spec, image_size=side, grey=grey, selection_images=1
-    )
-    try:
-        raw = SOURCES["image_folder"].read(options, "folder")
-    except UserError as error:
-        # The reader speaks of settings, which there are none of here.
-        words = str(error).replace(f"{_FOLDER}.path", "data").replace(f"{_FOLDER}.", "")
-        raise UserError(words) from None
-    assert raw.split is not None
-    parts, shown = set(raw.split.tolist()), one_line(spec, 200)
-    if part in parts:
-        mask, words = raw.split == part, f"in the part {part} of {shown}"
-    elif len(parts) == 1:
-        mask, words = raw.split != "", f"in {shown}, which has no part {part}"
-    else:
-        raise UserError(
-            f"part is '{part}', but {shown} has {', '.join(sorted(parts))}: choose one of them."
-        )
-    name = Path(spec).resolve().name
-    return _Found(raw.images[mask], raw.labels[mask], raw.scale, raw.num_classes, name, words)
+def _chosen_split(raw: RawImages, split: str, shown: str) -> RawImages:
+    """Return the images of a split, all of them if the source is not divided."""
+    if raw.split is None:
+        return raw
+    mask = raw.split == split
+    if not mask.any():
+        has = ", ".join(sorted(set(raw.split.tolist())))
+        raise UserError(f"split is '{split}', but {shown} has {has}: choose one of them.")
+    return raw._replace(images=raw.images[mask], labels=raw.labels[mask], split=None)
 
 
 def _named(found: _Found, count: int | None, seed: int, choice: Choice) -> NamedImages:
-    """Return the chosen images of a part as pixels."""
-    size = len(found.labels)
+    """Return the chosen images of a split as pixels."""
+    raw, size = found.raw, len(found.raw.labels)
     if count is not None and (type(count) is not int or not 1 <= count <= size):
         raise UserError(
-            f"count is {count!r}, but there are {size} images {found.part}: allowed are 1 to "
+            f"count is {count!r}, but there are {size} images {found.words}: allowed are 1 to "
             f"{size}, and all of them by default."
         )
     n = size if count is None else count
-    indices = _chosen(found.labels, n, seed, choice)
-    y = torch.from_numpy(found.labels[indices].astype(np.int64))
-    x = to_pixels(torch.from_numpy(np.ascontiguousarray(found.images[indices])), found.scale)
+    indices = _chosen(raw.labels, n, seed, choice)
+    y = torch.from_numpy(raw.labels[indices].astype(np.int64))
+    x = to_pixels(torch.from_numpy(np.ascontiguousarray(raw.images[indices])), raw.scale)
     which = f"the first {n} of the {size} images"
     if n == size:
         which = f"all {size} images"
     elif choice == "stratified":
         which = f"{n} of the {size} images, drawn in equal class shares with seed {seed},"
-    notes = list(found.warnings)
+    notes = list(raw.warnings)
     if y.min() == y.max():
         notes.append(f"all {n} images are of the class {int(y[0])}")
     return NamedImages(
@@ -267,8 +283,8 @@ def _named(found: _Found, count: int | None, seed: int, choice: Choice) -> Named
         size,
         images_sha256(x, y),
         found.name,
-        found.num_classes,
-        f"{which} {found.part}",
+        raw.num_classes,
+        f"{which} {found.words}",
         tuple(notes),
     )
 

@@ -1,169 +1,23 @@
-"""Settings of the datasets: one block `data.<dataset>` for each."""
+"""Settings of the datasets, one block `data.<dataset>` for each, and where their files are."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from arnas.data.sources.registry import SOURCES, SplitOptions
 from arnas.runtime.options import Options
 
-
-class PartOptions(Options):
-    """How a dataset is divided; the same four parts for every dataset."""
-
-    split: Literal["stratified", "contiguous"] = "stratified"
-    """`stratified`: seeded, equal class shares. `contiguous`: in stored order, test last; the
-    digits are stored by writer, so this keeps the test writers out of training."""
-    split_seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of the stratified split."""
-    test_images: int | None = Field(default=None, ge=1)
-    """Images in `test`, read by the attacks only: its first so many; all of it by default."""
-    selection_images: int = Field(ge=1)
-    """Images in `selection`, which picks the checkpoint and nothing else."""
-    search_validation_fraction: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the remaining images that gives the search its architecture batches."""
-
-
-class SplitOptions(PartOptions):
-    """How a dataset without a test set of its own is divided."""
-
-    test_images: int = Field(ge=1)
-    """Images in `test`, read by the attacks only."""
-
-
-class DigitsOptions(SplitOptions):
-    """scikit-learn's handwritten digits: 1,797 real scans of 8x8, grey, 10 classes."""
-
-    source: Literal["sklearn_digits"]
-
-
-class ShapesOptions(SplitOptions):
-    """A synthetic set of coloured shapes in 10 classes, drawn from a seed."""
-
-    source: Literal["shapes"]
-    image_size: int = Field(default=16, ge=8, le=256)
-    """Side of the square images in pixels."""
-    images: int = Field(default=2400, ge=40)
-    """How many images are drawn, the classes in turn."""
-    images_seed: int = Field(default=0, ge=0)
-    """Seed of the drawing."""
-
-
-class NpzOptions(SplitOptions):
-    """An npz file of the user's own with `images`, `labels` and optionally `split`."""
-
-    source: Literal["npz"]
-    path: str = Field(min_length=1)
-    """The file, relative to the project's folder or absolute."""
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Checked when given; also how a changed file becomes visible to DVC."""
-    num_classes: int | None = Field(default=None, ge=2)
-    """Number of classes; by default the largest label plus one."""
-
-
-class OfficialSize(NamedTuple):
-    """What the authors of a dataset state."""
-
-    train: int
-    test: int
-    num_classes: int
-    image_size: int
-    """Side in pixels."""
-
-
-OFFICIAL = {
-    "cifar10": OfficialSize(50_000, 10_000, 10, 32),
-    "cifar100": OfficialSize(50_000, 10_000, 100, 32),
-    "svhn": OfficialSize(73_257, 26_032, 10, 32),
-    "tiny_imagenet": OfficialSize(100_000, 10_000, 200, 64),
-}
-"""Source to size; the test set of Tiny-ImageNet is its validation set."""
-LEAST_PER_CLASS = 2
-"""Images of each class that must be left to train and search on."""
-
-
-class OfficialOptions(PartOptions):
-    """A public dataset in the files of its authors; the official test images are `test`."""
-
-    root: str | None = Field(default=None, min_length=1)
-    """Folder that holds it; by default `ARNAS_DATA`, else `datasets` in the project's folder."""
-    download: bool = True
-    """Fetch what is missing there from the authors' site."""
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> Self:
-        """Refuse sizes that the dataset does not have, before it is fetched."""
-        size = OFFICIAL[self.source]  # type: ignore[attr-defined]
-        if self.test_images is not None and self.test_images > size.test:
-            raise ValueError(
-                f"test_images is {self.test_images}, but the official test set has {size.test} "
-                "images: lower it, or leave it out for all of them"
-            )
-        most = size.train - LEAST_PER_CLASS * size.num_classes
-        if self.selection_images > most:
-            raise ValueError(
-                f"selection_images is {self.selection_images}: allowed are 1 to {most}"
-            )
-        return self
-
-
-class Cifar10Options(OfficialOptions):
-    """CIFAR-10: 50,000 + 10,000 photographs of 32x32 in 10 classes."""
-
-    source: Literal["cifar10"]
-
-
-class Cifar100Options(OfficialOptions):
-    """CIFAR-100: 50,000 + 10,000 photographs of 32x32 in 100 (fine) classes."""
-
-    source: Literal["cifar100"]
-
-
-class SvhnOptions(OfficialOptions):
-    """SVHN, cropped house numbers: 73,257 + 26,032 photographs of 32x32 in 10 classes."""
-
-    source: Literal["svhn"]
-    extra: bool = False
-    """Train on the 531,131 easier images of the extra set too."""
-
-
-class TinyImageNetOptions(OfficialOptions):
-    """Tiny-ImageNet-200: 100,000 + 10,000 photographs of 64x64 in 200 classes."""
-
-    source: Literal["tiny_imagenet"]
-
-
-class ImageFolderOptions(PartOptions):
-    """Image files of the user's own, a folder for each class."""
-
-    source: Literal["image_folder"]
-    path: str = Field(min_length=1)
-    """The folder, relative to the project's folder or absolute: it holds either a folder for each
-    class, or `train` and perhaps `test` and `val` with such folders in each."""
-    image_size: int | None = Field(default=None, ge=8, le=1024)
-    """Side in pixels: the shorter side is resized to it, the centre kept. By default the images
-    must be squares of one size."""
-    grey: bool = False
-    """Read one channel instead of three."""
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Digest of all images, which the stage `data` prints. Checked when given; also how a changed
-    image becomes visible to the engines."""
-
-
-DatasetOptions = Annotated[
-    DigitsOptions
-    | ShapesOptions
-    | NpzOptions
-    | Cifar10Options
-    | Cifar100Options
-    | SvhnOptions
-    | TinyImageNetOptions
-    | ImageFolderOptions,
-    Field(discriminator="source"),
-]
+if TYPE_CHECKING:
+    DatasetOptions = SplitOptions
+else:
+    DatasetOptions = Annotated[
+        Union[tuple(source.options for source in SOURCES.values())],  # noqa: UP007
+        Field(discriminator="source"),
+    ]
 
 
 class AugmentOptions(Options):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from arnas.data.options import OFFICIAL, DatasetOptions, OfficialOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.options import DatasetOptions
+from arnas.data.sources.registry import OFFICIAL
 from arnas.data.splits import LabelledImages, share_of
 
 
@@ -16,10 +17,10 @@ class DatasetSize:
     """Counts and shapes of a prepared dataset."""
 
     train: int
-    search_validation: int
-    selection: int
+    search_val: int
+    val: int
     test: int
-    """Images of the four parts."""
+    """Images of the four splits."""
     num_classes: int
     image_size: int
     """Side in pixels."""
@@ -32,8 +33,8 @@ class DatasetSize:
 
     @property
     def images(self) -> int:
-        """Return the number of images of all parts."""
-        return self.train + self.search_validation + self.selection + self.test
+        """Return the number of images of all splits."""
+        return self.train + self.search_val + self.val + self.test
 
     def noise(self, count: int, device: torch.device) -> LabelledImages:
         """Return so many images of noise of that shape on a device, with labels in turn."""
@@ -41,9 +42,6 @@ class DatasetSize:
         shape = (count, *self.shape)
         images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         return LabelledImages(images, torch.arange(count) % self.num_classes).to(device)
-
-
-SVHN_EXTRA = 531_131
 
 
 def dataset_size(name: str, options: DatasetOptions) -> DatasetSize:
@@ -54,7 +52,7 @@ def dataset_size(name: str, options: DatasetOptions) -> DatasetSize:
     UserError
         When a file that must be read is missing or wrong.
     """
-    if not isinstance(options, OfficialOptions):
+    if options.source not in OFFICIAL:
         splits = load_dataset(name, options)
         info, counts = splits.info, splits.counts()
         return DatasetSize(
@@ -63,17 +61,16 @@ def dataset_size(name: str, options: DatasetOptions) -> DatasetSize:
             image_size=info.image_size,
             in_channels=info.in_channels,
         )
-    train, test, classes, side = OFFICIAL[options.source]
-    if getattr(options, "extra", False):
-        train += SVHN_EXTRA
-    rest = train - options.selection_images
-    validation = share_of(rest, options.search_validation_fraction)
+    size = OFFICIAL[options.source]
+    extra = size.extra if getattr(options, "extra", False) else 0
+    rest = size.train + extra - options.val_images
+    validation = share_of(rest, options.search_val_fraction)
     return DatasetSize(
         rest - validation,
         validation,
-        options.selection_images,
-        options.test_images or test,
-        classes,
-        side,
+        options.val_images,
+        options.test_images or size.test,
+        size.num_classes,
+        size.image_size,
         3,
     )

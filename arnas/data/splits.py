@@ -1,4 +1,4 @@
-"""The four parts of a dataset, how they are cut and how they are stored."""
+"""The four splits of a dataset, how they are cut and how they are stored."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from arnas.data.options import LEAST_PER_CLASS, PartOptions
+from arnas.data.sources.registry import LEAST_PER_CLASS, SplitOptions
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_form, load_tensors, read_description, save_tensors
 
-PARTS = ("train", "search_validation", "selection", "test")
+SPLITS = ("train", "search_val", "val", "test")
+OLDER_NAMES = {"search_validation": "search_val", "selection": "val"}
+"""What earlier versions called two of them."""
 REMAKE = "rerun `python -m arnas data`"
 """What to do about splits that are not what they should be."""
 
@@ -55,20 +57,20 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Splits:
-    """A dataset in memory: all images, and the indices of each part."""
+    """A dataset in memory: all images, and the indices of each split."""
 
     images: Tensor
     """uint8 of shape (N, C, H, W)."""
     labels: Tensor
     """int64 of shape (N,)."""
     indices: Mapping[str, Tensor]
-    """For each of `PARTS` the int64 indices of its images; disjoint."""
+    """For each of `SPLITS` the int64 indices of its images; disjoint."""
     info: DatasetInfo
     sha256: str | None = None
     """Digest of the user's own images that it was read from, if the settings may demand one."""
 
-    def part(self, *names: str) -> LabelledImages:
-        """Return the images and labels of the named parts, one after the other."""
+    def subset(self, *names: str) -> LabelledImages:
+        """Return the images and labels of the named splits, one after the other."""
         index = torch.cat([self.indices[name] for name in names])
         return LabelledImages(self.images[index], self.labels[index])
 
@@ -77,8 +79,8 @@ class Splits:
         return to_pixels(images, self.info.scale)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of images of each part."""
-        return {name: len(self.indices[name]) for name in PARTS}
+        """Return the number of images of each split."""
+        return {name: len(self.indices[name]) for name in SPLITS}
 
 
 def to_pixels(images: Tensor, scale: int) -> Tensor:
@@ -90,11 +92,11 @@ def cut(
     images: np.ndarray,
     labels: np.ndarray,
     info: DatasetInfo,
-    options: PartOptions,
+    options: SplitOptions,
     given: np.ndarray | None = None,
     sha256: str | None = None,
 ) -> Splits:
-    """Divide a dataset into its four parts.
+    """Divide a dataset into its four splits.
 
     Parameters
     ----------
@@ -107,24 +109,24 @@ def cut(
     options
         Sizes and seed.
     given
-        The dataset's own part of each image, strings of shape (N,). Parts it lacks are cut from
-        its ``train``; sizes in `options` of parts that it has are not used.
+        The dataset's own split of each image, strings of shape (N,). Splits it lacks are cut from
+        its ``train``; sizes in `options` of splits that it has are not used.
     sha256
-        Digest of what was read, kept with the parts.
+        Digest of what was read, kept with the splits.
 
     Raises
     ------
     UserError
-        When there are fewer images, or fewer of a class, than the parts need, or when nobody says
+        When there are fewer images, or fewer of a class, than the splits need, or when nobody says
         how many test images there are.
     """
     where = f"data.{info.name}"
     indices: dict[str, np.ndarray] = {}
     rest = np.arange(len(labels))
     if given is not None:
-        indices = {name: rest[given == name] for name in PARTS[1:] if (given == name).any()}
+        indices = {name: rest[given == name] for name in SPLITS[1:] if (given == name).any()}
         rest = rest[given == "train"]
-    wanted = {"test": options.test_images, "selection": options.selection_images}
+    wanted = {"test": options.test_images, "val": options.val_images}
     missing = {name: count or 0 for name, count in wanted.items() if name not in indices}
     if missing.get("test") == 0:
         raise UserError(
@@ -143,16 +145,16 @@ def cut(
         )
     for name, count in missing.items():
         rest, indices[name] = _take(rest, labels, count, options, f"{where}.{name}_images")
-    if "search_validation" not in indices:
-        fraction = options.search_validation_fraction
+    if "search_val" not in indices:
+        fraction = options.search_val_fraction
         count = share_of(len(rest), fraction)
-        place = f"{where}.search_validation_fraction"
-        rest, indices["search_validation"] = _take(rest, labels, count, options, place)
+        place = f"{where}.search_val_fraction"
+        rest, indices["search_val"] = _take(rest, labels, count, options, place)
     indices["train"] = rest
     return Splits(
         torch.from_numpy(np.ascontiguousarray(images)),
         torch.from_numpy(labels.astype(np.int64)),
-        {name: torch.from_numpy(np.sort(indices[name])) for name in PARTS},
+        {name: torch.from_numpy(np.sort(indices[name])) for name in SPLITS},
         info,
         sha256,
     )
@@ -164,7 +166,7 @@ def share_of(count: int, fraction: float) -> int:
 
 
 def _take(
-    rest: np.ndarray, labels: np.ndarray, count: int, options: PartOptions, field: str
+    rest: np.ndarray, labels: np.ndarray, count: int, options: SplitOptions, field: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split `rest` into what stays and `count` indices that are taken."""
     if options.split == "contiguous":
@@ -185,9 +187,9 @@ def _take(
 
 
 def leaked(splits: Splits) -> tuple[int, int]:
-    """Return how many test images are in another part too, and how many have a copy there."""
+    """Return how many test images are in another split too, and how many have a copy there."""
     test = splits.indices["test"]
-    others = torch.cat([splits.indices[name] for name in PARTS if name != "test"])
+    others = torch.cat([splits.indices[name] for name in SPLITS if name != "test"])
     known = set(_digests(splits.images, others))
     copies = sum(digest in known for digest in _digests(splits.images, test))
     return int(torch.isin(test, others).sum()), copies
@@ -201,7 +203,7 @@ def _digests(images: Tensor, indices: Tensor) -> Iterator[bytes]:
 
 
 def save_splits(path: Path, splits: Splits) -> None:
-    """Write `splits` to a safetensors file with its JSON."""
+    """Write `splits` to a safetensors file."""
     tensors = {"images": splits.images, "labels": splits.labels, **splits.indices}
     description: dict[str, Any] = {"info": dataclasses.asdict(splits.info)}
     description |= {"counts": splits.counts()}
@@ -232,10 +234,13 @@ def load_splits(path: Path, name: str | None = None) -> Splits:
         When the file is missing, damaged, not one of splits or one of another dataset.
     """
     tensors, description = load_tensors(path)
-    if "info" not in description or not {"images", "labels", *PARTS} <= tensors.keys():
+    if OLDER_NAMES.keys() <= tensors.keys():
+        older = " and ".join(OLDER_NAMES)
+        raise UserError(f"{path} names its splits as earlier versions did ({older}): {REMAKE}.")
+    if "info" not in description or not {"images", "labels", *SPLITS} <= tensors.keys():
         raise UserError(f"{path} does not hold a dataset's splits: {REMAKE}.")
     info, counts = _described(path, description, name)
-    indices = {part: tensors[part] for part in PARTS}
+    indices = {split: tensors[split] for split in SPLITS}
     digest = description.get("sha256")
     splits = Splits(tensors["images"], tensors["labels"], indices, info, digest)
     if problem := _misfit(splits, counts):
@@ -244,7 +249,7 @@ def load_splits(path: Path, name: str | None = None) -> Splits:
 
 
 def read_info(path: Path, name: str | None = None) -> tuple[DatasetInfo, dict[str, int]]:
-    """Return what a dataset is and the sizes of its parts from the JSON beside its splits."""
+    """Return what a dataset is and the sizes of its splits from the header of its splits."""
     return _described(path, read_description(path), name)
 
 
@@ -268,10 +273,10 @@ def _misfit(splits: Splits, counts: Mapping[str, int]) -> str | None:
     if int(images.max()) > info.scale:
         return f"pixels reach {int(images.max())} where {info.scale} means 1.0"
     indices = {"labels": (labels, info.num_classes)}
-    indices |= {part: (index, len(labels)) for part, index in splits.indices.items()}
+    indices |= {split: (index, len(labels)) for split, index in splits.indices.items()}
     for name, (values, end) in indices.items():
         if values.dtype != torch.int64 or values.ndim != 1 or not len(values):
             return f"{name} are {values.dtype} of shape {tuple(values.shape)}"
         if int(values.min()) < 0 or int(values.max()) >= end:
             return f"{name} run from {int(values.min())} to {int(values.max())}"
-    return None if splits.counts() == counts else "its parts have other sizes"
+    return None if splits.counts() == counts else "its splits have other sizes"

@@ -117,6 +117,8 @@ def read_foreign(path: Path, expected: frozenset[str], most: int | None = None) 
             data = stream.read() if most is None else stream.read(most)
     except OSError as error:
         raise UserError(f"{shown} {_refused(error)}.") from None
+    except UserError:
+        raise
     except ValueError as error:  # a NUL in the name, or too large
         raise UserError(f"{shown} cannot be read ({error}): give another file.") from None
     kind = recognised(data[:HEAD])

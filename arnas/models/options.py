@@ -1,26 +1,15 @@
-"""Settings of the networks that are trained beside the searched ones."""
+"""Names of models in settings, and which of them have cells."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field, model_validator
-
-from arnas.runtime.options import Options
-from arnas.spaces.options import SpaceOptions
+from arnas.runtime.registered import Registered
 from arnas.spaces.published import GENOTYPES, ROBNETS
 
-ModelName = Literal[
-    "arnas",
-    "advrush",
-    "darts_v1",
-    "darts_v2",
-    "pdarts",
-    "pc_darts",
-    "racl",
-    "robnet_large_v1",
-    "robnet_large_v2",
-    "robnet_free",
+MODEL_NAMES = (
+    *GENOTYPES,
+    *ROBNETS,
     "resnet18",
     "resnet34",
     "preact_resnet18",
@@ -31,37 +20,8 @@ ModelName = Literal[
     "wrn34_10",
     "wrn34_12",
     "wrn34_r",
-]
-LossName = Literal["pgd", "trades", "mart", "natural"]
-
-
-class NetworkOptions(Options):
-    """A model of the zoo, its loss and its size."""
-
-    model: ModelName
-    """A name of the model registry."""
-    loss: LossName = "pgd"
-    """A name of the training losses."""
-    channels: int | None = Field(default=None, ge=2)
-    """Initial channels of a genotype or RobNet, width of a residual network's or VGG's first stage,
-    or channels of the stem of the other models; null for the published size."""
-    cells: int | None = Field(default=None, ge=3, le=1000)
-    """Number of cells of a genotype or RobNet; null for the published size."""
-    space: SpaceOptions | None = None
-    """Another layout for a genotype; null for the published one. `kinds: [robust, robust,
-    accurate]` exchanges the cells of ARNAS."""
-
-    @model_validator(mode="after")
-    def _cells_where_there_are_any(self) -> NetworkOptions:
-        """Refuse cells and layouts for a model that cannot have them."""
-        if reason := cells_refused(self.model, self.cells):
-            raise ValueError(reason)
-        if self.space is not None and self.model in ROBNETS:
-            raise ValueError(f"{self.model} has a layout of its own, so it has no space: "
-                             "leave it out")  # fmt: skip
-        if self.space is not None and self.model not in GENOTYPES:
-            raise ValueError(f"{self.model} has no cells, so it has no space: leave it out")
-        return self
+)
+ModelName = Annotated[str, Registered(MODEL_NAMES)]
 
 
 def cells_refused(model: str, cells: int | None) -> str | None:

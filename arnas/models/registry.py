@@ -1,61 +1,175 @@
-"""Models by name, and how to rebuild a model from what a weight file says of it."""
+"""Every model by name: its factory, published size and citation, and how to build it.
+
+Nothing here imports torch until a model is built. A new model takes its file in `families/`, its
+test and one entry of `MODELS`.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from pydantic import BaseModel
-from torch import Tensor, nn
-
-from arnas.data.splits import DatasetInfo
-from arnas.models.families.entries import BASELINES, ModelEntry
 from arnas.models.options import cells_refused
 from arnas.runtime.errors import UserError, one_line
-from arnas.runtime.files import (
-    check_form,
-    description_path,
-    load_tensors,
-    read_description,
-    save_tensors,
-)
+from arnas.runtime.references import FORM, first_line, importing, is_reference, load_reference
 from arnas.spaces.genotype import Genotype, genotype_from_json, load_genotype
 from arnas.spaces.layout import MIN_CHANNELS
-from arnas.spaces.network import DerivedNetwork
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES, ROBNETS, PublishedGenotype
-from arnas.spaces.robnet import RobNet
 
+if TYPE_CHECKING:
+    from torch import nn
+
+MIN_IMAGE_SIZE = 4
+"""Of most models."""
 HALVINGS = {4: "twice", 8: "three times", 32: "five times"}
 """By the smallest image that allows it."""
-REMAKE = "rerun its training, or restore both of its files"
-"""What to do about weights that are not what they should be."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model of the registry."""
+
+    factory: str
+    """Dotted reference to a callable that takes `arguments`, num_classes, in_channels and channels;
+    cells where the model has some, and auxiliary (the side of the images) for a head."""
+    channels: int
+    """Published initial channels."""
+    citation: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What tells this model from others of its factory."""
+    cells: int | None = None
+    """Published number of cells; None where a model has no cells."""
+    min_image_size: int = MIN_IMAGE_SIZE
+    """Side of the smallest images in pixels that it takes."""
+    auxiliary: bool = False
+    """Whether it can have an auxiliary head."""
 
 
 def _genotype_entry(published: PublishedGenotype) -> ModelEntry:
     """Return the entry of a published genotype."""
     return ModelEntry(
-        partial(DerivedNetwork, published.genotype, published.space),
+        "arnas.spaces.network:DerivedNetwork",
         published.channels,
-        published.cells,
         published.genotype.origin,
+        {"genotype": published.genotype, "space": published.space},
+        published.cells,
         auxiliary=True,
     )
+
+
+_FAMILIES = "arnas.models.families"
+_RESNET = "He, Zhang, Ren, Sun, CVPR 2016, arXiv 1512.03385; CIFAR form"
+_WIDE = "Zagoruyko, Komodakis, Wide Residual Networks, BMVC 2016, arXiv 1605.07146"
+_ROBUST_WIDE = (
+    "Huang, Wang, Erfani, Gu, Bailey, Ma, Exploring Architectural Ingredients of Adversarially "
+    "Robust Deep Neural Networks, NeurIPS 2021, arXiv 2110.03825"
+)
+
+
+def _wide_entry(depth: int, widths: tuple[int, ...], citation: str = _WIDE) -> ModelEntry:
+    """Return the entry of a wide residual network."""
+    factory = f"{_FAMILIES}.preact_resnet:wide_resnet"
+    return ModelEntry(factory, 16, citation, {"depth": depth, "widths": widths})
 
 
 MODELS: dict[str, ModelEntry] = {
     **{name: _genotype_entry(published) for name, published in GENOTYPES.items()},
     **{
-        name: ModelEntry(partial(RobNet, net.codes), net.channels, net.cells, net.citation)
+        name: ModelEntry(
+            "arnas.spaces.robnet:RobNet",
+            net.channels,
+            net.citation,
+            {"codes": net.codes},
+            net.cells,
+        )
         for name, net in ROBNETS.items()
     },
-    **BASELINES,
+    "resnet18": ModelEntry(f"{_FAMILIES}.resnet:ResNet", 64, _RESNET, {"counts": (2, 2, 2, 2)}),
+    "resnet34": ModelEntry(f"{_FAMILIES}.resnet:ResNet", 64, _RESNET, {"counts": (3, 4, 6, 3)}),
+    "preact_resnet18": ModelEntry(
+        f"{_FAMILIES}.preact_resnet:preact_resnet18",
+        64,
+        "He, Zhang, Ren, Sun, Identity Mappings in Deep Residual Networks, ECCV 2016, "
+        "arXiv 1603.05027; CIFAR form",
+    ),
+    "densenet121": ModelEntry(
+        f"{_FAMILIES}.densenet:DenseNet121",
+        64,
+        "Huang, Liu, van der Maaten, Weinberger, Densely Connected Convolutional Networks, "
+        "CVPR 2017, arXiv 1608.06993; CIFAR form",
+        min_image_size=8,
+    ),
+    "vgg16_bn": ModelEntry(
+        f"{_FAMILIES}.vgg:VGG16",
+        64,
+        "Simonyan, Zisserman, Very Deep Convolutional Networks, ICLR 2015, arXiv 1409.1556; "
+        "CIFAR form",
+        min_image_size=32,
+    ),
+    "mobilenet_v2": ModelEntry(
+        f"{_FAMILIES}.mobilenet:MobileNetV2",
+        32,
+        "Sandler, Howard, Zhu, Zhmoginov, Chen, MobileNetV2: Inverted Residuals and Linear "
+        "Bottlenecks, CVPR 2018, arXiv 1801.04381; CIFAR form",
+    ),
+    "wrn28_10": _wide_entry(28, (10, 20, 40)),
+    "wrn34_10": _wide_entry(34, (10, 20, 40)),
+    "wrn34_12": _wide_entry(34, (12, 24, 48)),
+    "wrn34_r": _wide_entry(34, (20, 40, 32), _ROBUST_WIDE),
 }
 """Name to model."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model with its sizes: what its weights are stored with, and all that rebuilding it takes.
+
+    See `build_model` for the fields.
+    """
+
+    model: str | Genotype
+    num_classes: int
+    image_size: int = 32
+    in_channels: int = 3
+    channels: int | None = None
+    cells: int | None = None
+    space: SpaceOptions | None = None
+
+    def build(self, *, auxiliary: bool = False) -> nn.Module:
+        """Return it with fresh weights, with an auxiliary head if asked for."""
+        arguments = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return build_model(arguments.pop("model"), **arguments, auxiliary=auxiliary)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values that `from_json` reads."""
+        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if isinstance(self.model, Genotype):
+            content["model"] = self.model.to_json()
+        return content | {"space": None if self.space is None else self.space.model_dump()}
+
+    @classmethod
+    def from_json(cls, content: Any, source: str) -> ModelSpec:
+        """Return the model that JSON values describe; `source` names them in errors."""
+        try:
+            if not isinstance(content, dict) or content.keys() != cls.__dataclass_fields__.keys():
+                raise ValueError(f"needed are {', '.join(cls.__dataclass_fields__)}")
+            name, space = content["model"], content["space"]
+            if isinstance(name, dict):
+                name = genotype_from_json(name, source)
+            elif name not in MODELS and not (isinstance(name, str) and is_reference(name)):
+                raise ValueError(f"model is {name!r:.80}")  # nor any path
+            return cls(**{**content, "model": name, "space": space and SpaceOptions(**space)})
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{source} does not describe a model of arnas ({one_line(error)}): rerun what "
+                "wrote it, or restore it."
+            ) from None
 
 
 def build_model(
@@ -74,7 +188,9 @@ def build_model(
     Parameters
     ----------
     name
-        A name of `MODELS`, or a genotype, or the path of a genotype file (``.json``).
+        A name of `MODELS`, a genotype, the path of a genotype file (``.json``), or a reference to
+        a function of your own, ``package.module:function``. It is called with ``num_classes``,
+        ``in_channels`` and ``image_size``, as far as it takes these.
     num_classes
         Classes, from 2 up.
     image_size
@@ -105,20 +221,24 @@ def build_model(
     """
     sizes = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
     sizes |= {k: v for k, v in {"channels": channels, "cells": cells}.items() if v is not None}
+    least = {"num_classes": 2, "in_channels": 1, "image_size": 1, "channels": MIN_CHANNELS}
     for key, value in sizes.items():
         if type(value) is not int:
             raise UserError(f"{key} is {value!r}: allowed are whole numbers.")
-    if num_classes < 2:
-        raise UserError(f"num_classes is {num_classes}: allowed are 2 and more.")
-    if in_channels < 1:
-        raise UserError(f"in_channels is {in_channels}: allowed are 1 and more.")
-    if channels is not None and channels < MIN_CHANNELS:
-        raise UserError(f"channels is {channels}: allowed are {MIN_CHANNELS} and more.")
+        if key in least and value < least[key]:
+            raise UserError(f"{key} is {value}: allowed are {least[key]} and more.")
+    if isinstance(name, str) and is_reference(name):
+        if channels or cells or space or auxiliary:
+            raise UserError(
+                f"model '{name}' is a function of your own, which decides on its size itself: "
+                "leave out channels, cells, space and auxiliary."
+            )
+        return _build_own(name, sizes)
     entry = _find(name, space)
-    if image_size < (least := entry.min_image_size):
+    if image_size < (smallest := entry.min_image_size):
         raise UserError(
-            f"image_size is {image_size}: allowed are {least} and more, because the network halves "
-            f"the resolution {HALVINGS[least]}: take larger images or another model."
+            f"image_size is {image_size}: allowed are {smallest} and more, because the network "
+            f"halves the resolution {HALVINGS[smallest]}: take larger images or another model."
         )
     known = isinstance(name, str) and name in MODELS
     if known and (reason := cells_refused(str(name), cells)):
@@ -129,13 +249,39 @@ def build_model(
             f"model '{name}' cannot have an auxiliary head: leave out `auxiliary`, or take a "
             "genotype."
         )
-    return entry.build(
+    model: nn.Module = load_reference(entry.factory)(
+        **entry.arguments,
         num_classes=num_classes,
         in_channels=in_channels,
         channels=entry.channels if channels is None else channels,
         **extra,
         **({"auxiliary": image_size} if auxiliary else {}),
     )
+    return model
+
+
+def _build_own(reference: str, sizes: Mapping[str, int]) -> nn.Module:
+    """Call a function of the user's own with the sizes that it takes."""
+    from torch import nn
+
+    function = load_reference(reference)
+    with importing():
+        try:
+            parameters = inspect.signature(function).parameters.values()
+            anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+            taken = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+            model = function(**{k: v for k, v in sizes.items() if anything or k in taken})
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"{reference} failed when it was called with {', '.join(sizes)} "
+                f"({first_line(error)}); correct it."
+            ) from None
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"{reference} returned an object of type {type(model).__name__}, needed is a "
+            "torch.nn.Module."
+        )
+    return model
 
 
 def _find(name: str | Path | Genotype, space: SpaceOptions | None) -> ModelEntry:
@@ -150,8 +296,8 @@ def _find(name: str | Path | Genotype, space: SpaceOptions | None) -> ModelEntry
     if not isinstance(name, Genotype):
         if not str(name).endswith(".json"):
             raise UserError(
-                f"unknown model '{name}': allowed are {', '.join(MODELS)}, or the path of a "
-                "genotype file that ends in .json."
+                f"unknown model '{name}': allowed are {', '.join(MODELS)}, the path of a "
+                f"genotype file that ends in .json, or {FORM}."
             )
         name = load_genotype(Path(name))
     published = GENOTYPES["arnas"]
@@ -162,210 +308,4 @@ def _find(name: str | Path | Genotype, space: SpaceOptions | None) -> ModelEntry
 
 def can_have_auxiliary(name: str | Genotype) -> bool:
     """Return whether a model of `MODELS` or a genotype can have an auxiliary head."""
-    return isinstance(name, Genotype) or MODELS[name].auxiliary
-
-
-def describe_model(
-    name: str | Genotype,
-    *,
-    num_classes: int,
-    image_size: int,
-    in_channels: int,
-    channels: int | None,
-    cells: int | None,
-    space: SpaceOptions | None = None,
-) -> dict[str, Any]:
-    """Return the JSON description from which `model_from_description` builds the same model."""
-    return {
-        "model": name.to_json() if isinstance(name, Genotype) else name,
-        "space": None if space is None else space.model_dump(),
-        "num_classes": num_classes,
-        "image_size": image_size,
-        "in_channels": in_channels,
-        "channels": channels,
-        "cells": cells,
-    }
-
-
-def model_from_description(
-    description: Mapping[str, Any], source: str, auxiliary: bool = False
-) -> nn.Module:
-    """Build the model that `describe_model` described; `source` names it in errors.
-
-    With `auxiliary` it has an auxiliary head besides, as in `build_model`.
-    """
-    try:
-        arguments = dict(description)
-        name, space = arguments.pop("model"), arguments.pop("space")
-        if absent := {"image_size", "in_channels", "channels", "cells"} - arguments.keys():
-            raise KeyError(min(absent))
-        if isinstance(name, dict):
-            name = genotype_from_json(name, source)
-        elif name not in MODELS:
-            raise ValueError(f"model is {name!r:.80}")  # nor any path
-        layout = space and SpaceOptions(**space)
-        return build_model(name, space=layout, auxiliary=auxiliary, **arguments)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{source} does not describe a model of arnas ({one_line(error)})."
-        ) from None
-    except UserError as error:
-        raise UserError(f"{source}: {one_line(error)}") from None
-
-
-def save_weights(
-    path: str | Path,
-    model: nn.Module,
-    description: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write a model's weights with the description it is rebuilt from.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.safetensors``.
-    model
-        The model; its state dict is stored, normalisation constants included, without an
-        auxiliary head, which serves training only.
-    description
-        From `describe_model`.
-    provenance
-        Where the weights come from: run, dataset, epoch and what was measured.
-    """
-    content = {"model": dict(description), "provenance": dict(provenance)}
-    tensors = model.state_dict()
-    stored = {name: value for name, value in tensors.items() if not name.startswith("auxiliary.")}
-    save_tensors(Path(path), stored, content)
-
-
-def load_weights(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild a model from a file written by `save_weights`.
-
-    Returns
-    -------
-    model, provenance
-        The model in evaluation mode on the CPU, and where its weights come from.
-
-    Raises
-    ------
-    UserError
-        When the file is missing, damaged, undescribed or does not fit its description.
-    """
-    path = Path(path)
-    tensors, content = load_tensors(path)
-    if "model" not in content:
-        raise UserError(
-            f"{path} has no description of its model: load it into a model of your own with "
-            "safetensors.torch.load_file."
-        )
-    model = _build_described(path, content["model"], tensors)
-    provenance = content.get("provenance", {})
-    if not isinstance(provenance, dict):
-        raise UserError(f"{path} does not say where its weights come from: {REMAKE}.")
-    model.load_state_dict(tensors)
-    return model.eval(), dict(provenance)
-
-
-class _Origin(BaseModel):
-    dataset: str
-    network: str
-    seed: int
-    loss: str
-
-
-class _Sizes(BaseModel):
-    image_size: int
-    in_channels: int
-
-
-class _Described(BaseModel):
-    model: _Sizes
-    provenance: _Origin
-
-
-class _Trained(_Origin):
-    epoch: int
-    selection_clean: float
-
-
-def load_trained(
-    path: Path, info: DatasetInfo, network: str, seed: int
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild a network that a run has trained, like `load_weights`.
-
-    Parameters
-    ----------
-    info
-        The dataset that it must have been trained on.
-    network, seed
-        What it must have been trained as.
-    """
-    beside = description_path(path)
-    sizes, origin = read_origin(beside, info.name, network, seed)
-    check_form(beside, origin, _Trained, REMAKE)
-    for key in ("num_classes", "in_channels", "image_size"):
-        if sizes.get(key) != getattr(info, key):
-            raise UserError(
-                f"{path} was trained for {key} {sizes.get(key)!r}, but the dataset {info.name} has "
-                f"{getattr(info, key)!r} now: {REMAKE}."
-            )
-    return load_weights(path)
-
-
-def read_origin(
-    path: Path, dataset: str, network: str, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the model's description and its provenance from the JSON beside a weight file.
-
-    Parameters
-    ----------
-    dataset, network, seed
-        What the weights must have been trained on and as.
-
-    Raises
-    ------
-    UserError
-        When the JSON is missing, damaged or that of other weights.
-    """
-    content = read_description(path)
-    check_form(path, content, _Described, REMAKE)
-    origin = content["provenance"]
-    for key, value in (("dataset", dataset), ("network", network), ("seed", seed)):
-        if origin[key] != value:
-            raise UserError(
-                f"{path} is that of another {key}, {origin[key]!r} where {value!r} is needed: "
-                f"{REMAKE}."
-            )
-    return content["model"], origin
-
-
-def _build_described(path: Path, description: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Build the model of a weight file after comparing sizes, before any memory is taken."""
-    values = sum(tensor.numel() for tensor in tensors.values())
-    most = {"cells": len(tensors), "channels": values, "num_classes": values, "in_channels": values}
-    sizes = description if isinstance(description, dict) else {}
-    for key, limit in most.items():
-        if isinstance(size := sizes.get(key), int) and size > limit:
-            raise UserError(
-                f"{path} does not fit the model it describes: {key} is {size}, but it has "
-                f"{values} numbers in {len(tensors)} tensors; {REMAKE}."
-            )
-    try:
-        with torch.device("meta"):
-            wanted = model_from_description(description, str(path)).state_dict()
-    except UserError as error:
-        raise UserError(f"{str(error).rstrip('.')}; {REMAKE}.") from None
-    for name in sorted(wanted.keys() | tensors.keys()):
-        found, needed = _layout(tensors.get(name)), _layout(wanted.get(name))
-        if found != needed:
-            raise UserError(
-                f"{path} does not fit the model it describes: {one_line(name)} is {found}, needed "
-                f"is {needed}; {REMAKE}."
-            )
-    return model_from_description(description, str(path))
-
-
-def _layout(tensor: Tensor | None) -> str:
-    """Return type and shape of a tensor in words."""
-    return "absent" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+    return isinstance(name, Genotype) or (name in MODELS and MODELS[name].auxiliary)

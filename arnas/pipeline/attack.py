@@ -62,7 +62,7 @@ class EvalConfig:
     checks: Tier = "all"
     weights: Path | None = None
     """A file for a model that has none of its own."""
-    part: str = "test"
+    split: str = "test"
     count: int | None = None
     """Images, from the first; all of them by default."""
     seed: int = 0
@@ -131,7 +131,7 @@ def load_target(config: EvalConfig) -> EvalTarget:
             raise UserError(f"{name} is {value}: it must be a whole number from 1 up.")
     images = load_images(
         config.data,
-        part=config.part,
+        split=config.split,
         count=config.count,
         image_size=config.image_size,
         grey=config.grey,
@@ -205,7 +205,7 @@ def _evaluate(
     images, config = target.images, target.config
     model = _placed(target.model, device)
     known = {
-        **target.model.known,
+        **target.model.info.to_json(),
         **record,
         "model": target.model.name,
         "model_source": target.model.source,

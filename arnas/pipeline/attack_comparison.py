@@ -11,7 +11,7 @@ from rich.text import Text
 
 from arnas.evaluation.compare import Paired, compare_records
 from arnas.evaluation.record import mixed_units, read_record
-from arnas.reporting.model.files import shown
+from arnas.reporting.format import accuracy_text
 from arnas.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def _table(found: dict[str, EvalResult], allow_flagged: bool) -> Table:
             str(one.threat),
             one.suite,
             str(one.n),
-            shown(one.clean_accuracy),
-            shown(one.robust_accuracy),
+            accuracy_text(one.clean_accuracy),
+            accuracy_text(one.robust_accuracy),
             f"unreliable: {', '.join(failed)}" if failed else "no failure",
         )
         table.add_row(*map(Text, cells))

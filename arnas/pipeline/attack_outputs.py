@@ -13,7 +13,7 @@ from arnas.evaluation.predict import predict
 from arnas.evaluation.record import write_record
 from arnas.evaluation.result import EvalResult
 from arnas.pipeline.attack import EvalConfig, EvalTarget, assess, default_stem, load_target
-from arnas.reporting.model.card import CardMeta, write_model_card
+from arnas.reporting.model.card import write_model_card
 from arnas.reporting.model.files import (
     as_table,
     check_percentage,
@@ -119,5 +119,5 @@ def _written(target: EvalTarget, assessment: EvalResult, outputs: Outputs) -> It
         yield f"RobustBench entry: {outputs.robustbench}"
     if outputs.card is not None:
         command = f"python -m arnas {shlex.join(sys.argv[1:])}"
-        write_model_card(outputs.card, assessment, CardMeta(command=command))
+        write_model_card(outputs.card, assessment, command)
         yield f"Model card: {outputs.card}"

@@ -1,28 +1,149 @@
-"""Telling DVC of results that it has not made itself.
+"""The pipeline as DVC sees it: its `dvc.yaml`, and results that it has not made itself.
 
-``dvc commit -f`` believes whatever lies in the folder, so every manifest is held against the
-settings, the stage's version, the inputs and the bytes of the outputs before.
+``dvc commit -f`` believes whatever lies in the folder, so `adopt` first checks every manifest
+against the settings, the stage's version, the inputs and the bytes of the outputs.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+import os
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from arnas.config.load import DEFAULT_PATH, load_params, params_path
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, why_stale
 from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.plan import AXES, STAGES, TABLES, Grid, Stage, stage_by_command
 from arnas.runtime.abandoned import state_slots
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file
 from arnas.runtime.history import state_root
 from arnas.runtime.manifest import manifest_or_empty
+
+DVC_YAML = Path("dvc.yaml")
+VERSIONS = "arnas/pipeline/versions.yaml"
+HEADER = """\
+# The pipeline as DVC runs it: `dvc repro`, `dvc exp run -S whitebox.autoattack_images=32`.
+# Generated from arnas/pipeline/plan.py: change the plan, then `make plan`.
+
+"""
+PLOTS = """\
+metrics:
+- {tables}/metrics.json
+
+plots:
+- Accuracy against epsilon:
+    template: scatter
+    x: budget
+    y:
+      {tables}/curve.csv: accuracy
+    x_label: epsilon
+    y_label: percent
+- Search:
+    title: Losses of the supernet
+    template: linear
+    x: epoch
+    y:
+      {tables}/search.csv: [train_loss, adversarial_loss, natural_loss]
+    x_label: epoch
+    y_label: cross-entropy
+- Share of the natural gradient:
+    template: linear
+    x: step
+    y:
+      {tables}/gamma.csv: gamma
+    x_label: step of the second stage
+    y_label: gamma
+- Training:
+    title: Accuracy, clean and under PGD, on training and validation images
+    template: linear
+    x: epoch
+    y:
+      {tables}/training.csv: [train_clean, train_robust, val_clean, val_robust]
+    x_label: epoch
+    y_label: percent
+"""
+
+
+def dvc_yaml(params: Params) -> str:
+    """Return the text of ``dvc.yaml``: every stage of the plan.
+
+    It depends on the settings only where they name files of the user's own, which become
+    dependencies of the stages that read them.
+    """
+    own: dict[str, dict[Path, None]] = {}
+    for instance in instances(params):
+        own.setdefault(instance.stage.name, {}).update(dict.fromkeys(instance.user_files))
+    blocks = []
+    for stage in STAGES:
+        for number, grid in enumerate(stage.grids):
+            name = f"{stage.name}_searched" if number else stage.name
+            files = [str(path) for path in own.get(stage.name, {})]
+            text = yaml.safe_dump(
+                {name: _dvc_stage(stage, grid, files)}, sort_keys=False, width=100
+            )
+            blocks.append(textwrap.indent(text, "  "))
+    return HEADER + "stages:\n" + "\n".join(blocks) + "\n" + PLOTS.format(tables=_for_dvc(TABLES))
+
+
+def _dvc_stage(stage: Stage, grid: Grid, files: Sequence[str]) -> dict[str, Any]:
+    """Return the entry of a stage."""
+    options = "".join(f" --{axis} ${{item.{axis}}}" for axis in grid)
+    entry = {
+        "desc": stage.help,
+        "matrix": {axis: f"${{run.{field}}}" for axis, field in grid.items()},
+        "cmd": f"python -m arnas {stage.command}{options}",
+        "deps": [*map(_for_dvc, stage.inputs.values()), *_gathered_folders(stage), *files],
+        "params": [*map(_for_dvc, stage.params), {VERSIONS: [stage.command]}],
+        "outs": [
+            # Tables are kept in git.
+            {path: {"cache": False}} if path.startswith("results/tables/") else path
+            for path in map(_for_dvc, [*stage.outputs.values(), stage.manifest])
+        ],
+    }
+    return {key: value for key, value in entry.items() if value}
+
+
+def _gathered_folders(stage: Stage) -> list[str]:
+    """Return the folders that an aggregate depends on, as DVC takes no list of files from `run`.
+
+    Each ends before the first axis that the aggregate lacks. Which jobs enter still comes from
+    `run`, not from what lies in the folders.
+    """
+    found: dict[str, None] = {}
+    for command, keys in stage.gathers.items():
+        for key in keys:
+            parts = stage_by_command(command).outputs[key].split("/")
+            lacking = (f"{{{axis}}}" for axis in AXES if axis not in stage.axes)
+            ends = [parts.index(axis) for axis in lacking if axis in parts]
+            found["/".join(parts[: min(ends, default=-1)])] = None
+    return [_for_dvc(folder) for folder in found]
+
+
+def _for_dvc(template: str) -> str:
+    """Return a template of the plan with DVC's names in it."""
+    fields = {axis: f"${{item.{axis}}}" for axis in AXES}
+    return template.format(name="${name}", search_dataset="${run.search_dataset}", **fields)
+
+
+def undeclared(instance: Instance) -> list[Path]:
+    """Return the files of the user's own that a job run by DVC reads and DVC does not know of."""
+    if "DVC_STAGE" not in os.environ or not instance.user_files:
+        return []
+    try:
+        text = DVC_YAML.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return [path for path in instance.user_files if f"- {path}\n" not in text]
 
 
 @dataclass(frozen=True)

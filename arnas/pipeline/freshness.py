@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.pipeline.jobs import Instance, find_instance, lookup
+from arnas.pipeline.jobs import Instance, lookup
 from arnas.pipeline.plan import stage_versions
 from arnas.runtime.files import canonical_json, sha256_file, write_json
 from arnas.runtime.manifest import digest, fingerprint, manifest_or_empty
@@ -140,15 +139,13 @@ def _word(value: object) -> str:
     return "not there" if value is ABSENT else canonical_json(value)
 
 
-def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]) -> str:
-    """Write the token of an instance and return its path.
+def write_token(instance: Instance, params: Params) -> Path:
+    """Write the token of a job and return its path.
 
     Both its time and its content differ when the result is stale, because Snakemake compares
     contents where the time alone has changed.
     """
-    params = check_params(config, "settings")
-    instance = find_instance(command, axes, params)
-    path = token_path(command, axes, params.name)
+    path = token_path(instance, params)
     content = expected(instance, params)
     stale = why_stale(instance, params)
     if stale is not None:
@@ -157,9 +154,10 @@ def write_token(command: str, axes: Mapping[str, str], config: Mapping[str, Any]
     write_json(path, content)
     if stale is None:
         os.utime(path, (LONG_AGO, LONG_AGO))
-    return str(path)
+    return path
 
 
-def token_path(command: str, axes: Mapping[str, str], name: str) -> Path:
-    """Return where the token of an instance lies."""
-    return TOKENS.joinpath(name, command, *axes.values()).with_suffix(".json")
+def token_path(instance: Instance, params: Params) -> Path:
+    """Return where the token of a job lies."""
+    names = (params.name, instance.stage.command, *instance.axes.values())
+    return TOKENS.joinpath(*names).with_suffix(".json")

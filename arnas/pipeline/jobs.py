@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arnas.config.params import Params
-from arnas.data.options import NpzOptions
+from arnas.data.sources.registry import NpzOptions
 from arnas.pipeline.plan import STAGES, Stage, stage_by_name
 from arnas.runtime.errors import UserError
+from arnas.runtime.references import is_reference, source_file
 
 USER_FILE = "user_file"
-"""Key of the input that no stage makes."""
+"""First part of the key of an input that no stage makes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class Instance:
         return ("python", "-m", "arnas", self.stage.command, *options)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the paths of everything that it writes, the manifest last."""
+        return (*self.outputs.values(), self.manifest)
+
+    @property
+    def user_files(self) -> tuple[Path, ...]:
+        """Return the inputs that no stage makes: data and code of the user's own."""
+        return tuple(p for key, p in self.inputs.items() if key.startswith(USER_FILE))
+
+    @property
     def title(self) -> str:
         """Return a short name for messages."""
         return " ".join([self.stage.command, *("/".join(self.axes.values()).split())])
@@ -49,40 +60,56 @@ def instantiate(stage: Stage, axes: Mapping[str, str], params: Params) -> Instan
     def paths(templates: Mapping[str, str]) -> dict[str, Path]:
         return {key: Path(template.format(**fields)) for key, template in templates.items()}
 
-    inputs = paths(stage.inputs) | gathered(stage, axes, params)
-    if stage.name == "data":
-        inputs = _user_files(params, axes["dataset"])
+    settings = tuple(template.format(**fields) for template in stage.params)
+    files = [*_own_data(params, axes["dataset"])] if stage.name == "data" else []
+    files += user_code(params, settings)
     return Instance(
         stage,
         dict(axes),
-        tuple(template.format(**fields) for template in stage.params),
-        inputs,
+        settings,
+        paths(stage.inputs)
+        | gathered(stage, axes, params)
+        | {f"{USER_FILE}/{path}": path for path in files},
         paths(stage.outputs),
         Path(stage.manifest.format(**fields)),
     )
 
 
-def _user_files(params: Params, dataset: str) -> dict[str, Path]:
-    """Return the files of the user's own that a dataset is read from."""
+def _own_data(params: Params, dataset: str) -> Iterator[Path]:
+    """Yield the file of the user's own that a dataset is read from."""
     options = params.data[dataset]
-    return {USER_FILE: Path(options.path)} if isinstance(options, NpzOptions) else {}
+    if isinstance(options, NpzOptions):
+        yield Path(options.path)
+
+
+def user_code(params: Params, settings: Sequence[str]) -> list[Path]:
+    """Return the files of the functions of the user's own that some settings name.
+
+    Any text of the form ``package.module:function`` names one, except a path of a dataset.
+    """
+    found = [text for path in settings for text in _texts(lookup(params, path))]
+    references = [text for text in found if is_reference(text)]
+    return list(dict.fromkeys(source_file(text) for text in references))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts among some settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key != "path":
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
 
 
 def cells(stage: Stage, params: Params) -> Iterator[dict[str, str]]:
     """Yield the axes of every instance that the run has."""
-    run = params.run
-    seeds = [str(seed) for seed in run.seeds]
-    zoo = [(d, n, s) for d in run.networks_on for n in run.networks for s in seeds]
-    searched = [(d, n, s) for d in run.searches_on for n in run.searches for s in seeds]
-    grid: Mapping[tuple[str, ...], list[Any]] = {
-        (): [()],
-        ("dataset",): [(dataset,) for dataset in run.datasets],
-        ("search", "seed"): [(search, seed) for search in run.searches for seed in seeds],
-        ("dataset", "network", "seed"): zoo + searched,
-    }
-    only = {"retrain_zoo": zoo, "retrain_searched": searched}
-    for values in only.get(stage.name, grid[stage.axes]):
-        yield dict(zip(stage.axes, values, strict=True))
+    for grid in stage.grids:
+        for values in itertools.product(*(getattr(params.run, field) for field in grid.values())):
+            yield dict(zip(grid, map(str, values), strict=True))
 
 
 def instances(params: Params) -> list[Instance]:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from arnas.pipeline.jobs import Instance
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import read_json, read_json_lines
+from arnas.runtime.files import read_description, read_json, read_json_lines
 
 
 def key_figure(instance: Instance) -> str:
@@ -41,9 +41,7 @@ def _derive(instance: Instance) -> str:
 
 def _retrain(instance: Instance) -> str:
     found = _description(instance, "selected")["provenance"]
-    return (
-        f"selection: clean {found['selection_clean']:.1f}, robust {found['selection_robust']:.1f}"
-    )
+    return f"val: clean {found['val_clean']:.1f}, robust {found['val_robust']:.1f}"
 
 
 def _whitebox(instance: Instance) -> str:
@@ -61,9 +59,8 @@ def _examples(instance: Instance) -> str:
 
 
 def _description(instance: Instance, key: str) -> dict[str, Any]:
-    """Return the description beside a safetensors file."""
-    found: dict[str, Any] = read_json(instance.outputs[f"{key}_description"])["description"]
-    return found
+    """Return the description of a safetensors file."""
+    return read_description(instance.outputs[key])
 
 
 FIGURES: Mapping[str, Callable[[Instance], str]] = {

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
 from arnas.config.params import Params
 from arnas.data.sizes import DatasetSize
 from arnas.data.splits import DatasetInfo
-from arnas.models.options import NetworkOptions
-from arnas.models.registry import can_have_auxiliary, describe_model, model_from_description
+from arnas.models.registry import ModelSpec, can_have_auxiliary
+from arnas.runtime.errors import UserError, one_line
 from arnas.search.options import SearchedNetworkOptions
 from arnas.spaces.genotype import Genotype
 from arnas.spaces.options import SpaceOptions
+from arnas.training.options import NetworkOptions
+from arnas.training.registry import LossOptions
 
 
 class NetworkPlan(NamedTuple):
     """A network to train on a dataset."""
 
-    loss: str
-    """A name of the training losses."""
-    description: dict[str, Any]
-    """What its weights are stored with; see `arnas.models.registry.describe_model`."""
+    loss: LossOptions
+    """Its loss with settings."""
+    spec: ModelSpec
+    """What its weights are stored with."""
     auxiliary: bool
     """Whether it is trained with an auxiliary head, which is not stored."""
 
     def build(self, source: str) -> nn.Module:
         """Return it with fresh weights; `source` names it in errors."""
-        return model_from_description(self.description, source, auxiliary=self.auxiliary)
+        try:
+            return self.spec.build(auxiliary=self.auxiliary)
+        except UserError as error:
+            raise UserError(f"{source}: {one_line(error)}") from None
 
 
 def plan_network(
@@ -55,11 +60,11 @@ def plan_network(
     options: NetworkOptions | SearchedNetworkOptions
     if network in params.searches:
         search = params.searches[network]
-        name, space, options = genotype(), search.space, search.network
+        name, space, options = genotype(), search.space.layout(), search.network
     else:
         options = params.networks[network]
         name, space = options.model, options.space
-    description = describe_model(
+    spec = ModelSpec(
         name,
         num_classes=images.num_classes,
         image_size=images.image_size,
@@ -69,4 +74,4 @@ def plan_network(
         space=space,
     )
     wanted = params.retrain[dataset].auxiliary_weight > 0
-    return NetworkPlan(options.loss, description, wanted and can_have_auxiliary(name))
+    return NetworkPlan(options.loss, spec, wanted and can_have_auxiliary(name))

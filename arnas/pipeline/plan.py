@@ -1,7 +1,9 @@
-"""The pipeline in one table: per stage its axes, settings, inputs, outputs and command.
+"""The pipeline in one table: what each stage reads, writes and runs.
 
-`workflow/` and `dvc.yaml` express the same table for their engines; tests compare each with this
-one. Paths and settings are templates over the run's name, the search's dataset and the axes.
+This is the only place with paths. The commands of the command line are built from it, Snakemake's
+rules take their inputs, outputs and settings from it, and `dvc.yaml` is generated from it
+(``make plan``). Paths and settings are templates over the run's name, the dataset of the searches
+and the stage's axes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,22 @@ from typing import Literal
 import yaml
 
 VERSIONS_PATH = Path(__file__).with_name("versions.yaml")
+
+AXES: Mapping[str, str] = {
+    "dataset": "A name of the settings' `data`.",
+    "search": "A name of the settings' `searches`.",
+    "network": "A name of `networks`, or of a search.",
+    "seed": "The replicate, a whole number from 0 up.",
+}
+"""Every axis, with the help text of its option."""
+
+Grid = Mapping[str, str]
+"""Axis to the field of the settings' `run` that lists its values."""
+ONCE: Grid = {}
+DATASETS: Grid = {"dataset": "datasets"}
+SEARCHES: Grid = {"search": "searches", "seed": "seeds"}
+ZOO: Grid = {"dataset": "networks_on", "network": "networks", "seed": "seeds"}
+SEARCHED: Grid = {"dataset": "searches_on", "network": "searches", "seed": "seeds"}
 
 DATA = "results/{name}/data/{dataset}"
 SEARCH = "results/{name}/search/{search}/{seed}"
@@ -38,8 +56,8 @@ FIGURES = (
 
 
 def _tensors(path: str, key: str) -> dict[str, str]:
-    """Return a safetensors file and its description as two named outputs or inputs."""
-    return {key: f"{path}.safetensors", f"{key}_description": f"{path}.safetensors.json"}
+    """Return a safetensors file as a named output or input."""
+    return {key: f"{path}.safetensors"}
 
 
 def _tables(*names: str, long: tuple[str, ...] = ()) -> dict[str, str]:
@@ -49,16 +67,20 @@ def _tables(*names: str, long: tuple[str, ...] = ()) -> dict[str, str]:
     return short | {f"{name}_csv": f"{TABLES}/{name}.csv" for name in long}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage, as templates."""
 
     name: str
     """Unique; also the rule's name in Snakemake and the stage's in DVC."""
-    command: str
-    """Name of the command line's command and key of `versions.yaml`."""
-    axes: tuple[str, ...]
-    """Names of the axes, in the order of the command line."""
+    run: str
+    """The function that does the work, as ``package.module:function``."""
+    help: str
+    """Shown by ``--help`` and by DVC."""
+    message: str
+    """Shown by Snakemake while a job runs."""
+    grids: tuple[Grid, ...]
+    """The jobs of a run: one for each combination of values, grid after grid."""
     params: tuple[str, ...]
     """Dotted paths of the settings that the stage reads."""
     outputs: Mapping[str, str]
@@ -67,11 +89,27 @@ class Stage:
     """Path of the manifest, an output too."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Key to path."""
+    gathers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For an aggregate: command to the keys of its outputs that are read, from every job of the
+    run that shares the aggregate's axes."""
     gpus: Literal["none", "one", "any"] = "none"
     """How many GPUs it can use; with several, ranks share its batches."""
-    gathers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For an aggregate: command to the keys of its outputs that enter, from every instance of the
-    run that shares the aggregate's axes."""
+    command: str = ""
+    """Name of the command line's command and key of `versions.yaml`; the stage's name if empty."""
+
+    def __post_init__(self) -> None:
+        """Fill in the command."""
+        object.__setattr__(self, "command", self.command or self.name)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Return the names of the axes, in the order of the command line."""
+        return tuple(self.grids[0])
+
+    def log(self, kind: str, ending: str) -> str:
+        """Return the path of a file that an engine keeps of a job beside its results."""
+        place = "/".join([self.command, *(f"{{{axis}}}" for axis in self.axes)])
+        return f"results/{{name}}/{kind}/{place}.{ending}"
 
 
 _SPLITS = _tensors(DATA + "/splits", "splits")
@@ -79,142 +117,167 @@ _SEARCH_SPLITS = _tensors("results/{name}/data/{search_dataset}/splits", "splits
 _SELECTED = _tensors(RETRAIN + "/selected", "selected")
 _WEIGHTS = {**_tensors(RETRAIN + "/last", "last"), **_SELECTED}
 
+
+def _retrain(name: str, grid: Grid, network: tuple[str, ...], inputs: Mapping[str, str]) -> Stage:
+    """Return the stage that trains the networks of one grid."""
+    return Stage(
+        name=name,
+        command="retrain",
+        run="arnas.stages.retrain:run",
+        help="Train a network from scratch, adversarially unless its loss is natural.",
+        message="Training {network} on {dataset}, seed {seed}",
+        grids=(grid,),
+        params=(*network, "retrain.{dataset}", "threat.{dataset}"),
+        inputs={**_SPLITS, **inputs},
+        outputs={**_WEIGHTS, "history": RETRAIN + "/history.jsonl"},
+        manifest=RETRAIN + "/manifest.json",
+        gpus="any",
+    )
+
+
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "data",
-        "data",
-        ("dataset",),
-        ("data.{dataset}",),
-        _SPLITS,
-        DATA + "/manifest.json",
+        name="data",
+        run="arnas.stages.data:run",
+        help="Prepare a dataset: images, labels and the four splits.",
+        message="Preparing {dataset}",
+        grids=(DATASETS,),
+        params=("data.{dataset}",),
+        outputs=_SPLITS,
+        manifest=DATA + "/manifest.json",
     ),
     Stage(
-        "search_adversarial",
-        "search_adversarial",
-        ("search", "seed"),
-        (
+        name="search_adversarial",
+        run="arnas.stages.search:run_adversarial",
+        help="Search, stage 1: weights and architecture on the adversarial loss.",
+        message="Searching {search}, seed {seed}: adversarial stage",
+        grids=(SEARCHES,),
+        params=(
             "supernet",
             "searches.{search}.space",
             "searches.{search}.adversarial",
             "threat.{search_dataset}",
         ),
-        {
+        inputs=_SEARCH_SPLITS,
+        outputs={
             **_tensors(SEARCH + "/adversarial/state", "state"),
             "history": SEARCH + "/adversarial/history.jsonl",
         },
-        SEARCH + "/adversarial/manifest.json",
-        _SEARCH_SPLITS,
+        manifest=SEARCH + "/adversarial/manifest.json",
         gpus="one",
     ),
     Stage(
-        "search_multiobjective",
-        "search_multiobjective",
-        ("search", "seed"),
-        (
+        name="search_multiobjective",
+        run="arnas.stages.search:run_multiobjective",
+        help="Search, stage 2: architecture along both the natural and the adversarial loss.",
+        message="Searching {search}, seed {seed}: multi-objective stage",
+        grids=(SEARCHES,),
+        params=(
             "supernet",
             "searches.{search}.space",
             "searches.{search}.multiobjective",
             "threat.{search_dataset}",
         ),
-        {
+        inputs={**_SEARCH_SPLITS, **_tensors(SEARCH + "/adversarial/state", "before")},
+        outputs={
             **_tensors(SEARCH + "/multiobjective/state", "state"),
             "history": SEARCH + "/multiobjective/history.jsonl",
         },
-        SEARCH + "/multiobjective/manifest.json",
-        {**_SEARCH_SPLITS, **_tensors(SEARCH + "/adversarial/state", "before")},
+        manifest=SEARCH + "/multiobjective/manifest.json",
         gpus="one",
     ),
     Stage(
-        "derive",
-        "derive",
-        ("search", "seed"),
-        ("searches.{search}.derive", "searches.{search}.space"),
-        {
+        name="derive",
+        run="arnas.stages.derive:run",
+        help="Derive the genotype of a search, and draw its cells.",
+        message="Deriving the genotype of {search}, seed {seed}",
+        grids=(SEARCHES,),
+        params=("searches.{search}.derive", "searches.{search}.space"),
+        inputs=_tensors(SEARCH + "/multiobjective/state", "state"),
+        outputs={
             "genotype": SEARCH + "/genotype/genotype.json",
             "drawing": SEARCH + "/genotype/cells.svg",
         },
-        SEARCH + "/genotype/manifest.json",
-        _tensors(SEARCH + "/multiobjective/state", "state"),
+        manifest=SEARCH + "/genotype/manifest.json",
     ),
-    Stage(
-        "retrain_zoo",
-        "retrain",
-        ("dataset", "network", "seed"),
-        ("networks.{network}", "retrain.{dataset}", "threat.{dataset}"),
-        {**_WEIGHTS, "history": RETRAIN + "/history.jsonl"},
-        RETRAIN + "/manifest.json",
-        _SPLITS,
-        gpus="any",
-    ),
-    Stage(
+    _retrain("retrain_zoo", ZOO, ("networks.{network}",), {}),
+    _retrain(
         "retrain_searched",
-        "retrain",
-        ("dataset", "network", "seed"),
-        (
-            "searches.{network}.network",
-            "searches.{network}.space",
-            "retrain.{dataset}",
-            "threat.{dataset}",
-        ),
-        {**_WEIGHTS, "history": RETRAIN + "/history.jsonl"},
-        RETRAIN + "/manifest.json",
-        {**_SPLITS, "genotype": "results/{name}/search/{network}/{seed}/genotype/genotype.json"},
+        SEARCHED,
+        ("searches.{network}.network", "searches.{network}.space"),
+        {"genotype": "results/{name}/search/{network}/{seed}/genotype/genotype.json"},
+    ),
+    Stage(
+        name="whitebox",
+        run="arnas.stages.whitebox:run",
+        help="Attack a trained network with full knowledge of it.",
+        message="Attacking {network} on {dataset}, seed {seed}",
+        grids=(ZOO, SEARCHED),
+        params=("whitebox", "threat.{dataset}"),
+        inputs={**_SPLITS, **_WEIGHTS},
+        outputs=_tensors(WHITEBOX + "/outcomes", "outcomes"),
+        manifest=WHITEBOX + "/manifest.json",
         gpus="any",
     ),
     Stage(
-        "whitebox",
-        "whitebox",
-        ("dataset", "network", "seed"),
-        ("whitebox", "threat.{dataset}"),
-        _tensors(WHITEBOX + "/outcomes", "outcomes"),
-        WHITEBOX + "/manifest.json",
-        {**_SPLITS, **_WEIGHTS},
+        name="blackbox_examples",
+        run="arnas.stages.blackbox:make_examples",
+        help="Make adversarial examples on one network for the others, and attack it with Square.",
+        message="Making examples on {network} on {dataset}, seed {seed}",
+        grids=(ZOO, SEARCHED),
+        params=("blackbox", "threat.{dataset}"),
+        inputs={**_SPLITS, **_SELECTED},
+        outputs=_tensors(EXAMPLES + "/examples", "examples"),
+        manifest=EXAMPLES + "/manifest.json",
         gpus="any",
     ),
     Stage(
-        "blackbox_examples",
-        "blackbox_examples",
-        ("dataset", "network", "seed"),
-        ("blackbox", "threat.{dataset}"),
-        _tensors(EXAMPLES + "/examples", "examples"),
-        EXAMPLES + "/manifest.json",
-        {**_SPLITS, **_SELECTED},
-        gpus="any",
-    ),
-    Stage(
-        "blackbox",
-        "blackbox",
-        ("dataset",),
-        ("run", "blackbox"),
-        _tensors(BLACKBOX + "/outcomes", "outcomes"),
-        BLACKBOX + "/manifest.json",
-        _SPLITS,
-        gpus="any",
+        name="blackbox",
+        run="arnas.stages.blackbox:score",
+        help="Show every network the examples that were made on the others.",
+        message="Showing the examples to the networks on {dataset}",
+        grids=(DATASETS,),
+        params=("run", "blackbox"),
+        inputs=_SPLITS,
         gathers={
-            "retrain": ("selected", "selected_description"),
-            "blackbox_examples": ("examples", "examples_description"),
+            "retrain": ("selected",),
+            "blackbox_examples": ("examples",),
         },
+        outputs=_tensors(BLACKBOX + "/outcomes", "outcomes"),
+        manifest=BLACKBOX + "/manifest.json",
+        gpus="any",
     ),
     Stage(
-        "analysis",
-        "analysis",
-        (),
-        ("run", "report"),
-        _tables("datasets", "models", "operations", "examples", long=("alphas", "gamma")),
-        "results/{name}/analysis/manifest.json",
+        name="analysis",
+        run="arnas.stages.analysis:run",
+        help="Write the tables of sizes, operations, trajectories and examples.",
+        message="Analysing the searches and the networks",
+        grids=(ONCE,),
+        params=("run", "report"),
         gathers={
-            "data": ("splits_description",),
-            "search_multiobjective": ("state", "state_description"),
-            "retrain": ("selected_description",),
-            "blackbox_examples": ("examples", "examples_description"),
+            "data": ("splits",),
+            "search_multiobjective": ("state",),
+            "retrain": ("selected",),
+            "blackbox_examples": ("examples",),
         },
+        outputs=_tables("datasets", "models", "operations", "examples", long=("alphas", "gamma")),
+        manifest="results/{name}/analysis/manifest.json",
     ),
     Stage(
-        "tables",
-        "tables",
-        (),
-        ("run",),
-        _tables(
+        name="tables",
+        run="arnas.stages.tables:run",
+        help="Write the result tables of the run.",
+        message="Writing the tables",
+        grids=(ONCE,),
+        params=("run", "data", "retrain"),
+        gathers={
+            "search_adversarial": ("history",),
+            "search_multiobjective": ("history",),
+            "retrain": ("history", "selected"),
+            "whitebox": ("outcomes",),
+            "blackbox": ("outcomes",),
+        },
+        outputs=_tables(
             "whitebox",
             "summary",
             "curve",
@@ -226,20 +289,15 @@ STAGES: tuple[Stage, ...] = (
             "published",
         )
         | {"metrics": TABLES + "/metrics.json"},
-        "results/{name}/tables/manifest.json",
-        gathers={
-            "search_adversarial": ("history",),
-            "search_multiobjective": ("history",),
-            "retrain": ("history", "selected_description"),
-            "whitebox": ("outcomes", "outcomes_description"),
-            "blackbox": ("outcomes", "outcomes_description"),
-        },
+        manifest="results/{name}/tables/manifest.json",
     ),
     Stage(
-        "report",
-        "report",
-        (),
-        (
+        name="report",
+        run="arnas.stages.report:run",
+        help="Write the report of the run, one HTML file, and its figures.",
+        message="Writing the report",
+        grids=(ONCE,),
+        params=(
             "run",
             "data",
             "threat",
@@ -251,13 +309,11 @@ STAGES: tuple[Stage, ...] = (
             "blackbox",
             "report",
         ),
-        {"html": "results/{name}/report.html"}
-        | {figure: f"{REPORT}/{figure}.svg" for figure in FIGURES},
-        REPORT + "/manifest.json",
         gathers={
-            "data": ("splits", "splits_description"),
+            "data": ("splits",),
             "derive": ("genotype",),
-            "blackbox_examples": ("examples", "examples_description"),
+            "whitebox": ("outcomes",),
+            "blackbox_examples": ("examples",),
             "analysis": (
                 "datasets_csv",
                 "models_csv",
@@ -278,6 +334,9 @@ STAGES: tuple[Stage, ...] = (
                 "published_csv",
             ),
         },
+        outputs={"html": "results/{name}/report.html", "networks": "results/{name}/networks.html"}
+        | {figure: f"{REPORT}/{figure}.svg" for figure in FIGURES},
+        manifest=REPORT + "/manifest.json",
     ),
 )
 

@@ -1,16 +1,14 @@
-"""Running a stage instance: check its inputs, do the work, record what it was made from."""
+"""Running a job: check its inputs, do the work, record what it was made from."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
+import pkgutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -19,28 +17,19 @@ from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.data.options import user_file
 from arnas.models.sharing import share_batches, share_statistics
+from arnas.pipeline.dvc import undeclared
 from arnas.pipeline.freshness import describe
-from arnas.pipeline.jobs import USER_FILE, Instance, find_instance
-from arnas.runtime.device import (
-    Devices,
-    configure_determinism,
-    configure_threads,
-    held_devices,
-    memory_ran_out,
-)
+from arnas.pipeline.jobs import Instance, find_instance
+from arnas.pipeline.session import Session, say, session, worker_session
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import sha256_file, unwritable
+from arnas.runtime.files import check_recorded, sha256_file, unwritable
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import environment, manifest_or_empty, write_manifest
-from arnas.runtime.progress import Report, console_report, silent
-from arnas.runtime.ranks import (
-    RankInfo,
-    ReadOnlyCheckpointer,
-    join_as_worker,
-    launch_workers,
-    rank_info,
-)
-from arnas.runtime.resume import Checkpointer, checkpointing
+from arnas.runtime.manifest import manifest_or_empty, write_manifest
+from arnas.runtime.progress import Report
+from arnas.runtime.ranks import rank_info
+from arnas.runtime.resume import Checkpointer
+
+MOST_GPUS = {"none": 0, "one": 1, "any": None}
 
 
 @dataclass(frozen=True)
@@ -93,11 +82,20 @@ class Job:
 StageFunction = Callable[[Job], None]
 
 
-def run_command(command: str, axes: Mapping[str, str], function: StageFunction) -> None:
-    """Run the stage instance that a command line names.
+def run_command(
+    command: str, axes: Mapping[str, str], function: StageFunction | None = None
+) -> None:
+    """Run the job that a command line names.
 
-    Settings come from the file that ``ARNAS_PARAMS`` names. The manifest appears last, so an
-    instance that was cut short has none.
+    Settings come from the file that ``ARNAS_PARAMS`` names. The manifest appears last, so a job
+    that was cut short has none.
+
+    Parameters
+    ----------
+    command, axes
+        The words of the command line.
+    function
+        Does the work; the one that the plan names by default.
 
     Raises
     ------
@@ -106,108 +104,63 @@ def run_command(command: str, axes: Mapping[str, str], function: StageFunction) 
     """
     params = load_params()
     instance = find_instance(command, axes, params)
+    work: StageFunction = function or pkgutil.resolve_name(instance.stage.run)
     place = rank_info()
     if place is not None:
-        _follow(place, params, instance, function)
+        with worker_session(place) as running:
+            # Written to scratch, and lost with it.
+            outputs = {key: running.state / key / p.name for key, p in instance.outputs.items()}
+            work(_job(params, replace(instance, outputs=outputs), running))
         return
-    inputs = {}
-    for key, path in instance.inputs.items():
-        found = user_file(path) if key == USER_FILE else path
-        # The reader of a user's own file says better what is wrong with it.
-        if key != USER_FILE or found.is_file():
-            inputs[str(path)] = _hash_input(found, instance)
-    made_from = describe(instance, params, inputs)
-    state = state_folder(command, made_from["fingerprint"])
-    following_line = _next_command(instance)
-    with (
-        _followed_by(following_line),
-        checkpointing(state, instance.title, str(instance.manifest)) as checkpointer,
-        _devices(instance) as devices,
-    ):
-        threads, start = configure_threads(), time.monotonic()
-        record = environment(devices.text, threads, configure_determinism())
-        _say(instance, f"on {devices.text}, threads {threads}")
-        with (
-            launch_workers(instance.command[1:], devices.all, checkpointer.folder, following_line),
-            _withdrawn(instance),
-            console_report(instance.title) as report,
-        ):
-            function(
-                Job(params, instance, devices.all[0], report, checkpointer.folder, checkpointer)
+    made_from = describe(instance, params, _hashed_inputs(instance))
+    with session(
+        instance.title,
+        instance.command[1:],
+        state_folder(command, made_from["fingerprint"]),
+        result=str(instance.manifest),
+        most_gpus=MOST_GPUS[instance.stage.gpus],
+    ) as running:
+        for path in undeclared(instance):
+            say(
+                instance.title,
+                f"dvc.yaml does not name {path}, so `dvc repro` will not see changes of it: "
+                "`python -m arnas plan dvc > dvc.yaml` adds it",
             )
-        outputs = {str(path): sha256_file(path) for path in instance.outputs.values()}
-        write_manifest(
-            instance.manifest,
-            made_from
-            | {"outputs": outputs}
-            | record
-            | {"wall_seconds": round(time.monotonic() - start, 2)},
-        )
+        start = time.monotonic()
+        with _withdrawn(instance):
+            work(_job(params, instance, running))
+        outcome = {str(path): sha256_file(path) for path in instance.outputs.values()}
+        took = {"wall_seconds": round(time.monotonic() - start, 2)}
+        write_manifest(instance.manifest, made_from | {"outputs": outcome} | running.record | took)
 
 
-def _follow(place: RankInfo, params: Params, instance: Instance, function: StageFunction) -> None:
-    """Do the work of an instance as a rank other than 0, which writes nothing of it."""
-    configure_threads()
-    configure_determinism()
-    with join_as_worker(place) as device, TemporaryDirectory() as scratch:
-        outputs = {key: Path(scratch, key, path.name) for key, path in instance.outputs.items()}
-        checkpointer = ReadOnlyCheckpointer(Path(place.state))
-        function(
-            Job(
-                params,
-                replace(instance, outputs=outputs),
-                device,
-                silent,
-                Path(scratch),
-                checkpointer,
-            )
-        )
+def _job(params: Params, instance: Instance, running: Session) -> Job:
+    """Return what the stage's function works with."""
+    return Job(
+        params, instance, running.device, running.report, running.state, running.checkpointer
+    )
 
 
-@contextmanager
-def _devices(instance: Instance) -> Iterator[Devices]:
-    """Hold the devices that an instance computes on; its memory running out is a mistake."""
-    most = {"none": 0, "one": 1, "any": None}[instance.stage.gpus]
-    with held_devices(lambda text: _say(instance, text), most) as devices:
-        try:
-            yield devices
-        except (RuntimeError, MemoryError) as error:
-            if memory_ran_out(error):
-                reason = str(error).partition(". ")[0]
-                raise UserError(
-                    f"{instance.title} does not fit on {devices.text} ({reason}): lower the "
-                    "batch_size that it reads, or give it more memory."
-                ) from None
-            if "does not have a deterministic implementation" not in str(error):
-                raise
-            operation = str(error).partition(" does not")[0]
+def _hashed_inputs(instance: Instance) -> dict[str, str]:
+    """Return the inputs by path with their sha256.
+
+    A file of the user's own may be missing: its reader says better what is wrong with it.
+    """
+    found = {}
+    for path in instance.inputs.values():
+        own = path in instance.user_files
+        place = user_file(path) if own else path
+        if place.is_file():
+            sha256 = sha256_file(place)
+            found[str(path)] = sha256
+            if not own:
+                check_recorded(place, partial(str, sha256))
+        elif not own:
             raise UserError(
-                f"ARNAS_DETERMINISTIC is 1, but {operation} has no deterministic form on "
-                f"{devices.text}: unset it, or set ARNAS_DEVICE=cpu."
-            ) from None
-
-
-def _say(instance: Instance, text: str) -> None:
-    """Write a line of the log."""
-    sys.stderr.write(f"[{instance.title}] {text}\n")
-    sys.stderr.flush()
-
-
-def _next_command(instance: Instance) -> str:
-    """Return the line that names the command which goes on from here."""
-    settings_file = os.environ.get("ARNAS_PARAMS")
-    where = f"ARNAS_PARAMS={shlex.quote(settings_file)} " if settings_file else ""
-    return f"next: {where}{shlex.join(instance.command)}"
-
-
-@contextmanager
-def _followed_by(line: str) -> Iterator[None]:
-    """Let whatever ends the work early be followed by a line."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(line)
-        raise
+                f"{path} is missing, which {instance.title} reads: run `snakemake --cores all "
+                f"{instance.manifest}`, which makes it first."
+            )
+    return found
 
 
 @contextmanager
@@ -218,7 +171,7 @@ def _withdrawn(instance: Instance) -> Iterator[None]:
     outputs = manifest_or_empty(manifest).get("outputs", {})
     try:
         # Before the work, not after hours of it.
-        for path in (manifest, *instance.outputs.values()):
+        for path in instance.files:
             path.parent.mkdir(parents=True, exist_ok=True)
         if manifest.is_file():
             manifest.replace(aside)  # which needs no room on the disk, neither way
@@ -236,13 +189,3 @@ def _withdrawn(instance: Instance) -> Iterator[None]:
         raise
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _hash_input(path: Path, instance: Instance) -> str:
-    """Return the sha256 of an input, or say which stage makes it."""
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing, which {instance.title} reads: run `snakemake --cores all "
-            f"{instance.manifest}`, which makes it first."
-        )
-    return sha256_file(path)

@@ -1,29 +1,126 @@
-"""Times of files, by which Snakemake judges results where manifests would do.
+"""The pipeline as Snakemake sees it: what its rules take from the plan, and the times of files.
 
-DVC writes the files that it checks out in any order. Snakemake would make those anew whose inputs
-happen to be younger, so the times are put right before it looks, wherever the contents agree.
+Snakemake judges results by times where manifests would do. DVC writes the files that it checks out
+in any order, so times are put right before Snakemake looks, wherever the contents agree.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.pipeline.freshness import why_stale
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.freshness import token_path, why_stale, write_token
+from arnas.pipeline.jobs import Instance, find_instance, instances, lookup
+from arnas.pipeline.plan import AXES, Stage, stage_by_name, stage_versions
 from arnas.runtime.files import sha256_file
 from arnas.runtime.manifest import manifest_or_empty
 
+InputFunction = Callable[[Mapping[str, str]], Any]
 
-def put_in_order(config: Mapping[str, Any]) -> None:
+
+@dataclass(frozen=True)
+class Rules:
+    """What the rules of a workflow take from the plan; axes stay wildcards."""
+
+    params: Params
+    judges: bool
+    """Whether results are judged and tokens written: true of the main process only."""
+
+    def inputs(self, name: str) -> dict[str, str | InputFunction]:
+        """Return the inputs of a rule: those of the plan, and the token of its job.
+
+        What an aggregate gathers and files of the user's own depend on the job, as the token does.
+        """
+        stage = stage_by_name(name)
+        found: dict[str, str | InputFunction] = dict(self._filled(stage.inputs))
+        if stage.gathers:
+            found["gathered"] = lambda wildcards: self._others(stage, wildcards, own=False)
+        found["user_files"] = lambda wildcards: self._others(stage, wildcards, own=True)
+        found["token"] = lambda wildcards: self._token(stage, wildcards)
+        return found
+
+    def outputs(self, name: str) -> dict[str, str]:
+        """Return the outputs of a rule, with the manifest."""
+        stage = stage_by_name(name)
+        return self._filled({**stage.outputs, "manifest": stage.manifest})
+
+    def settings(self, name: str) -> dict[str, int | InputFunction]:
+        """Return the settings of a rule by their last name, and the version of its stage."""
+        stage = stage_by_name(name)
+        found: dict[str, int | InputFunction] = {"version": stage_versions()[stage.command]}
+        for template in stage.params:
+            words = [word for word in template.split(".") if "{" not in word]
+            found[words[-1]] = self._setting(template)
+        return found
+
+    def log_file(self, name: str) -> str:
+        """Return the path of a rule's log."""
+        return self._fill(stage_by_name(name).log("logs", "txt"))
+
+    def benchmark_file(self, name: str) -> str:
+        """Return the path of a rule's benchmark."""
+        return self._fill(stage_by_name(name).log("benchmarks", "tsv"))
+
+    def message(self, name: str) -> str:
+        """Return the message of a rule."""
+        return stage_by_name(name).message.format(**_wildcards("wildcards."))
+
+    def command(self, name: str) -> str:
+        """Return the shell command of a rule; one that uses GPUs is told how many."""
+        stage = stage_by_name(name)
+        gpus = "" if stage.gpus == "none" else "ARNAS_GPUS={resources.gpu} "
+        options = "".join(f" --{axis} {{wildcards.{axis}}}" for axis in stage.axes)
+        return f"{gpus}python -m arnas {stage.command}{options} 2>&1 | tee {{log}}"
+
+    def files(self, name: str, key: str) -> list[str]:
+        """Return one output of every job that a command has in the run."""
+        planned = [i for i in instances(self.params) if name in {i.stage.name, i.stage.command}]
+        return [str(instance.outputs[key]) for instance in planned]
+
+    def _filled(self, templates: Mapping[str, str]) -> dict[str, str]:
+        return {key: self._fill(template) for key, template in templates.items()}
+
+    def _fill(self, template: str) -> str:
+        """Return a template with the run's names in it and its axes as wildcards."""
+        run = {"name": self.params.name, "search_dataset": self.params.run.search_dataset}
+        return template.format(**run, **_wildcards())
+
+    def _job(self, stage: Stage, wildcards: Mapping[str, str]) -> Instance:
+        axes = {axis: wildcards[axis] for axis in stage.axes}
+        return find_instance(stage.command, axes, self.params)
+
+    def _others(self, stage: Stage, wildcards: Mapping[str, str], *, own: bool) -> list[str]:
+        """Return the inputs of a job that its stage has no template for."""
+        job = self._job(stage, wildcards)
+        others = [path for key, path in job.inputs.items() if key not in stage.inputs]
+        return [str(path) for path in others if (path in job.user_files) == own]
+
+    def _token(self, stage: Stage, wildcards: Mapping[str, str]) -> str:
+        job = self._job(stage, wildcards)
+        return str((write_token if self.judges else token_path)(job, self.params))
+
+    def _setting(self, template: str) -> InputFunction:
+        def find(wildcards: Mapping[str, str]) -> Any:
+            axes = {axis: wildcards[axis] for axis in AXES if f"{{{axis}}}" in template}
+            search_dataset = self.params.run.search_dataset
+            return lookup(self.params, template.format(search_dataset=search_dataset, **axes))
+
+        return find
+
+
+def _wildcards(prefix: str = "") -> dict[str, str]:
+    """Return each axis with its wildcard."""
+    return {axis: f"{{{prefix}{axis}}}" for axis in AXES}
+
+
+def put_in_order(params: Params) -> None:
     """Make current results no older than their inputs; contents stay as they are."""
-    params = check_params(config, "settings")
     read = cache(manifest_or_empty)
     for instance in instances(params):
         with suppress(OSError):  # files are missing, or belong to somebody else
@@ -56,9 +153,9 @@ def _altered(younger: Mapping[Path, int], recorded: Mapping[str, str]) -> Path |
 
 def _made_at(instance: Instance, params: Params) -> dict[Path, int]:
     """Return when each file of a result was written (ns); a missing output is an `OSError`."""
-    axes = "/".join([instance.stage.command, *instance.axes.values()])
-    benchmark = Path(f"results/{params.name}/benchmarks/{axes}.tsv")
-    made = [*instance.outputs.values(), instance.manifest]
+    template = instance.stage.log("benchmarks", "tsv")
+    benchmark = Path(template.format(name=params.name, **instance.axes))
+    made = [*instance.files]
     if benchmark.exists():  # Snakemake's, which it counts among the outputs
         made.append(benchmark)
     return {path: path.lstat().st_mtime_ns for path in made}

@@ -19,7 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from arnas.runtime.manifest import manifest_or_empty as object_or_empty
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import read_description, read_json
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def state_slots(root: Path) -> list[StateSlot]:
     for folder in map(Path, sorted(glob.glob(pattern))):  # noqa: PTH207
         stage, fingerprint = folder.parts[-3:-1]
         held = is_held(folder / "lock")
-        holder = object_or_empty(folder / "holder.json")
+        holder = _holder(folder)
         size, changed = _extent(folder)
         if held or changed:  # else it has just gone
             progress = _progress(folder)
@@ -118,11 +119,23 @@ def remove_slot(slot: StateSlot) -> bool:
     return True
 
 
+def _holder(folder: Path) -> Mapping[str, Any]:
+    """Return who holds a state folder, or held it last; nothing if that is unknown."""
+    with suppress(UserError):
+        found = read_json(folder / "holder.json")
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
 def _progress(folder: Path) -> Mapping[str, Any] | None:
     """Return the JSON values of the newest save; its tensors are not read."""
-    saves = [object_or_empty(folder / f"state.{n}.safetensors.json") for n in range(2)]
-    contents = [save["description"] for save in saves if isinstance(save.get("description"), dict)]
-    whole = [content for content in contents if {"save", "values"} <= content.keys()]
+    whole = []
+    for number in range(2):
+        with suppress(UserError):  # missing, damaged, or just replaced
+            content = read_description(folder / f"state.{number}.safetensors")
+            if {"save", "values"} <= content.keys():
+                whole.append(content)
     values = max(whole, key=lambda content: content["save"])["values"] if whole else None
     return values if isinstance(values, dict) else None
 

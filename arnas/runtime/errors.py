@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake in settings, files or arguments.
 
     The message is one sentence that names the field or file, the value found, what is allowed and

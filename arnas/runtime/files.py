@@ -1,14 +1,16 @@
 """Files that are either whole or absent, and that are verified when they are read.
 
-Arrays live in safetensors, everything else in JSON. Neither format notices a flipped bit, so each
-safetensors file has a JSON beside it, ``NAME.safetensors.json``, with its sha256 and a description.
-That JSON is sealed: it holds the sha256 of the rest of itself. And whatever is read is compared
-with the manifest beside it, which knows every file that its stage has written.
+Arrays live in safetensors, everything else in JSON. The manifest of a stage holds the sha256 of
+every file that the stage has written; whatever is read is compared with the manifest beside it. A
+safetensors file also works away from its manifest: its header holds its description and a sha256
+of the whole file. A JSON file that travels alone, such as a manifest, can be sealed: it then holds
+the sha256 of the rest of itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -16,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from arnas.runtime.errors import UserError, one_line
 
@@ -29,6 +31,12 @@ MANIFEST = "manifest.json"
 """Name of the file that records what a stage instance was made from and what it has written."""
 SEAL = "own_sha256"
 """Key of the sha256 that a JSON object holds of the rest of itself."""
+METADATA = "arnas"
+"""Key of a safetensors file's metadata: JSON with its sha256 and its description."""
+RECORD = '{"sha256":'
+"""How that JSON begins."""
+UNSET = "0" * 64
+"""Stands where the sha256 of a safetensors file will be while that sha256 is computed."""
 
 
 class TensorFile(NamedTuple):
@@ -126,8 +134,13 @@ def _digest(value: object) -> str:
     return sha256_bytes(canonical_json(value).encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, verified as far as it can be; its seal is checked and left out.
+def read_json(path: Path, *, sealed: bool = False) -> Any:
+    """Read a JSON file, verified by the manifest beside it and by its seal, if it has one.
+
+    Parameters
+    ----------
+    sealed
+        Whether it must have a seal, which is left out of what is returned.
 
     Raises
     ------
@@ -135,7 +148,17 @@ def read_json(path: Path) -> Any:
         When the file is missing or damaged, or is not what its stage has written.
     """
     data = read_verified(path)
-    return _parsed(path, data, lambda text: _unsealed(path, data, _loads(text)))
+    value = _parsed(path, data, _loads)
+    if not isinstance(value, dict) or (SEAL not in value and not sealed):
+        return value
+    content = {key: item for key, item in value.items() if key != SEAL}
+    # The bytes too: no digest of values sees a change of spaces.
+    if value.get(SEAL) != _digest(content) or data != _json_bytes(value):
+        raise UserError(
+            f"{path} is damaged or was edited: its content does not have the sha256 that it "
+            "records; delete it and rerun the stage that makes it."
+        )
+    return content
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -175,26 +198,6 @@ def _loads(text: str) -> Any:
     return json.loads(text, object_pairs_hook=once)
 
 
-def _unsealed(path: Path, data: bytes, value: Any) -> Any:
-    """Return the content of a file without its seal, which must fit if there is one."""
-    if not isinstance(value, dict):
-        return value
-    for key in [key for key, item in value.items() if isinstance(item, str) and len(item) == 64]:
-        rest = {name: item for name, item in value.items() if name != key}
-        if value[key] == _digest(rest):
-            # Not so where the name of the seal is damaged, or what no digest sees.
-            if key == SEAL and data == _json_bytes(value):
-                return rest
-            break
-    else:
-        if SEAL not in value:
-            return value
-    raise UserError(
-        f"{path} is damaged or was edited: its content is not that of which it records the "
-        "sha256; delete it and rerun the stage that makes it."
-    )
-
-
 def read_verified(path: Path, manifest: Path | None = None) -> bytes:
     """Return the bytes of a file after comparing them with the manifest of its stage.
 
@@ -210,6 +213,11 @@ def read_verified(path: Path, manifest: Path | None = None) -> bytes:
     UserError
         When the file cannot be read or is not what its stage has written.
     """
+    return _read_verified(path, manifest)[0]
+
+
+def _read_verified(path: Path, manifest: Path | None = None) -> tuple[bytes, bool]:
+    """Return the bytes of a file, and whether a manifest has their sha256."""
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is no file: remove it and run the stage that makes the file.")
@@ -218,15 +226,30 @@ def read_verified(path: Path, manifest: Path | None = None) -> bytes:
         raise UserError(f"{path} is missing: run the stage that makes it.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    return data, check_recorded(path, lambda: sha256_bytes(data), manifest)
+
+
+def check_recorded(path: Path, sha256: Callable[[], str], manifest: Path | None = None) -> bool:
+    """Compare a file with the manifest of its stage; return whether the manifest records it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        Returns the file's sha256; called only if the manifest records the file.
+    manifest
+        Where the manifest would be; by default beside the file.
+
+    Raises
+    ------
+    UserError
+        When the manifest is damaged, records another sha256, or is that of another folder.
+    """
     manifest = path.with_name(MANIFEST) if manifest is None else manifest
-    if path.name != MANIFEST and os.path.lexists(manifest):
-        _check_recorded(path, data, manifest)
-    return data
-
-
-def _check_recorded(path: Path, data: bytes, manifest: Path) -> None:
-    """Raise unless the bytes of a file are those that a manifest has recorded, if it has."""
-    content = read_json(manifest)
+    if path.name == MANIFEST or not os.path.lexists(manifest):
+        return False
+    content = read_json(manifest, sealed=True)
     outputs = content.get("outputs") if isinstance(content, dict) else None
     if not isinstance(outputs, dict):
         raise UserError(f"{manifest} is no manifest: delete it and rerun the stage that makes it.")
@@ -235,26 +258,23 @@ def _check_recorded(path: Path, data: bytes, manifest: Path) -> None:
         written = Path(name)
         if written.name != own.name:
             continue
-        # A copy elsewhere may be read; within the results it stands in the place of another.
+        # A copy elsewhere may be read; within the results it replaces another file.
         if written.parts[0] == own.parts[0] and written != own:
             raise UserError(
                 f"{path} is in the place of another file: {manifest} is that of {one_line(name)}; "
                 f"delete {manifest.parent} and rerun the stage that makes it."
             )
-        if recorded != sha256_bytes(data):
+        if recorded != sha256():
             raise UserError(
                 f"{path} is damaged or was replaced: {manifest} records another sha256; delete "
                 f"both and rerun the stage that makes them."
             )
-
-
-def description_path(path: Path) -> Path:
-    """Return where the description of the safetensors file `path` lives."""
-    return path.with_name(path.name + ".json")
+        return True
+    return False
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write `tensors` to `path` and ``{sha256, description}`` to the JSON beside it.
+    """Write `tensors` to `path`, with the description and the file's sha256 in its header.
 
     Parameters
     ----------
@@ -269,17 +289,19 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping
 
     # Copies, because safetensors refuses two names for one piece of memory.
     own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    data = safetensors_save(own)
-    write_bytes(path, data)
-    record = {"sha256": sha256_bytes(data), "description": dict(description)}
-    write_sealed(description_path(path), record)
+    record = f'{RECORD}"{UNSET}","description":{canonical_json(dict(description))}}}'
+    data = safetensors_save(own, {METADATA: record})
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = data[:end].replace(UNSET.encode(), sha256_bytes(data).encode(), 1)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        stream.write(header)
+        stream.write(memoryview(data)[end:])
 
 
 def load_tensors(path: Path) -> TensorFile:
-    """Read a file written by `save_tensors` and verify its sha256.
+    """Read a safetensors file, verified by the manifest beside it or by its own sha256.
 
-    A foreign safetensors file, one with no JSON beside it, is read with a warning and an empty
-    description.
+    A foreign file, which has neither, is read with a warning and an empty description.
 
     Raises
     ------
@@ -288,49 +310,78 @@ def load_tensors(path: Path) -> TensorFile:
     """
     from safetensors.torch import load as safetensors_load
 
-    data = read_verified(path)
-    beside = description_path(path)
-    description: dict[str, Any] = {}
-    if os.path.lexists(beside):
-        recorded, description = _read_record(beside)
-        if recorded != (found := sha256_bytes(data)):
+    data, verified = _read_verified(path)
+    header, recorded, description = _read_header(path, io.BytesIO(data), len(data))
+    if not verified and recorded is None:
+        warnings.warn(f"{path} records no sha256: its content is not verified", stacklevel=2)
+    elif not verified:
+        total = hashlib.sha256(header.replace(str(recorded).encode(), UNSET.encode(), 1))
+        total.update(memoryview(data)[len(header) :])
+        if total.hexdigest() != recorded:
             raise UserError(
-                f"{path} is damaged or was replaced: its sha256 is {found[:12]}..., {beside.name} "
-                f"records {one_line(recorded, 12)}; delete both and rerun the stage that makes "
-                "them."
+                f"{path} is damaged or was edited: its content does not have the sha256 that it "
+                "records; delete it and rerun the stage that makes it."
             )
-    else:
-        warnings.warn(f"{path} has no {beside.name}: its content is not verified", stacklevel=2)
     try:
         # The library's order changes from process to process.
         return TensorFile(dict(sorted(safetensors_load(data).items())), description)
     except Exception as error:  # the library's own, and others for types that torch lacks
-        raise UserError(
-            f"{path} is not a readable safetensors file ({one_line(error)}): replace or remake it."
-        ) from None
+        raise _unreadable(path, error) from None
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return the description of a safetensors file from the JSON `path`; tensors are not read.
+    """Return the description of a safetensors file, empty for a foreign one.
+
+    Only the header is read, and nothing is verified: `load_tensors` does that, and at the start of
+    a job its runner.
 
     Raises
     ------
     UserError
-        When the JSON is missing or damaged.
+        When the file is missing or its header is damaged.
     """
-    return _read_record(path)[1]
+    try:
+        with path.open("rb") as stream:
+            return _read_header(path, stream, path.stat().st_size)[2]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing: run the stage that makes it.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; restore or remake it.") from None
 
 
-def _read_record(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the sha256 and the description that the JSON beside a safetensors file holds."""
-    record = read_json(path)
-    if isinstance(record, dict) and record.keys() == {"sha256", "description"}:
-        sha256, description = record["sha256"], record["description"]
-        if isinstance(sha256, str) and isinstance(description, dict):
-            return sha256, description
-    raise UserError(
-        f"{path} is damaged or was replaced, for it does not hold a sha256 and a description: "
-        f"delete it with {path.stem} and rerun the stage that makes them."
+def _read_header(
+    path: Path, stream: BinaryIO, size: int
+) -> tuple[bytes, str | None, dict[str, Any]]:
+    """Return the header's bytes, and the sha256 and the description in it, if there are any."""
+    start = stream.read(8)
+    length = int.from_bytes(start, "little")
+    try:
+        if len(start) < 8 or length > size - 8:
+            raise ValueError("it is shorter than its header says")
+        header = stream.read(length)
+        metadata = _loads(header.decode()).get("__metadata__", {})
+        # By its form too: the key may be what is damaged.
+        own = [v for k, v in metadata.items() if k == METADATA or v.startswith(RECORD)]
+        if own:
+            record = json.loads(own[0])
+            sha256, description = record["sha256"], record["description"]
+            if not (isinstance(sha256, str) and isinstance(description, dict)):
+                raise ValueError("its metadata have another form")
+            return start + header, sha256, description
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise _unreadable(path, error) from None
+    if os.path.lexists(path.with_name(f"{path.name}.json")):
+        raise UserError(
+            f"{path} was written by an earlier version of arnas, with its description in a JSON "
+            "file beside it: rerun the stage that makes it."
+        )
+    return start + header, None, {}
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    """Return what to say of a file that is no safetensors file."""
+    return UserError(
+        f"{path} is not a readable safetensors file ({one_line(error)}): replace or remake it."
     )
 
 

@@ -75,7 +75,7 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read a manifest; a missing or damaged one is a `UserError`."""
-    content: dict[str, Any] = read_json(path)
+    content: dict[str, Any] = read_json(path, sealed=True)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no manifest: delete it and rerun the stage that makes it.")
     return content

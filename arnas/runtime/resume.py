@@ -33,7 +33,6 @@ from torch import Tensor
 from arnas.runtime.errors import Preempted, UserError
 from arnas.runtime.files import (
     TensorFile,
-    description_path,
     load_tensors,
     read_json,
     save_tensors,
@@ -179,8 +178,6 @@ class FolderCheckpointer:
         found: list[tuple[int, TensorFile]] = []
         for path in filter(Path.exists, map(self._path, range(2))):
             try:
-                if not description_path(path).exists():
-                    raise UserError(f"{path} has no description.")
                 tensors, content = load_tensors(path)
                 if content.keys() != {"save", "values"}:
                     raise UserError(f"{path} is no state of a run.")

@@ -41,7 +41,7 @@ def architecture_gradients(
     order: Order,
     radius: float = RADIUS,
 ) -> dict[str, ArchitectureGradient]:
-    """Return the gradient of each validation loss; weights and statistics stay as they are.
+    """Return the gradient of each validation loss; weights and statistics are restored.
 
     The virtual weights are computed once and serve all losses. A factor on a loss is a factor on
     its gradient, so weighting is left to the caller.
@@ -49,7 +49,7 @@ def architecture_gradients(
     Parameters
     ----------
     supernet
-        At the present weights.
+        The supernet at its current weights.
     optimiser
         The weights' SGD, whose learning rate, momentum and weight decay the virtual step uses.
     train
@@ -74,7 +74,7 @@ def _loss(supernet: Supernet, batch: Batch) -> Tensor:
 
 
 def _flat(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
-    """Join gradients into a vector; a parameter out of use has the gradient zero."""
+    """Join gradients into a vector; an unused parameter has the gradient zero."""
     pairs = zip(gradients, parameters, strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 
@@ -90,7 +90,7 @@ def _with_loss(
 
 @contextmanager
 def _replaced(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
-    """Give the parameters other values inside the block and their own, bit for bit, after it."""
+    """Give parameters other values inside the block; their own are restored bit for bit."""
     targets: list[Tensor] = list(parameters)
     own = [p.detach().clone() for p in targets]
     try:

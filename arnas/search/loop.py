@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat, parse_amount
@@ -64,33 +63,33 @@ def cosine_rate(epoch: int, options: SupernetOptions) -> float:
 
 
 @dataclass
-class _Walk:
-    """How far a stage has come."""
+class _Progress:
+    """Progress of a stage; its snapshot is what a resumed run begins with."""
 
     done: int = 0
     """Epochs of this stage that are done."""
     step: int = 0
     """Steps done of the present epoch."""
-    figures: dict[str, list[float]] = field(default_factory=dict)
-    """What was measured in these steps."""
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    """Name to its values in these steps."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _snapshot(state: SearchState, walk: _Walk) -> Snapshot:
-    """Return all that the stage needs to go on."""
+def _snapshot(state: SearchState, progress: _Progress) -> Snapshot:
+    """Return all that resuming the stage needs."""
     # As text, because the state's JSON sorts keys and the history does not.
-    values = {**vars(walk), "history": [json.dumps(row) for row in walk.history]}
+    values = {**vars(progress), "history": [json.dumps(row) for row in progress.history]}
     return Snapshot(state_tensors(state), values)
 
 
-def _resume(state: SearchState, kept: TensorFile | None) -> _Walk:
-    """Put `state` where an earlier run stopped, and return how far that was."""
-    if kept is None:
-        return _Walk()
-    fill_state(state, kept.tensors, Path("the kept state"))
-    values = dict(kept.description)
+def _resume(state: SearchState, saved: TensorFile | None) -> _Progress:
+    """Restore `state` from an earlier run, and return its progress."""
+    if saved is None:
+        return _Progress()
+    fill_state(state, saved.tensors, Path("the saved state"))
+    values = dict(saved.description)
     values["history"] = [json.loads(row) for row in values["history"]]
-    return _Walk(**values)
+    return _Progress(**values)
 
 
 def run_stage(
@@ -100,7 +99,7 @@ def run_stage(
     record: Record = discard,
     checkpointer: Checkpointer = NO_CHECKPOINT,
 ) -> list[dict[str, Any]]:
-    """Run the epochs of one stage and return one row of figures for each.
+    """Run the epochs of one stage and return one row of metrics for each.
 
     Parameters
     ----------
@@ -109,25 +108,25 @@ def run_stage(
     task
         The stage, its data and its settings.
     report, record
-        Called after every epoch, with its figures in words and as a row.
+        Called after every epoch, with its metrics as text and as a row.
     checkpointer
-        Keeps the state of a run that is cut short, so that the next one ends with the same bytes.
+        Saves the state of an interrupted run, so that the resumed one ends with the same bytes.
     """
-    walk = _resume(state, checkpointer.load())
-    for row in walk.history:
+    progress = _resume(state, checkpointer.load())
+    for row in progress.history:
         record(row)
-    while walk.done < task.plan.epochs:
-        row = _run_epoch(state, task, walk, checkpointer)
-        walk.history.append(row)
-        walk.done, walk.step, walk.figures = walk.done + 1, 0, {}
+    while progress.done < task.plan.epochs:
+        row = _run_epoch(state, task, progress, checkpointer)
+        progress.history.append(row)
+        progress.done, progress.step, progress.metrics = progress.done + 1, 0, {}
         record(row)
-        checkpointer.maybe_save(lambda: _snapshot(state, walk), now=True)
-        report(walk.done, task.plan.epochs, _headline(row))
-    return walk.history
+        checkpointer.maybe_save(lambda: _snapshot(state, progress), now=True)
+        report(progress.done, task.plan.epochs, _describe_epoch(row))
+    return progress.history
 
 
-def _headline(row: dict[str, Any]) -> str:
-    """Return an epoch's figures in words."""
+def _describe_epoch(row: dict[str, Any]) -> str:
+    """Return an epoch's metrics in words."""
     skips = "+".join(str(count) for kind, count in row["skips"].items() if kind != "reduction")
     text = f"adversarial loss {row['train_loss']:.3f}, skips {skips}"
     if row["gamma"] is not None:
@@ -138,10 +137,10 @@ def _headline(row: dict[str, Any]) -> str:
 
 
 def _run_epoch(
-    state: SearchState, task: SearchTask, walk: _Walk, checkpointer: Checkpointer
+    state: SearchState, task: SearchTask, progress: _Progress, checkpointer: Checkpointer
 ) -> dict[str, Any]:
-    """Run one epoch, or what is left of it, and return its figures."""
-    warmup = walk.done < task.plan.warmup_epochs
+    """Run one epoch, or what is left of it, and return its metrics."""
+    warmup = progress.done < task.plan.warmup_epochs
     epoch, data, options = state.epochs, task.data, task.options
     rate = cosine_rate(epoch, options)
     for group in state.weight_optimiser.param_groups:
@@ -152,7 +151,7 @@ def _run_epoch(
         data.train, data.scale, options.batch_size, options.augment, (*parts, "order")
     )
     for step, batch in enumerate(batches):
-        if step < walk.step:
+        if step < progress.step:
             continue
         purpose = (*parts, step)
         train = _attack(state, task, batch, (*purpose, "train"))
@@ -168,23 +167,20 @@ def _run_epoch(
                 "supernet.weights.learning_rate or gradient_clip."
             )
         for name, value in measured.items():
-            walk.figures.setdefault(name, []).append(value)
-        walk.step = step + 1
-        checkpointer.maybe_save(lambda: _snapshot(state, walk))
+            progress.metrics.setdefault(name, []).append(value)
+        progress.step = step + 1
+        checkpointer.maybe_save(lambda: _snapshot(state, progress))
     tables = {kind: table.cpu() for kind, table in state.supernet.tables().items()}
     state.trajectory.append(tables)
-    return _summarise(task.plan, epoch, rate, walk.figures, tables)
+    return _summarise(state, task.plan, rate, progress.metrics)
 
 
 def _summarise(
-    plan: StagePlan,
-    epoch: int,
-    rate: float,
-    figures: dict[str, list[float]],
-    tables: dict[str, Tensor],
+    state: SearchState, plan: StagePlan, rate: float, metrics: dict[str, list[float]]
 ) -> dict[str, Any]:
-    """Return an epoch's row: means over its steps and what the tables look like now."""
-    genotype = derive_genotype(tables, "an epoch of a search")
+    """Return the row of the epoch just done: means over its steps, and its genotype."""
+    tables = state.trajectory[-1]
+    genotype = derive_genotype(tables, "an epoch of a search", state.supernet.primitives)
     names = ("train_loss", "train_accuracy", "natural_loss", "adversarial_loss", "gamma", "cosine")
     entropy = {
         kind: float(-(table.softmax(1) * table.log_softmax(1)).sum(1).mean())
@@ -192,9 +188,9 @@ def _summarise(
     }
     return {
         "stage": plan.name,
-        "epoch": epoch + 1,
+        "epoch": state.epochs,
         "learning_rate": rate,
-        **{name: _mean(figures.get(name, [])) for name in names},
+        **{name: _mean(metrics.get(name, [])) for name in names},
         "skips": count_skips(genotype),
         "entropy": entropy,
         "collapsed": collapsed(genotype),

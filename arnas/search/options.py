@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from arnas.attacks.threat import StepSize
 from arnas.data.options import AugmentOptions
-from arnas.models.options import LossName
 from arnas.runtime.options import Options
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.options import SearchSpaceOptions
+from arnas.training.registry import Loss, LossOptions
 
 Order = Literal["first", "second"]
 Combine = Literal["min_norm", "sum", "adversarial", "natural"]
@@ -122,8 +122,8 @@ class DeriveOptions(Options):
 class SearchedNetworkOptions(Options):
     """How the network of the found genotype is retrained."""
 
-    loss: LossName = "pgd"
-    """A name of the training losses."""
+    loss: Loss = LossOptions(name="pgd")
+    """As for `networks.<name>.loss`."""
     channels: int = Field(default=64, ge=2)
     """Initial channels."""
     cells: int = Field(default=20, ge=3, le=1000)
@@ -136,7 +136,7 @@ class SearchOptions(Options):
     Every part must be there, if only as `{}`, because the engines look each one up by its path.
     """
 
-    space: SpaceOptions
+    space: SearchSpaceOptions
     adversarial: AdversarialStageOptions
     multiobjective: MultiobjectiveStageOptions
     derive: DeriveOptions

@@ -1,4 +1,4 @@
-"""All that a search carries from one step to the next, and its file."""
+"""State of a search: supernet, optimisers, trajectory; saving and loading it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.seeds import seeded
 from arnas.search.options import SupernetOptions
 from arnas.search.supernet import Supernet
-from arnas.spaces.genotype import EDGES, KINDS, PRIMITIVES
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.genotype import EDGES, KINDS
+from arnas.spaces.options import SearchSpaceOptions
 
 
 @dataclass
@@ -27,9 +27,9 @@ class SearchState:
     weight_optimiser: torch.optim.SGD
     alpha_optimiser: torch.optim.Adam
     trajectory: list[dict[str, Tensor]] = field(default_factory=list)
-    """The tables before the first epoch and after each one."""
+    """The architecture parameters before the first epoch and after each one."""
     gammas: list[float] = field(default_factory=list)
-    """Share of the natural gradient in every architecture step; NaN where nothing was shared."""
+    """Share of the natural gradient in every architecture step; NaN where there is none."""
 
     @property
     def epochs(self) -> int:
@@ -39,14 +39,14 @@ class SearchState:
 
 def new_state(
     options: SupernetOptions,
-    space: SpaceOptions,
+    space: SearchSpaceOptions,
     *,
     num_classes: int,
     in_channels: int,
     seed: int,
     device: torch.device,
 ) -> SearchState:
-    """Return the state before the first step; weights and tables depend on `seed` only."""
+    """Return the state before the first step; it depends on the settings and `seed` only."""
     with seeded("search", "weights", seed):
         supernet = Supernet(
             space,
@@ -104,12 +104,12 @@ def _optimisers(state: SearchState) -> dict[str, torch.optim.Optimizer]:
 
 
 def load_state(path: Path, state: SearchState, expected: Mapping[str, Any] | None = None) -> None:
-    """Fill a fresh `state` from a file written by `save_state`.
+    """Restore a new `state` from a file written by `save_state`.
 
     Parameters
     ----------
     expected
-        What its description must say: the search that it comes from.
+        Values that its description must have: those of the search that it comes from.
 
     Raises
     ------
@@ -120,15 +120,15 @@ def load_state(path: Path, state: SearchState, expected: Mapping[str, Any] | Non
 
 
 def fill_state(state: SearchState, tensors: dict[str, Tensor], path: Path) -> None:
-    """Fill a fresh `state` from what `state_tensors` returned; `path` names it in errors."""
+    """Restore a new `state` from what `state_tensors` returned; `path` names it in errors."""
     trajectory = _trajectory(tensors, path)
     own = {k.removeprefix("supernet."): v for k, v in tensors.items() if k.startswith("supernet.")}
     try:
         state.supernet.load_state_dict(own)
     except RuntimeError as error:
-        raise _foreign(path, str(error).splitlines()[-1].strip()) from None
+        raise _mismatch(path, str(error).splitlines()[-1].strip()) from None
     if trajectory[0].keys() != state.supernet.alphas.keys():
-        raise _foreign(path, f"its tables are those of {', '.join(trajectory[0])}")
+        raise _mismatch(path, f"its kinds of cells are {', '.join(trajectory[0])}")
     for prefix, optimiser in _optimisers(state).items():
         for name, parameter in state.supernet.named_parameters():
             values = {
@@ -137,15 +137,15 @@ def fill_state(state: SearchState, tensors: dict[str, Tensor], path: Path) -> No
                 if key.startswith(f"{prefix}.") and key.split(".", 2)[2:] == [name]
             }
             if any(value.ndim and value.shape != parameter.shape for value in values.values()):
-                raise _foreign(path, f"the optimiser's tensors of {name} have another shape")
+                raise _mismatch(path, f"the optimiser's tensors of {name} have another shape")
             if values:
                 optimiser.state[parameter] = values
     state.trajectory = trajectory
     state.gammas = tensors["gammas"].tolist()
 
 
-def _foreign(path: Path, reason: str) -> UserError:
-    """Return what to say of a state that does not fit the supernet of the settings."""
+def _mismatch(path: Path, reason: str) -> UserError:
+    """Return the error for a state that does not fit the supernet of the settings."""
     return UserError(
         f"{path} belongs to another supernet ({reason}): rerun `python -m arnas "
         "search_adversarial`."
@@ -153,7 +153,7 @@ def _foreign(path: Path, reason: str) -> UserError:
 
 
 def load_trajectory(
-    path: Path, expected: Mapping[str, Any] | None = None
+    path: Path, expected: Mapping[str, Any] | None = None, columns: int | None = None
 ) -> list[dict[str, Tensor]]:
     """Return the architecture parameters before the first epoch and after each one.
 
@@ -161,14 +161,16 @@ def load_trajectory(
     ----------
     expected
         As for `load_state`.
+    columns
+        Number of primitives that they must be of.
     """
-    return load_course(path, expected)[0]
+    return load_trajectory_and_gammas(path, expected, columns)[0]
 
 
-def load_course(
-    path: Path, expected: Mapping[str, Any] | None = None
+def load_trajectory_and_gammas(
+    path: Path, expected: Mapping[str, Any] | None = None, columns: int | None = None
 ) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Return the tables as `load_trajectory` does, and what steered them, from one reading.
+    """Return what `load_trajectory` does, and the gammas, from one reading.
 
     Returns
     -------
@@ -177,11 +179,11 @@ def load_course(
         shape (n,).
     """
     tensors = _read_state(path, expected or {})
-    return _trajectory(tensors, path), tensors["gammas"]
+    return _trajectory(tensors, path, columns), tensors["gammas"]
 
 
 def _read_state(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a state file whose description says what is expected."""
+    """Return the tensors of a state file after comparing its description."""
     tensors, description = load_tensors(path)
     for key, value in expected.items():
         if description.get(key) != value:
@@ -192,8 +194,10 @@ def _read_state(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _trajectory(tensors: dict[str, Tensor], path: Path) -> list[dict[str, Tensor]]:
-    """Return the tables among the tensors of the state file `path`."""
+def _trajectory(
+    tensors: dict[str, Tensor], path: Path, columns: int | None = None
+) -> list[dict[str, Tensor]]:
+    """Return the architecture parameters in the tensors of the state file `path`."""
     stacked = {
         key.removeprefix("trajectory."): value
         for key, value in tensors.items()
@@ -201,18 +205,19 @@ def _trajectory(tensors: dict[str, Tensor], path: Path) -> list[dict[str, Tensor
     }
     shapes = {value.shape for value in stacked.values()}
     gammas = tensors.get("gammas")
-    whole = (
+    complete = (
         set(stacked) <= set(KINDS)
         and "reduction" in stacked
         and len(shapes) == 1
-        and next(iter(shapes))[1:] == (EDGES, len(PRIMITIVES))
+        and next(iter(shapes))[1:-1] == (EDGES,)
+        and columns in (None, next(iter(shapes))[-1])
         and len(stacked["reduction"]) > 0
         and all(value.dtype == torch.float32 for value in stacked.values())
         and gammas is not None
         and gammas.ndim == 1
         and gammas.is_floating_point()
     )
-    if not whole:
+    if not complete:
         raise UserError(f"{path} holds no architecture parameters of a search: rerun the search.")
     kinds = sorted(stacked)
     return [{k: stacked[k][i] for k in kinds} for i in range(len(stacked["reduction"]))]

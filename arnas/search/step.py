@@ -1,7 +1,7 @@
-"""One step of a search: the tables move along their gradients, then the weights along theirs.
+"""One step of a search: first the architecture parameters, then the weights.
 
-Nothing is drawn here. From the same state and batches the same step follows (arXiv 2405.05502;
-DARTS, arXiv 1806.09055, algorithm 1).
+No random numbers are drawn here: a step depends on the state and the batches only
+(arXiv 2405.05502; DARTS, arXiv 1806.09055, algorithm 1).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from arnas.search.state import SearchState
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What sets one stage of the search apart from the other."""
+    """Settings of one stage of the search."""
 
     name: str
     epochs: int
@@ -36,11 +36,11 @@ class StagePlan:
 
 
 class Direction(NamedTuple):
-    """What the architecture parameters follow in one step."""
+    """Direction of one step of the architecture parameters."""
 
     gradient: Tensor
     gamma: float
-    """Share of the natural gradient; NaN where nothing is shared."""
+    """Share of the natural gradient; NaN where gradients are not combined by shares."""
 
 
 class Combination(NamedTuple):
@@ -65,12 +65,13 @@ ablations of that paper's released code."""
 def architecture_step(
     state: SearchState, plan: StagePlan, train: Batch, validation: Mapping[str, Batch]
 ) -> dict[str, float]:
-    """Move the tables one Adam step and return the step's figures.
+    """Take an Adam step on the architecture parameters and return the step's metrics.
 
     Parameters
     ----------
     state
-        Its tables and their Adam change; weights, their SGD and running statistics do not.
+        Its architecture parameters and their Adam change; weights, SGD and running statistics do
+        not.
     plan
         How gradients are taken and combined.
     train
@@ -81,10 +82,10 @@ def architecture_step(
     Returns
     -------
     dict
-        ``gamma`` (NaN where nothing is shared), ``<objective>_loss`` and, of two, ``cosine``.
+        ``gamma`` (see `Direction`), ``<objective>_loss`` and, of two, ``cosine``.
     """
     combination = COMBINATIONS[plan.combine]
-    found = architecture_gradients(
+    results = architecture_gradients(
         state.supernet,
         state.weight_optimiser,
         train,
@@ -92,16 +93,16 @@ def architecture_step(
         plan.order,
         plan.difference_radius,
     )
-    gradients = {name: item.gradient for name, item in found.items()}
+    gradients = {name: item.gradient for name, item in results.items()}
     if "adversarial" in gradients:
         gradients["adversarial"] = plan.adversarial_weight * gradients["adversarial"]
     direction = combination.combine(*(gradients[name] for name in combination.objectives))
-    _follow(state, direction.gradient)
-    return {"gamma": direction.gamma, **_measure(found)}
+    _adam_step(state, direction.gradient)
+    return {"gamma": direction.gamma, **_metrics(results)}
 
 
-def _follow(state: SearchState, gradient: Tensor) -> None:
-    """Hand the joined gradient to Adam and step."""
+def _adam_step(state: SearchState, gradient: Tensor) -> None:
+    """Take an Adam step along the joined gradient."""
     offset = 0
     for alpha in state.supernet.alphas.values():
         alpha.grad = gradient[offset : offset + alpha.numel()].view_as(alpha).clone()
@@ -110,17 +111,17 @@ def _follow(state: SearchState, gradient: Tensor) -> None:
     state.alpha_optimiser.zero_grad()
 
 
-def _measure(found: dict[str, ArchitectureGradient]) -> dict[str, float]:
+def _metrics(results: dict[str, ArchitectureGradient]) -> dict[str, float]:
     """Return the losses and, with two of them, the cosine of their gradients."""
-    measured = {f"{name}_loss": item.loss for name, item in found.items()}
-    if len(found) == 2:
-        first, second = (item.gradient for item in found.values())
+    measured = {f"{name}_loss": item.loss for name, item in results.items()}
+    if len(results) == 2:
+        first, second = (item.gradient for item in results.values())
         measured["cosine"] = float(F.cosine_similarity(first, second, dim=0))
     return measured
 
 
 def weight_step(state: SearchState, train: Batch, options: SupernetOptions) -> tuple[float, float]:
-    """Move the weights one SGD step on adversarial examples; return loss and accuracy (percent)."""
+    """Take an SGD step on adversarial examples; return loss and accuracy (percent)."""
     logits = state.supernet(train.x)
     loss = F.cross_entropy(logits, train.y)
     weights = state.supernet.weights()

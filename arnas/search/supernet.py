@@ -1,6 +1,6 @@
 """The supernet: every operation on every edge, evaluated state by state.
 
-An edge's value is the sum of its seven operations, weighted by the softmax of its row in the
+An edge's value is the sum of its operations, weighted by the softmax of its row in the
 architecture table (DARTS, arXiv 1806.09055, equation 2). All edges that leave a state see the same
 input, so they share its ReLU, its two pools and their normalisation, and their convolutions run
 together as grouped ones. The weight of an operation is the scale of its last batch normalisation.
@@ -9,26 +9,37 @@ Batch normalisation has no affine parameters of its own in the cells, as in DART
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arnas.runtime.references import is_reference
 from arnas.runtime.seeds import make_generator
-from arnas.spaces.genotype import EDGES, INPUTS, NODES, PRIMITIVES, edge_index
+from arnas.spaces.genotype import EDGES, INPUTS, NODES, edge_index
 from arnas.spaces.layout import CellPlan, plan_cells
 from arnas.spaces.network import STEM_MULTIPLIER
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.options import SearchSpaceOptions
 from arnas.spaces.primitives import (
     FactorizedReduce,
+    build_operation,
     merge_phases,
     relu_conv_norm,
     shift_by_one,
     split_phases,
 )
+from arnas.spaces.registry import OPERATIONS, PRIMITIVES
 
-COLUMN = {primitive: column for column, primitive in enumerate(PRIMITIVES)}
+POOL_NORMS = {"max_pool_3x3": "max_norm", "avg_pool_3x3": "average_norm"}
+"""Layers that normalise the pools."""
 SOURCES = INPUTS + NODES - 1
 """States that edges leave from; the last node feeds the output only."""
+
+
+def _kernel(primitive: str) -> int:
+    """Return the size of a convolution's kernel."""
+    return OPERATIONS[primitive].kernel
 
 
 class ScaledNorm(nn.BatchNorm2d):
@@ -66,28 +77,58 @@ def grouped(channels: int, groups: int, kernel: int = 1, stride: int = 1) -> nn.
 class StateEdges(nn.Module):
     """All edges that leave one state of a cell.
 
-    Channels are ordered by kernel (3x3 before 5x5), then edge, then channel.
+    Channels are ordered by kernel (3x3 before 5x5), then edge, then channel. Operations of the
+    user's own are evaluated one by one.
     """
 
-    def __init__(self, channels: int, edges: int, stride: int) -> None:
+    def __init__(
+        self, channels: int, edges: int, stride: int, primitives: Sequence[str] = PRIMITIVES
+    ) -> None:
         super().__init__()
         self.channels, self.edges, self.stride = channels, edges, stride
-        wide = edges * channels
-        self.max_norm = ScaledNorm(channels)
-        self.average_norm = ScaledNorm(channels)
-        self.separable3 = nn.ModuleList(grouped(wide, wide, 3, s) for s in (stride, 1))
-        self.separable5 = nn.ModuleList(grouped(wide, wide, 5, s) for s in (stride, 1))
-        self.separable_pointwise = nn.ModuleList(grouped(2 * wide, 2 * edges) for _ in range(2))
-        self.separable_norm = nn.ModuleList(ScaledNorm(2 * wide) for _ in range(2))
-        # Plain kernels: they run on the parity phases of the map, see `dilated_depthwise`.
-        self.dilated3, self.dilated5 = grouped(wide, wide, 3), grouped(wide, wide, 5)
-        self.dilated_pointwise = grouped(2 * wide, 2 * edges)
-        self.dilated_norm = ScaledNorm(2 * wide)
-        if stride == 2:
+        self.column = {primitive: column for column, primitive in enumerate(primitives)}
+        self.own = [primitive for primitive in primitives if is_reference(primitive)]
+        self.pools, self.skips, self.separable, self.dilated = (
+            [p for p in primitives if p not in self.own and OPERATIONS[p].family == family]
+            for family in ("pool", "skip", "separable", "dilated")
+        )
+        for pool in self.pools:
+            self.add_module(POOL_NORMS[pool], ScaledNorm(channels))
+        self._add_separable(edges * channels)
+        self._add_dilated(edges * channels)
+        if stride == 2 and self.skips:
             half = channels // 2
             self.skip_even = nn.Conv2d(channels, edges * half, 1, 2, bias=False)
             self.skip_odd = nn.Conv2d(channels, edges * (channels - half), 1, 2, bias=False)
-            self.skip_norm = ScaledNorm(wide)
+            self.skip_norm = ScaledNorm(edges * channels)
+        self.own_operations = nn.ModuleList(
+            nn.ModuleList(build_operation(p, channels, stride, False) for _ in range(edges))
+            for p in self.own
+        )
+
+    def _add_separable(self, wide: int) -> None:
+        """Add the layers of the separable convolutions."""
+        count = len(self.separable)
+        if not count:
+            return
+        for kernel in map(_kernel, self.separable):
+            halves = nn.ModuleList(grouped(wide, wide, kernel, s) for s in (self.stride, 1))
+            self.add_module(f"separable{kernel}", halves)
+        self.separable_pointwise = nn.ModuleList(
+            grouped(count * wide, count * self.edges) for _ in range(2)
+        )
+        self.separable_norm = nn.ModuleList(ScaledNorm(count * wide) for _ in range(2))
+
+    def _add_dilated(self, wide: int) -> None:
+        """Add the layers of the dilated convolutions."""
+        count = len(self.dilated)
+        if not count:
+            return
+        for kernel in map(_kernel, self.dilated):
+            # Plain kernels: they run on the parity phases of the map, see `dilated_depthwise`.
+            self.add_module(f"dilated{kernel}", grouped(wide, wide, kernel))
+        self.dilated_pointwise = grouped(count * wide, count * self.edges)
+        self.dilated_norm = ScaledNorm(count * wide)
 
     def forward(self, state: Tensor, weights: Tensor) -> Tensor:
         """Return the values of the edges.
@@ -97,7 +138,7 @@ class StateEdges(nn.Module):
         state
             Shape (N, C, H, W).
         weights
-            Shape (edges, 7): the softmax rows of the edges.
+            Shape (edges, primitives): the softmax rows of the edges.
 
         Returns
         -------
@@ -105,54 +146,70 @@ class StateEdges(nn.Module):
             Shape (N, edges * C, H / stride, W / stride).
         """
         active = F.relu(state)
-        total = self._separable(active, weights) + self._dilated(active, weights)
-        return total + self._unweighted(state, active, weights)
+        terms = []
+        if self.separable:
+            terms.append(self._separable_sum(active, weights))
+        if self.dilated:
+            terms.append(self._dilated_sum(active, weights))
+        if self.pools or self.skips:
+            terms.append(self._pools_and_skips(state, active, weights))
+        for primitive, operations in zip(
+            self.own, getattr(self, "own_operations", ()), strict=True
+        ):
+            column = weights[:, self.column[primitive]]
+            values = [w * run(state) for w, run in zip(column, operations, strict=True)]
+            terms.append(torch.cat(values, dim=1))
+        return sum(terms[1:], terms[0])
 
-    def _scale(self, weights: Tensor, *primitives: str) -> Tensor:
+    def _scale(self, weights: Tensor, primitives: Sequence[str]) -> Tensor:
         """Return the weight of each output channel, kernel by kernel and edge by edge."""
-        columns = torch.cat([weights[:, COLUMN[primitive]] for primitive in primitives])
+        columns = torch.cat([weights[:, self.column[primitive]] for primitive in primitives])
         return columns.repeat_interleave(self.channels)
 
-    def _separable(self, active: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum of both separable convolutions."""
-        x3 = x5 = torch.cat([active] * self.edges, dim=1)
-        scales = (None, self._scale(weights, "sep_conv_3x3", "sep_conv_5x5"))
-        for half, scale in enumerate(scales):
-            x = torch.cat([self.separable3[half](x3), self.separable5[half](x5)], dim=1)
+    def _separable_sum(self, active: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the separable convolutions."""
+        layers = [getattr(self, f"separable{_kernel(p)}") for p in self.separable]
+        inputs = [torch.cat([active] * self.edges, dim=1)] * len(layers)
+        for half, scale in enumerate((None, self._scale(weights, self.separable))):
+            x = torch.cat(
+                [layer[half](value) for layer, value in zip(layers, inputs, strict=True)], dim=1
+            )
             x = self.separable_norm[half](self.separable_pointwise[half](x), scale)
             if scale is None:
                 x = F.relu(x)
-            x3, x5 = x.chunk(2, dim=1)
-        return x3 + x5
+            inputs = list(x.chunk(len(layers), dim=1))
+        return sum(inputs[1:], inputs[0])
 
-    def _dilated(self, active: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum of both dilated convolutions."""
+    def _dilated_sum(self, active: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the dilated convolutions."""
         height, width = active.shape[2:]
         in_phases = self.stride == 1 and height % 2 == 0 and width % 2 == 0
         x = split_phases(active) if self.stride == 1 else active[:, :, ::2, ::2]
         x = torch.cat([x] * self.edges, dim=1)
-        x = torch.cat([self.dilated3(x), self.dilated5(x)], dim=1)
+        x = torch.cat([getattr(self, f"dilated{_kernel(p)}")(x) for p in self.dilated], dim=1)
         if self.stride == 1 and not in_phases:
             # The zeros that fill up odd sizes must not enter the batch statistics.
             x = merge_phases(x, height, width)
-        scale = self._scale(weights, "dil_conv_3x3", "dil_conv_5x5")
-        x3, x5 = self.dilated_norm(self.dilated_pointwise(x), scale).chunk(2, dim=1)
-        return merge_phases(x3 + x5, height, width) if in_phases else x3 + x5
+        x = self.dilated_norm(self.dilated_pointwise(x), self._scale(weights, self.dilated))
+        parts = x.chunk(len(self.dilated), dim=1)
+        total = sum(parts[1:], parts[0])
+        return merge_phases(total, height, width) if in_phases else total
 
-    def _unweighted(self, state: Tensor, active: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum of both pools and the skip connection."""
-        terms = {
-            "max_pool_3x3": self.max_norm(F.max_pool2d(state, 3, self.stride, 1)),
-            "avg_pool_3x3": self.average_norm(
-                F.avg_pool2d(state, 3, self.stride, 1, count_include_pad=False)
-            ),
-        }
-        if self.stride == 1:
-            terms["skip_connect"] = state
-        columns = weights[:, [COLUMN[primitive] for primitive in terms]]
+    def _pools_and_skips(self, state: Tensor, active: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the pools and the skip connection."""
+        terms = {}
+        for pool in self.pools:
+            pooled = build_operation(pool, self.channels, self.stride)(state)
+            terms[pool] = getattr(self, POOL_NORMS[pool])(pooled)
+        terms |= dict.fromkeys(self.skips if self.stride == 1 else (), state)
+        reduced = self._strided_skip(active, weights) if self.stride == 2 and self.skips else None
+        if not terms:
+            assert reduced is not None
+            return reduced
+        columns = weights[:, [self.column[primitive] for primitive in terms]]
         stacked = torch.stack([term.permute(0, 2, 3, 1) for term in terms.values()], dim=3)
         mixed = (columns @ stacked).flatten(3).permute(0, 3, 1, 2)
-        return mixed if self.stride == 1 else mixed + self._strided_skip(active, weights)
+        return mixed if reduced is None else mixed + reduced
 
     def _strided_skip(self, active: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted factorised reduction of each edge."""
@@ -160,14 +217,16 @@ class StateEdges(nn.Module):
         halves = (self.skip_even(active), self.skip_odd(shifted))
         by_edge = [half.unflatten(1, (self.edges, -1)) for half in halves]
         x = torch.cat(by_edge, dim=2).flatten(1, 2)
-        skipped: Tensor = self.skip_norm(x, self._scale(weights, "skip_connect"))
+        skipped: Tensor = self.skip_norm(x, self._scale(weights, self.skips))
         return skipped
 
 
 class SupernetCell(nn.Module):
     """A cell with all 14 edges."""
 
-    def __init__(self, plan: CellPlan, older: int, newer: int) -> None:
+    def __init__(
+        self, plan: CellPlan, older: int, newer: int, primitives: Sequence[str] = PRIMITIVES
+    ) -> None:
         super().__init__()
         self.channels = plan.channels
         self.before0 = (
@@ -185,6 +244,7 @@ class SupernetCell(nn.Module):
                 plan.channels,
                 len(self.targets[state]),
                 2 if plan.reduction and state < INPUTS else 1,
+                primitives,
             )
             for state in range(SOURCES)
         )
@@ -192,7 +252,7 @@ class SupernetCell(nn.Module):
     def forward(self, older: Tensor, newer: Tensor, weights: Tensor) -> Tensor:
         """Map the outputs of the two cells before to (N, 4 * channels, H, W).
 
-        `weights` has shape (14, 7): the softmax of the kind's architecture table.
+        `weights` has shape (14, primitives): the softmax of the kind's architecture table.
         """
         nodes: list[Tensor | None] = [None] * NODES
         states = [self.before0(older), self.before1(newer)]
@@ -216,7 +276,7 @@ class Supernet(nn.Module):
     Parameters
     ----------
     space
-        Kinds and widths of the stages.
+        Kinds and widths of the stages, and the operations of the edges.
     num_classes, in_channels
         Of the data.
     channels, cells
@@ -233,7 +293,7 @@ class Supernet(nn.Module):
 
     def __init__(
         self,
-        space: SpaceOptions,
+        space: SearchSpaceOptions,
         *,
         num_classes: int,
         in_channels: int,
@@ -243,6 +303,7 @@ class Supernet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.primitives = tuple(space.primitives)
         width = STEM_MULTIPLIER * channels
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -252,14 +313,14 @@ class Supernet(nn.Module):
         older = newer = width
         for plan in plan_cells(cells, channels, space):
             self.kinds.append(plan.kind)
-            self.cells.append(SupernetCell(plan, older, newer))
+            self.cells.append(SupernetCell(plan, older, newer, space.primitives))
             older, newer = newer, NODES * plan.channels
         self.classifier = nn.Linear(newer, num_classes)
         generator = make_generator("alphas", seed)
         self.alphas = nn.ParameterDict(
             {
                 kind: nn.Parameter(
-                    alpha_scale * torch.randn(EDGES, len(PRIMITIVES), generator=generator)
+                    alpha_scale * torch.randn(EDGES, len(space.primitives), generator=generator)
                 )
                 for kind in space.searched_kinds()
             }
@@ -270,7 +331,7 @@ class Supernet(nn.Module):
         return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
 
     def tables(self) -> dict[str, Tensor]:
-        """Return a copy of the architecture table, (14, 7), of each kind."""
+        """Return a copy of the architecture parameters, (14, primitives), of each kind."""
         return {kind: alpha.detach().clone() for kind, alpha in self.alphas.items()}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arnas.runtime.errors import UserError, one_line
-from arnas.runtime.files import read_json, write_sealed
+from arnas.runtime.files import read_json, write_json
+from arnas.runtime.references import is_reference
+from arnas.spaces.registry import OPERATIONS
 
 NODES = 4
 """Intermediate nodes of a cell."""
@@ -20,18 +22,6 @@ INPUTS = 2
 """Input states of a cell."""
 EDGES = sum(INPUTS + node for node in range(NODES))
 """Edges of a cell in the search: every earlier state to every node, 14."""
-
-PRIMITIVES = (
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
-"""The operations of an edge, in the order of the architecture table's columns. DARTS's `none` is
-absent, as in ARNAS (arXiv 2405.05502)."""
 
 KINDS = ("accurate", "robust", "normal", "reduction")
 """Names of cell kinds; `normal` is the one kind of spaces that do not tell the first two apart."""
@@ -99,9 +89,9 @@ class Genotype:
 
 def _check_edge(edge: Edge, node: int, where: str) -> None:
     """Raise unless the edge may enter the node."""
-    if edge.primitive not in PRIMITIVES:
+    if edge.primitive not in OPERATIONS and not is_reference(edge.primitive):
         raise UserError(
-            f"{where} has the operation '{edge.primitive}', allowed are {', '.join(PRIMITIVES)}."
+            f"{where} has the operation '{edge.primitive}', allowed are {', '.join(OPERATIONS)}."
         )
     if not 0 <= edge.state < INPUTS + node:
         raise UserError(f"{where} takes state {edge.state}, allowed are 0 to {INPUTS + node - 1}.")
@@ -143,7 +133,7 @@ def _whole(value: Any) -> int:
 
 
 def load_genotype(path: Path) -> Genotype:
-    """Read a genotype file; one that was written by hand has no seal.
+    """Read a genotype file, written by a search or by hand.
 
     Raises
     ------
@@ -154,5 +144,5 @@ def load_genotype(path: Path) -> Genotype:
 
 
 def save_genotype(path: Path, genotype: Genotype) -> None:
-    """Write a genotype file, sealed and atomically."""
-    write_sealed(path, genotype.to_json())
+    """Write a genotype file, atomically."""
+    write_json(path, genotype.to_json())

@@ -12,7 +12,7 @@ from arnas.spaces.auxiliary import AuxiliaryHead
 from arnas.spaces.genotype import INPUTS, NODES, Cell, Genotype
 from arnas.spaces.layout import CellPlan, plan_cells
 from arnas.spaces.options import SpaceOptions
-from arnas.spaces.primitives import OPERATIONS, FactorizedReduce, relu_conv_norm
+from arnas.spaces.primitives import FactorizedReduce, build_operation, relu_conv_norm
 
 STEM_MULTIPLIER = 3
 """The stem puts out three times the initial channels."""
@@ -56,8 +56,11 @@ class DerivedCell(nn.Module):
         self.states = [[edge.state for edge in edges] for edges in cell]
         self.nodes = nn.ModuleList(
             nn.ModuleList(
-                OPERATIONS[edge.primitive](
-                    plan.channels, 2 if plan.reduction and edge.state < INPUTS else 1, affine
+                build_operation(
+                    edge.primitive,
+                    plan.channels,
+                    2 if plan.reduction and edge.state < INPUTS else 1,
+                    affine,
                 )
                 for edge in edges
             )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from arnas.runtime.options import Options
+from arnas.runtime.registered import Registered
+from arnas.spaces.registry import OPERATIONS, PRIMITIVES
 
 Kind = Literal["accurate", "robust", "normal"]
 Width = Annotated[int, Field(ge=1)]
+PrimitiveName = Annotated[str, Registered(OPERATIONS)]
 
 
 class SpaceOptions(Options):
-    """Which kind of cell stands where, and how wide; both searches and networks follow it."""
+    """Which kind of cell each stage has, and how wide it is."""
 
     kinds: Annotated[list[Kind], Field(min_length=3, max_length=3)] = [
         "accurate",
@@ -31,3 +34,22 @@ class SpaceOptions(Options):
     def searched_kinds(self) -> tuple[str, ...]:
         """Return the kinds that have an architecture table, each once."""
         return (*dict.fromkeys(self.kinds), "reduction")
+
+
+class SearchSpaceOptions(SpaceOptions):
+    """The space of a search: the layout of its cells, and the operations to choose from."""
+
+    primitives: Annotated[list[PrimitiveName], Field(min_length=1)] = list(PRIMITIVES)
+    """Operations of every edge: some of the default ones, and functions of your own as
+    `package.module:function`, which take channels and stride and return a module."""
+
+    @model_validator(mode="after")
+    def _primitives_differ(self) -> SearchSpaceOptions:
+        """Refuse an operation that is named twice."""
+        if len(set(self.primitives)) < len(self.primitives):
+            raise ValueError(f"primitives are {', '.join(self.primitives)}: name each once")
+        return self
+
+    def layout(self) -> SpaceOptions:
+        """Return the part that the networks of its genotypes need."""
+        return SpaceOptions(kinds=self.kinds, widths=self.widths)

@@ -7,12 +7,13 @@ pair with dilation 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from arnas.runtime.errors import UserError
+from arnas.runtime.references import first_line, is_reference, load_reference
+from arnas.spaces.registry import OPERATIONS
 
 DILATION = 2
 
@@ -122,7 +123,7 @@ def _depthwise_pointwise(channels: int, depthwise: nn.Conv2d, affine: bool) -> l
     return [nn.ReLU(), depthwise, pointwise, nn.BatchNorm2d(channels, affine=affine)]
 
 
-def _separable(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
+def separable(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
     """Return a separable convolution; only its first half has the stride."""
     halves = [
         nn.Conv2d(channels, channels, kernel, s, kernel // 2, groups=channels, bias=False)
@@ -133,44 +134,65 @@ def _separable(channels: int, stride: int, kernel: int, affine: bool) -> nn.Modu
     )
 
 
-def _dilated(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
+def dilated(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
     """Return a dilated separable convolution."""
     depthwise = DilatedDepthwise(channels, kernel, stride)
     return nn.Sequential(*_depthwise_pointwise(channels, depthwise, affine))
 
 
-class BuildOperation(Protocol):
-    """Builds an operation of a derived network."""
-
-    def __call__(self, channels: int, stride: int, affine: bool = True, /) -> nn.Module:
-        """Return it for maps of `channels` channels; `affine` says whether its norms learn."""
+def max_pool(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
+    """Return max-pooling."""
+    return nn.MaxPool2d(kernel, stride, kernel // 2)
 
 
-def _max_pool(channels: int, stride: int, affine: bool = True) -> nn.Module:
-    return nn.MaxPool2d(3, stride, 1)
+def average_pool(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
+    """Return average pooling that leaves the padding out of its means."""
+    return nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
 
 
-def _average_pool(channels: int, stride: int, affine: bool = True) -> nn.Module:
-    return nn.AvgPool2d(3, stride, 1, count_include_pad=False)
-
-
-def _skip(channels: int, stride: int, affine: bool = True) -> nn.Module:
-    """Return the identity, or its strided stand-in."""
+def skip(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
+    """Return the identity, or with a stride a factorised reduction."""
     return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
 
 
-def _convolution(build: Callable[[int, int, int, bool], nn.Module], kernel: int) -> BuildOperation:
-    """Return the builder of a kind of convolution with this kernel."""
-    return lambda channels, stride, affine=True: build(channels, stride, kernel, affine)
+def build_operation(primitive: str, channels: int, stride: int, affine: bool = True) -> nn.Module:
+    """Return an operation of the search space for maps of so many channels.
 
+    Parameters
+    ----------
+    primitive
+        A name of `arnas.spaces.registry.OPERATIONS`, or a reference to a user's own function.
+    channels
+        Of its input and its output.
+    stride
+        1, or 2 to halve the resolution.
+    affine
+        Whether its normalisations learn a scale and a shift; a user's function is not told.
 
-OPERATIONS: dict[str, BuildOperation] = {
-    "max_pool_3x3": _max_pool,
-    "avg_pool_3x3": _average_pool,
-    "skip_connect": _skip,
-    "sep_conv_3x3": _convolution(_separable, 3),
-    "sep_conv_5x5": _convolution(_separable, 5),
-    "dil_conv_3x3": _convolution(_dilated, 3),
-    "dil_conv_5x5": _convolution(_dilated, 5),
-}
-"""Primitive to what builds it for a derived network."""
+    Raises
+    ------
+    UserError
+        When a user's function fails or returns no module.
+    """
+    if not is_reference(primitive):
+        entry = OPERATIONS[primitive]
+        build = load_reference(entry.function)
+        operation: nn.Module = build(channels, stride, entry.kernel, affine)
+        return operation
+    function = load_reference(primitive)
+    try:
+        own: nn.Module = function(channels, stride).eval()
+        with torch.no_grad():
+            shape = tuple(own(torch.zeros(2, channels, 8, 8)).shape)
+    except Exception as error:
+        raise UserError(
+            f"{primitive}({channels}, {stride}) failed ({first_line(error)}): an operation is a "
+            "function of channels and stride that returns a module; correct it."
+        ) from error
+    needed = (2, channels, 8 // stride, 8 // stride)
+    if shape != needed:
+        raise UserError(
+            f"{primitive}({channels}, {stride}) maps {(2, channels, 8, 8)} to {shape}: needed is "
+            f"{needed}; keep the channels, and the size but for the stride."
+        )
+    return own.train()

@@ -8,7 +8,8 @@ from typing import Any
 from arnas.data.splits import read_info
 from arnas.evaluation.outcomes import load_examples
 from arnas.models.complexity import count_macs, count_parameters
-from arnas.models.registry import model_from_description, read_origin
+from arnas.models.registry import ModelSpec
+from arnas.models.weight_files import read_origin
 from arnas.pipeline.jobs import named, producers
 from arnas.pipeline.runner import Job
 from arnas.reporting.run.architecture import (
@@ -19,7 +20,7 @@ from arnas.reporting.run.architecture import (
     operation_rows,
 )
 from arnas.reporting.run.tables import Row, write_tables
-from arnas.search.state import load_course
+from arnas.search.state import load_trajectory_and_gammas
 from arnas.spaces.network import DerivedNetwork
 
 
@@ -29,24 +30,25 @@ def run(job: Job) -> None:
         name: [] for name in ("datasets", "models", "operations", "examples", "alphas", "gamma")
     }
     for instance in producers(job.instance.stage, "data", {}, job.params):
-        path = instance.outputs["splits_description"]
+        path = instance.outputs["splits"]
         info, counts = read_info(path, instance.axes["dataset"])
         tables["datasets"].append(dataset_row(dataclasses.asdict(info), counts))
     for instance in producers(job.instance.stage, "search_multiobjective", {}, job.params):
         search, seed = instance.axes["search"], int(instance.axes["seed"])
         path = instance.outputs["state"]
         expected = {"search": search, "seed": seed, "stage": "multiobjective"}
-        trajectory, gammas = load_course(path, expected)
+        primitives = job.params.searches[search].space.primitives
+        trajectory, gammas = load_trajectory_and_gammas(path, expected, len(primitives))
         origin = {"run": job.params.name, "search": search, "seed": seed}
-        tables["alphas"] += alpha_rows(origin, trajectory)
+        tables["alphas"] += alpha_rows(origin, trajectory, primitives)
         tables["gamma"] += gamma_rows(origin, gammas)
     drawn: set[tuple[str, int]] = set()
     for instance in producers(job.instance.stage, "retrain", {}, job.params):
         dataset, network, seed = named(instance.axes)
-        path = instance.outputs["selected_description"]
+        path = instance.outputs["selected"]
         description, origin = read_origin(path, dataset, network, seed)
         cell = {"dataset": dataset, "model": network, "training": origin["loss"], "seed": seed}
-        model = model_from_description(description, str(path))
+        model = ModelSpec.from_json(description, str(path)).build()
         tables["models"].append({**cell, **_size(model, description)})
         if isinstance(model, DerivedNetwork) and (network, seed) not in drawn:
             drawn.add((network, seed))

@@ -18,5 +18,5 @@ def images_to_attack(job: Job) -> tuple[Splits, Tensor, Tensor]:
         that `python -m arnas attack` reads.
     """
     splits = load_splits(job.inputs["splits"], job.axes["dataset"])
-    images, y = splits.part("test")
+    images, y = splits.subset("test")
     return splits, splits.pixels(images), y

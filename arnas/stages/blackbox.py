@@ -15,7 +15,7 @@ from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.predict import logits, predict
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.evaluation.transfer import transfer_examples
-from arnas.models.registry import load_trained
+from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named, producers
 from arnas.pipeline.runner import Job
 from arnas.runtime.device import full_float32
@@ -120,7 +120,7 @@ def score(job: Job) -> None:
         clean = predict(model, x, job.params.blackbox.batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = job.inputs[_key("blackbox_examples", source, "examples")]
-            examples, description = load_examples(path, *named(source), splits.part("test"))
+            examples, description = load_examples(path, *named(source), splits.subset("test"))
             x_adv = examples["x_adv"]
             batch_size = job.params.blackbox.batch_size
             flags = clean & (predict(model, x_adv, batch_size) == y)

@@ -1,10 +1,10 @@
-"""Stage `data`: a dataset's images, labels and parts."""
+"""Stage `data`: a dataset's images, labels and splits."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
 from arnas.data.splits import save_splits
 from arnas.pipeline.runner import Job
 
@@ -17,7 +17,7 @@ def run(job: Job) -> None:
         Path("results", job.params.name, room).mkdir(parents=True, exist_ok=True)
     splits = load_dataset(name, job.params.data[name])
     save_splits(job.outputs["splits"], splits)
-    found = [f"{count} {part}" for part, count in splits.counts().items()]
+    found = [f"{count} {split}" for split, count in splits.counts().items()]
     if splits.sha256 is not None:
         found.append(f"sha256 {splits.sha256}")
     job.report(1, 1, ", ".join(found))

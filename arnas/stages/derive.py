@@ -13,9 +13,10 @@ from arnas.spaces.genotype import save_genotype
 def run(job: Job) -> None:
     """Derive the genotype of the epoch that the settings name."""
     search = job.axes["search"]
-    chosen = job.params.searches[search].derive.epoch
+    options = job.params.searches[search]
+    chosen, primitives = options.derive.epoch, options.space.primitives
     expected = {"search": search, "seed": job.seed, "stage": "multiobjective"}
-    trajectory = load_trajectory(job.inputs["state"], expected)
+    trajectory = load_trajectory(job.inputs["state"], expected, len(primitives))
     epoch = len(trajectory) - 1 if chosen == "last" else chosen
     if epoch >= len(trajectory):
         raise UserError(
@@ -23,7 +24,7 @@ def run(job: Job) -> None:
             f"tables of {len(trajectory) - 1} epochs: lower it, or rerun the search."
         )
     origin = f"search {search}, seed {job.seed}, run {job.params.name}, after epoch {epoch}"
-    genotype = derive_genotype(trajectory[epoch], origin)
+    genotype = derive_genotype(trajectory[epoch], origin, primitives)
     save_genotype(job.outputs["genotype"], genotype)
     draw_cells(job.outputs["drawing"], genotype)
     skips = ", ".join(f"{kind} {count}" for kind, count in count_skips(genotype).items())

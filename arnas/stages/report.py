@@ -10,17 +10,20 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from arnas.data.splits import PARTS, Splits, load_splits
-from arnas.evaluation.outcomes import load_examples
+from arnas.data.splits import SPLITS, Splits, load_splits
+from arnas.evaluation.outcomes import load_examples, load_outcomes
+from arnas.evaluation.record import from_record
+from arnas.evaluation.result import EvalResult
 from arnas.pipeline.jobs import instances, named, producers
 from arnas.pipeline.plan import FIGURES
 from arnas.pipeline.runner import Job
+from arnas.reporting.format import join
 from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.cells import cells_figure
+from arnas.reporting.run.networks import Evaluated, links, render_networks
 from arnas.reporting.run.page import ReportContent, render
 from arnas.reporting.run.style import styled, svg_bytes
 from arnas.reporting.run.tables import read_table
-from arnas.reporting.run.words import join
 from arnas.runtime.files import write_bytes
 from arnas.runtime.manifest import environment, manifest_or_empty
 from arnas.spaces.genotype import load_genotype
@@ -67,6 +70,9 @@ def run(job: Job) -> None:
             )
             for instance in producers(job.instance.stage, "derive", {}, job.params)
         }
+    evaluations = _evaluations(job)
+    html = render_networks(f"{job.params.name}: evaluations", evaluations)
+    write_bytes(job.outputs["networks"], html.encode())
     settings = job.params.model_dump(mode="json")
     content = ReportContent(
         name=job.params.name,
@@ -79,9 +85,20 @@ def run(job: Job) -> None:
         settings=yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=96),
         instances=_provenance(job),
         versions=environment(str(job.device), 1)["packages"],
+        evaluations=links(job.outputs["networks"].name, [*evaluations]),
     )
     write_bytes(job.outputs["html"], render(content).encode())
     job.report(len(FIGURES) + 1, len(FIGURES) + 1, f"open {job.outputs['html']}")
+
+
+def _evaluations(job: Job) -> dict[Evaluated, EvalResult]:
+    """Return every evaluation of the run's networks, as the stage whitebox recorded it."""
+    results = {}
+    for instance in producers(job.instance.stage, "whitebox", {}, job.params):
+        path, network = instance.outputs["outcomes"], named(instance.axes)
+        for name, record in load_outcomes(path, *network).description["evaluations"].items():
+            results[Evaluated(*network, name)] = from_record(record, path)
+    return results
 
 
 def _examples(job: Job, table: pd.DataFrame, splits: Mapping[str, Splits]) -> Figure:
@@ -92,7 +109,7 @@ def _examples(job: Job, table: pd.DataFrame, splits: Mapping[str, Splits]) -> Fi
     for instance in producers(job.instance.stage, "blackbox_examples", {}, job.params):
         dataset, network, seed = named(instance.axes)
         if seed == job.params.run.seeds[0]:
-            path, test = instance.outputs["examples"], splits[dataset].part("test")
+            path, test = instance.outputs["examples"], splits[dataset].subset("test")
             found = load_examples(path, dataset, network, seed, test).tensors
             attacked[dataset, network] = found["x_adv"][:count].numpy()
             clean[dataset] = splits[dataset].pixels(test.images[:count]).numpy()
@@ -108,9 +125,9 @@ def _described(job: Job, datasets: pd.DataFrame) -> list[str]:
     seeds = "one seed" if len(run.seeds) == 1 else f"{len(run.seeds)} seeds"
     sentences = []
     for row in datasets.to_dict("records"):
-        counts = join([f"{row[part]} {part.replace('_', ' ')}" for part in PARTS])
+        counts = join([f"{row[split]} {split.replace('_', ' ')}" for split in SPLITS])
         kind = "synthetic images" if row["synthetic"] else "images"
-        side, total = row["image_size"], sum(row[part] for part in PARTS)
+        side, total = row["image_size"], sum(row[split] for split in SPLITS)
         sentences.append(
             f"Dataset {row['dataset']}: {total} {kind} of {side}x{side} pixels in "
             f"{row['num_classes']} classes ({counts}); threat model "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arnas.data.placement import placed
 from arnas.data.splits import load_splits
-from arnas.models.registry import save_weights
+from arnas.models.weight_files import save_weights
 from arnas.pipeline.network import plan_network
 from arnas.pipeline.runner import Job
 from arnas.runtime.history import growing_history
@@ -28,8 +28,8 @@ def run(job: Job) -> None:
     task = TrainingTask(
         plan.loss,
         TrainingData(
-            placed(splits.part("train", "search_validation"), job.device),
-            placed(splits.part("selection"), job.device),
+            placed(splits.subset("train", "search_val"), job.device),
+            placed(splits.subset("val"), job.device),
             info.scale,
         ),
         job.params.retrain[dataset],
@@ -45,11 +45,11 @@ def run(job: Job) -> None:
             "dataset": dataset,
             "network": network,
             "seed": job.seed,
-            "loss": plan.loss,
+            "loss": plan.loss.name,
             "checkpoint": key,
             "epoch": checkpoint.epoch,
             "epochs": len(result.history),
-            "selection_clean": checkpoint.selection_clean,
-            "selection_robust": checkpoint.selection_robust,
+            "val_clean": checkpoint.val_clean,
+            "val_robust": checkpoint.val_robust,
         }
-        save_weights(job.outputs[key], model, plan.description, provenance)
+        save_weights(job.outputs[key], model, plan.spec, provenance)

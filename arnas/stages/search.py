@@ -70,8 +70,8 @@ def _run(job: Job, plan: StagePlan) -> None:
     task = SearchTask(
         plan,
         SearchData(
-            placed(splits.part("train"), job.device),
-            placed(splits.part("search_validation"), job.device),
+            placed(splits.subset("train"), job.device),
+            placed(splits.subset("search_val"), job.device),
             splits.info.scale,
         ),
         params.supernet,

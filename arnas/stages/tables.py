@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from arnas.evaluation.checks import read_check
+from arnas.evaluation.checks.base import Check
+from arnas.evaluation.checks.run import blackbox_not_stronger, control_falls
 from arnas.evaluation.outcomes import load_outcomes, load_scores
-from arnas.models.registry import read_origin
+from arnas.evaluation.statistics import wilson
+from arnas.models.weight_files import read_origin
 from arnas.pipeline.jobs import Instance, named, producers
 from arnas.pipeline.runner import Job
 from arnas.reporting.published.compare import Network, compare, network
@@ -18,20 +22,23 @@ from arnas.reporting.run.tables import (
     blackbox_rows,
     check_rows,
     curve_rows,
-    judged,
     metrics,
+    network_columns,
+    outcomes_of,
     search_rows,
     summary,
     training_rows,
     transfer,
+    union,
     whitebox_rows,
+    with_status,
     write_tables,
 )
-from arnas.runtime.files import write_json
+from arnas.runtime.files import TensorFile, write_json
 
 
 def run(job: Job) -> None:
-    """Read the run's cells, and only those, and write its tables."""
+    """Read what the other stages of the run have measured, and write its tables."""
 
     def gather(command: str) -> list[Instance]:
         return producers(job.instance.stage, command, {}, job.params)
@@ -42,51 +49,76 @@ def run(job: Job) -> None:
             history = search_history(instance.outputs["history"], stage)
             search += search_rows(instance.axes["search"], int(instance.axes["seed"]), history)
     training: list[Row] = []
-    origins: dict[tuple[str, str, int], tuple[dict[str, Any], dict[str, Any]]] = {}
+    networks: dict[tuple[str, str], Network] = {}
+    trained = []
     for instance in gather("retrain"):
         dataset, name, seed = named(instance.axes)
-        path = instance.outputs["selected_description"]
+        path = instance.outputs["selected"]
         description, origin = read_origin(path, dataset, name, seed)
-        origins[dataset, name, seed] = description, origin
         cell = {"dataset": dataset, "model": name, "training": origin["loss"], "seed": seed}
         training += training_rows(cell, training_history(instance.outputs["history"]))
-    attacked = {
-        named(i.axes): load_outcomes(i.outputs["outcomes"], *named(i.axes))
-        for i in gather("whitebox")
-    }
-    outcomes = list(attacked.values())
-    scored = {
+        trained.append((dataset, name, seed))
+        source = job.params.data[dataset].source
+        loss = (job.params.networks.get(name) or job.params.searches[name].network).loss
+        if found := network(description, source, job.params.retrain[dataset], loss):
+            networks[dataset, name] = found
+    whitebox_files = [
+        load_outcomes(instance.outputs["outcomes"], *named(instance.axes))
+        for instance in gather("whitebox")
+    ]
+    blackbox_files = {
         dataset: load_scores(
-            instance.outputs["outcomes"], dataset, [(n, s) for d, n, s in origins if d == dataset]
+            instance.outputs["outcomes"], dataset, [(n, s) for d, n, s in trained if d == dataset]
         )
         for instance in gather("blackbox")
         for dataset in instance.axes.values()
     }
-    verdicts = pd.DataFrame(check_rows(outcomes, scored))
-    whitebox = judged(
-        pd.DataFrame([row for found in outcomes for row in whitebox_rows(*found)]), verdicts
-    )
-    run_options = job.params.run
-    networks: dict[tuple[str, str], Network] = {}
-    for (dataset, name, seed), (description, origin) in origins.items():
-        facts = network(description, origin, attacked[dataset, name, seed].description)
-        if facts is not None:
-            networks[dataset, name] = facts
-    write_tables(
-        job.outputs,
-        {
-            "whitebox": whitebox,
-            "summary": summary(whitebox),
-            "curve": [row for found in outcomes for row in curve_rows(*found)],
-            "blackbox": [row for found in scored.values() for row in blackbox_rows(*found)],
-            "transfer": transfer(whitebox, run_options.search_dataset, run_options.searches),
-            "checks": verdicts,
-            "search": search,
-            "training": training,
-            "published": compare(whitebox, networks, load_published()),
-        },
-    )
+    checks = pd.DataFrame(list(_checks(whitebox_files, blackbox_files)))
+    rows = [row for file in whitebox_files for row in whitebox_rows(*file)]
+    whitebox = with_status(pd.DataFrame(rows), checks)
+    options = job.params.run
+    tables: dict[str, pd.DataFrame | list[Row]] = {
+        "whitebox": whitebox,
+        "summary": summary(whitebox),
+        "curve": [row for file in whitebox_files for row in curve_rows(*file)],
+        "blackbox": [row for file in blackbox_files.values() for row in blackbox_rows(*file)],
+        "transfer": transfer(whitebox, options.search_dataset, options.searches),
+        "checks": checks,
+        "search": search,
+        "training": training,
+        "published": compare(whitebox, networks, load_published()),
+    }
+    write_tables(job.outputs, tables)
     write_json(job.outputs["metrics"], metrics(whitebox))
-    counts = verdicts["status"].value_counts()
+    counts = checks["status"].value_counts()
     shown = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("PASS", "WARN", "FAIL"))
-    job.report(1, 1, f"{len(whitebox)} accuracies of {len(outcomes)} networks; checks: {shown}")
+    job.report(1, 1, f"{len(whitebox)} accuracies of {len(whitebox_files)} networks; {shown}")
+
+
+def _checks(
+    whitebox_files: list[TensorFile], blackbox_files: Mapping[str, TensorFile]
+) -> Iterator[Row]:
+    """Yield the rows of all checks: those that the stages ran, and those of several networks."""
+    controls: dict[tuple[str, int], list[Check]] = {}
+    for tensors, description in whitebox_files:
+        cell = network_columns(description, description["checkpoints"]["selected"]["loss"])
+        dataset, model, seed = cell["dataset"], cell["model"], cell["seed"]
+        outcomes = outcomes_of(tensors, "selected")
+        robust = union(outcomes)
+        scores, scored = blackbox_files[dataset]
+        others = {
+            key.split(".")[2]: flags
+            for key, flags in scores.items()
+            if key.startswith(f"{seed}.{model}.") and not key.endswith(f".{model}")
+        }
+        given = [*description["checks"], *scored["checks"].get(f"{seed}.{model}", [])]
+        own = [read_check(check) for check in given]
+        yield from check_rows(cell, [*own, blackbox_not_stronger(robust, others)])
+        known = controls.setdefault((dataset, seed), [])
+        if cell["training"] == "natural":
+            clean = outcomes["clean"]
+            pair = {"clean": clean, "union": robust}
+            known.append(control_falls({k: wilson(int(v.sum()), len(v)) for k, v in pair.items()}))
+    for (dataset, seed), known in controls.items():
+        cell = {"dataset": dataset, "model": "all", "training": "", "seed": seed}
+        yield from check_rows(cell, known or [control_falls({})])

@@ -20,14 +20,14 @@ from arnas.evaluation.options import AUTOATTACK, Tier
 from arnas.evaluation.predict import predict
 from arnas.evaluation.result import ROBUST, EvalResult, to_record
 from arnas.evaluation.statistics import wilson
-from arnas.models.registry import load_trained
+from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import Job
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
 from arnas.runtime.resume import Section, Sections
 from arnas.stages.attacked import images_to_attack
-from arnas.training.losses import LOSSES
+from arnas.training.registry import loss_entry
 
 CURVE_ATTACK = "apgd"
 ENVIRONMENT = ("packages", "python", "git", "device", "threads", "deterministic")
@@ -46,7 +46,7 @@ def run(job: Job) -> None:
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
         model, origin = load_trained(job.inputs[checkpoint], splits.info, *named(job.axes)[1:])
         origins[checkpoint] = origin
-        attacks = options.chosen(wanted, job.axes["dataset"], LOSSES[origin["loss"]].defended)
+        attacks = options.chosen(wanted, job.axes["dataset"], loss_entry(origin["loss"]).defended)
         same = checkpoint == "last" and origin["epoch"] == origins["selected"]["epoch"]
         if same and {f"selected.{name}" for name in attacks} <= tensors.keys():
             for name in ("clean", *attacks):
@@ -184,10 +184,10 @@ def _full_range(result: EvalResult, x: Tensor, y: Tensor) -> list[Check]:
 
 def _selection(job: Job, splits: Splits, model: nn.Module, origin: dict[str, Any]) -> Check:
     """Return the check that the checkpoint was chosen on images that are no test images."""
-    images, y = splits.part("selection")
+    images, y = splits.subset("val")
     right = predict(model, splits.pixels(images), job.params.whitebox.batch_size) == y
     measured = 100 * float(right.float().mean())
-    return checks.selection_not_test(origin["selection_clean"], measured, len(y), leaked(splits))
+    return checks.selection_not_test(origin["val_clean"], measured, len(y), leaked(splits))
 
 
 def _named(report: Report, name: str) -> Report:

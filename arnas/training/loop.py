@@ -23,20 +23,22 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile
 from arnas.runtime.history import Record, discard
 from arnas.runtime.progress import Report
+from arnas.runtime.references import load_reference
 from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, Snapshot
 from arnas.runtime.seeds import make_generator
 from arnas.spaces.network import CellNetwork
-from arnas.training.losses import LOSSES, Loss, LossEntry, Step
+from arnas.training.losses import Loss, Step
 from arnas.training.options import RetrainOptions
+from arnas.training.registry import LossEntry, LossOptions, loss_entry
 
 Pair = tuple[float, float]
 
 
 class TrainingData(NamedTuple):
-    """What training reads, on its device."""
+    """The images of a training, on its device."""
 
     train: LabelledImages
-    selection: LabelledImages
+    val: LabelledImages
     """Picks the checkpoint and nothing else."""
     scale: int
     """The stored value that means 1.0."""
@@ -46,37 +48,37 @@ class TrainingData(NamedTuple):
 class TrainingTask:
     """One training of one network."""
 
-    loss: str
-    """A name of `arnas.training.losses.LOSSES`."""
+    loss: LossOptions
+    """Its name and its settings."""
     data: TrainingData
     options: RetrainOptions
     threat: Threat
-    """Norm and budget of training and of the selection attack."""
+    """Norm and budget of training and of the attack that selects."""
     seed_parts: tuple[object, ...]
-    """What the run's random numbers are for."""
+    """Parts of the seed of all its random numbers."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights after an epoch, with what was measured on the selection images."""
+    """Weights after an epoch, with their accuracies on the validation images."""
 
     epoch: int
     """Epochs done, from 1."""
     weights: dict[str, Tensor]
     """A copy of the model's state dict."""
-    selection_clean: float
+    val_clean: float
     """Accuracy in percent."""
-    selection_robust: float
+    val_robust: float
     """Accuracy under PGD in percent."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training leaves."""
+    """Checkpoints and history of a training."""
 
     last: Checkpoint
     selected: Checkpoint
-    """The best on the selection images; of equals the later one."""
+    """The best on the validation images; of equals the later one."""
     history: list[dict[str, Any]]
     """One row an epoch."""
 
@@ -95,69 +97,69 @@ def learning_rate(step: int, steps_per_epoch: int, options: RetrainOptions) -> f
 
 
 @dataclass
-class _Walk:
-    """How far a training has come."""
+class _Progress:
+    """Progress of a training; its snapshot is what a resumed run begins with."""
 
     epoch: int = 0
     """Epochs done."""
     step: int = 0
-    """Steps done of the present epoch."""
+    """Steps done of the current epoch."""
     losses: float = 0.0
-    """Sum over the images of the present epoch, as the two below."""
+    """Sum over the images of the current epoch, as the two below."""
     correct: int = 0
     seen: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     selected: Checkpoint | None = None
 
     def next_epoch(self, row: dict[str, Any]) -> None:
-        """Close an epoch with its figures."""
+        """Add the row of an epoch and begin the next."""
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
         self.losses, self.correct, self.seen = 0.0, 0, 0
 
 
-def _checkpoint(model: nn.Module, walk: _Walk) -> Checkpoint:
-    """Return the present weights with the last epoch's figures."""
-    row = walk.history[-1]
+def _checkpoint(model: nn.Module, progress: _Progress) -> Checkpoint:
+    """Return the present weights with the last epoch's accuracies."""
+    row = progress.history[-1]
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return Checkpoint(walk.epoch, weights, row["selection_clean"], row["selection_robust"])
+    return Checkpoint(progress.epoch, weights, row["val_clean"], row["val_robust"])
 
 
-def _snapshot(model: nn.Module, optimiser: torch.optim.SGD, walk: _Walk) -> Snapshot:
-    """Return all that the training needs to go on."""
+def _snapshot(model: nn.Module, optimiser: torch.optim.SGD, progress: _Progress) -> Snapshot:
+    """Return all that resuming the training needs."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         momentum = optimiser.state[parameter].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum
-    values = {key: value for key, value in vars(walk).items() if key != "selected"}
+    values = {key: value for key, value in vars(progress).items() if key != "selected"}
     # As text, because the state's JSON sorts keys and the history does not.
-    values["history"] = [json.dumps(row) for row in walk.history]
-    if walk.selected is not None:
-        chosen = vars(walk.selected).copy()
+    values["history"] = [json.dumps(row) for row in progress.history]
+    if progress.selected is not None:
+        chosen = vars(progress.selected).copy()
         tensors |= {f"selected.{name}": value for name, value in chosen.pop("weights").items()}
         values["selected"] = chosen
     return Snapshot(tensors, values)
 
 
-def _resume(model: nn.Module, optimiser: torch.optim.SGD, kept: TensorFile | None) -> _Walk:
-    """Put model and optimiser where an earlier run stopped, and return how far that was."""
-    if kept is None:
-        return _Walk()
+def _resume(model: nn.Module, optimiser: torch.optim.SGD, saved: TensorFile | None) -> _Progress:
+    """Restore model and optimiser from an earlier run, and return its progress."""
+    if saved is None:
+        return _Progress()
     device = next(model.parameters()).device
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "selected": {}}
-    for key, value in kept.tensors.items():
+    for key, value in saved.tensors.items():
         part, name = key.split(".", 1)
         parts[part][name] = value.to(device)
     model.load_state_dict(parts["model"])
     for name, parameter in model.named_parameters():
         if name in parts["momentum"]:
             optimiser.state[parameter]["momentum_buffer"] = parts["momentum"][name]
-    values = dict(kept.description)
+    values = dict(saved.description)
     values["history"] = [json.loads(row) for row in values["history"]]
     chosen = values.pop("selected", None)
     selected = None if chosen is None else Checkpoint(weights=parts["selected"], **chosen)
-    return _Walk(**values, selected=selected)
+    return _Progress(**values, selected=selected)
 
 
 def train(
@@ -176,11 +178,12 @@ def train(
     task
         Loss, data and recipe.
     report, record
-        Called after every epoch, with its figures in words and as a row.
+        Called after every epoch, with its metrics as text and as a row.
     checkpointer
-        Keeps the state of a run that is cut short, so that the next one ends with the same bytes.
+        Saves the state of an interrupted run, so that the resumed one ends with the same bytes.
     """
-    entry, options = LOSSES[task.loss], task.options
+    entry, options = loss_entry(task.loss.name), task.options
+    loss: Loss = load_reference(entry.function)
     optimiser = torch.optim.SGD(
         model.parameters(),
         lr=options.learning_rate,
@@ -188,48 +191,48 @@ def train(
         weight_decay=options.weight_decay,
     )
     score = _score(entry, options)
-    walk = _resume(model, optimiser, checkpointer.load())
-    for row in walk.history:
+    progress = _resume(model, optimiser, checkpointer.load())
+    for row in progress.history:
         record(row)
-    while walk.epoch < options.epochs:
-        row = _train_epoch(model, entry.loss, optimiser, task, walk, checkpointer)
+    while progress.epoch < options.epochs:
+        row = _train_epoch(model, loss, optimiser, task, progress, checkpointer)
         seen = LabelledImages(*(part[: options.selection.train_images] for part in task.data.train))
         train_clean, train_robust = measure(model, seen, task, "train")
-        clean, robust = measure(model, task.data.selection, task, "selection")
+        clean, robust = measure(model, task.data.val, task, "selection")
         row = {
-            "epoch": walk.epoch + 1,
+            "epoch": progress.epoch + 1,
             **row,
             "train_clean": train_clean,
             "train_robust": train_robust,
-            "selection_clean": clean,
-            "selection_robust": robust,
+            "val_clean": clean,
+            "val_robust": robust,
         }
         record(row)
-        walk.next_epoch(row)
-        last = _checkpoint(model, walk)
-        if _may_be_selected(walk.epoch, options) and (
-            walk.selected is None or score(last) >= score(walk.selected)
+        progress.next_epoch(row)
+        last = _checkpoint(model, progress)
+        if _may_be_selected(progress.epoch, options) and (
+            progress.selected is None or score(last) >= score(progress.selected)
         ):
-            walk.selected = last
-        text = f"loss {row['train_loss']:.3f}, selection clean {clean:.1f} robust {robust:.1f}"
-        checkpointer.maybe_save(lambda: _snapshot(model, optimiser, walk), now=True)
-        report(walk.epoch, options.epochs, text)
-    assert walk.selected is not None
-    return TrainingResult(_checkpoint(model, walk), walk.selected, walk.history)
+            progress.selected = last
+        text = f"loss {row['train_loss']:.3f}, val clean {clean:.1f} robust {robust:.1f}"
+        checkpointer.maybe_save(lambda: _snapshot(model, optimiser, progress), now=True)
+        report(progress.epoch, options.epochs, text)
+    assert progress.selected is not None
+    return TrainingResult(_checkpoint(model, progress), progress.selected, progress.history)
 
 
 def _may_be_selected(epoch: int, options: RetrainOptions) -> bool:
-    """Return whether the rule allows the checkpoint after `epoch` (from 1)."""
+    """Return whether the checkpoint after `epoch` (from 1) may be selected."""
     rule = options.selection
     return rule.first_epoch <= epoch <= (rule.last_epoch or options.epochs)
 
 
 def _score(entry: LossEntry, options: RetrainOptions) -> Callable[[Checkpoint], Pair]:
-    """Return what checkpoints are compared by: the accuracy of the rule, then the other one."""
+    """Return the key that ranks checkpoints: the accuracy of the rule, then the other one."""
     by = entry.selects if options.selection.by == "loss" else options.selection.by
 
     def score(checkpoint: Checkpoint) -> Pair:
-        pair = (checkpoint.selection_robust, checkpoint.selection_clean)
+        pair = (checkpoint.val_robust, checkpoint.val_clean)
         return pair if by == "robust" else pair[::-1]
 
     return score
@@ -240,45 +243,45 @@ def _train_epoch(
     loss: Loss,
     optimiser: torch.optim.SGD,
     task: TrainingTask,
-    walk: _Walk,
+    progress: _Progress,
     checkpointer: Checkpointer,
 ) -> dict[str, float]:
     """Run one epoch, or what is left of it, and return its mean loss and accuracy (percent)."""
     model.train()
-    data, options, epoch = task.data, task.options, walk.epoch
+    data, options, epoch = task.data, task.options, progress.epoch
     steps = batches_per_epoch(len(data.train.labels), options.batch_size)
     parts = (*task.seed_parts, epoch)
     batches = epoch_batches(
         data.train, data.scale, options.batch_size, options.augment, (*parts, "order")
     )
     for step, batch in enumerate(batches):
-        if step < walk.step:
+        if step < progress.step:
             continue
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(epoch * steps + step, steps, options)
         extra = _clean_pass(model, batch, options)
         generator = make_generator(*parts, step, "attack")
-        value = loss(Step(model, batch, task.threat, options, generator))
+        value = loss(Step(model, batch, task.threat, options, generator, task.loss))
         optimiser.zero_grad()
         (value.loss + extra).backward()  # type: ignore[no-untyped-call]
         sum_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
         optimiser.step()
-        walk.losses += float(value.loss.detach()) * len(batch.y)
-        walk.correct += int((value.logits.argmax(1) == batch.y).sum())
-        walk.seen += len(batch.y)
-        walk.step = step + 1
-        checkpointer.maybe_save(lambda: _snapshot(model, optimiser, walk))
-    if not math.isfinite(walk.losses):
+        progress.losses += float(value.loss.detach()) * len(batch.y)
+        progress.correct += int((value.logits.argmax(1) == batch.y).sum())
+        progress.seen += len(batch.y)
+        progress.step = step + 1
+        checkpointer.maybe_save(lambda: _snapshot(model, optimiser, progress))
+    if not math.isfinite(progress.losses):
         raise UserError(
-            f"the training loss is {walk.losses} in epoch {epoch + 1}: lower the recipe's "
+            f"the training loss is {progress.losses} in epoch {epoch + 1}: lower the recipe's "
             "learning_rate or gradient_clip."
         )
     rate = learning_rate(epoch * steps + steps - 1, steps, options)
     return {
         "learning_rate": rate,
-        "train_loss": walk.losses / walk.seen,
-        "train_accuracy": 100 * walk.correct / walk.seen,
+        "train_loss": progress.losses / progress.seen,
+        "train_accuracy": 100 * progress.correct / progress.seen,
     }
 
 

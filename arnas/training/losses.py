@@ -7,7 +7,7 @@ A loss calls the model in training mode; the examples that it trains on are made
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch
 from arnas.training.options import RetrainOptions
+from arnas.training.registry import LossOptions
 
 TINY = 1e-12
 """Keeps the logarithm of a probability of zero finite."""
@@ -42,6 +43,8 @@ class Step(NamedTuple):
     options: RetrainOptions
     generator: torch.Generator
     """CPU generator of the attack's start."""
+    settings: Any = LossOptions(name="pgd")
+    """Settings of the loss."""
 
 
 Loss = Callable[[Step], LossValue]
@@ -99,7 +102,7 @@ def trades_loss(step: Step) -> LossValue:
     x_adv = training_examples(step, lambda logits, _: divergence(target, logits))
     clean, adversarial = step.model(x), step.model(x_adv)
     penalty = divergence(clean, adversarial).mean()
-    loss = F.cross_entropy(clean, y) + step.options.trades_beta * penalty
+    loss = F.cross_entropy(clean, y) + step.settings.beta * penalty
     return LossValue(loss, adversarial.detach())
 
 
@@ -116,30 +119,4 @@ def mart_loss(step: Step) -> LossValue:
     boosted = F.cross_entropy(adversarial, y) - (1 - others).clamp_min(TINY).log().mean()
     doubt = 1 - clean.softmax(1).gather(1, y[:, None]).squeeze(1)
     penalty = (divergence(clean, adversarial) * doubt).mean()
-    return LossValue(boosted + step.options.mart_lambda * penalty, adversarial.detach())
-
-
-class LossEntry(NamedTuple):
-    """A registry entry."""
-
-    loss: Loss
-    selects: Literal["robust", "clean"]
-    """Accuracy on the selection images that picks the checkpoint."""
-    defended: bool
-    """Whether it trains for robustness."""
-    citation: str
-
-
-LOSSES: dict[str, LossEntry] = {
-    "pgd": LossEntry(pgd_loss, "robust", True, "Madry et al., ICLR 2018, arXiv 1706.06083"),
-    "trades": LossEntry(trades_loss, "robust", True, "Zhang et al., ICML 2019, arXiv 1901.08573"),
-    "mart": LossEntry(
-        mart_loss,
-        "robust",
-        True,
-        "Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified "
-        "Examples, ICLR 2020",
-    ),
-    "natural": LossEntry(natural_loss, "clean", False, "empirical risk minimisation"),
-}
-"""Name to loss."""
+    return LossValue(boosted + step.settings.weight * penalty, adversarial.detach())

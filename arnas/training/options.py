@@ -1,4 +1,4 @@
-"""Settings of training: one block `retrain.<dataset>` for each dataset."""
+"""Settings of the networks, and of their training: a recipe `retrain.<dataset>` each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pydantic import Field, model_validator
 
 from arnas.attacks.threat import StepSize
 from arnas.data.options import AugmentOptions
+from arnas.models.options import ModelName, cells_refused
 from arnas.runtime.options import Options
+from arnas.runtime.references import is_reference
+from arnas.spaces.options import SpaceOptions
+from arnas.spaces.published import GENOTYPES, ROBNETS
+from arnas.training.registry import Loss, LossOptions
 
 
 class TrainingAttackOptions(Options):
@@ -28,7 +33,7 @@ class TrainingAttackOptions(Options):
 
 
 class SelectionOptions(Options):
-    """How accuracy is measured after every epoch; the selection images choose the checkpoint."""
+    """How accuracy is measured after every epoch; the validation images choose the checkpoint."""
 
     steps: int = Field(default=10, ge=1)
     """PGD steps of step size epsilon / 4 from a uniform start."""
@@ -68,10 +73,6 @@ class RetrainOptions(Options):
     weight_decay: float = Field(default=0.0001, ge=0)
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest L2 norm of a step's gradient."""
-    trades_beta: float = Field(default=6.0, ge=0)
-    """Weight of the divergence in the loss `trades`."""
-    mart_lambda: float = Field(default=5.0, ge=0)
-    """Weight of the divergence in the loss `mart`."""
     clean_forward: bool = False
     """Also send each clean batch through in training mode, so that the running statistics mix
     clean and adversarial batches; the released code does."""
@@ -105,4 +106,37 @@ class RetrainOptions(Options):
             )
         if self.milestones != sorted(set(self.milestones)) or min(self.milestones, default=1) < 1:
             raise ValueError("milestones must rise and start at 1 or later")
+        return self
+
+
+class NetworkOptions(Options):
+    """A model of the zoo, its loss and its size."""
+
+    model: ModelName
+    """A name of the model registry, or a function of your own as `package.module:function`."""
+    loss: Loss = LossOptions(name="pgd")
+    """A training loss: its name, or `{name: trades, beta: 3}` to change its settings, or a function
+    of your own as `package.module:function`."""
+    channels: int | None = Field(default=None, ge=2)
+    """Initial channels of a genotype or RobNet, width of a residual network's or VGG's first stage,
+    or channels of the stem of the other models; null for the published size."""
+    cells: int | None = Field(default=None, ge=3, le=1000)
+    """Number of cells of a genotype or RobNet; null for the published size."""
+    space: SpaceOptions | None = None
+    """Another layout for a genotype; null for the published one. `kinds: [robust, robust,
+    accurate]` exchanges the cells of ARNAS."""
+
+    @model_validator(mode="after")
+    def _cells_where_there_are_any(self) -> NetworkOptions:
+        """Refuse sizes and layouts for a model that cannot have them."""
+        if is_reference(self.model) and (self.channels or self.cells or self.space):
+            raise ValueError(
+                f"{self.model} decides on its size itself: leave out channels, cells and space"
+            )
+        if reason := cells_refused(self.model, self.cells):
+            raise ValueError(reason)
+        if self.space is not None and self.model in ROBNETS:
+            raise ValueError(f"{self.model} has a fixed layout: leave space out")
+        if self.space is not None and self.model not in GENOTYPES:
+            raise ValueError(f"{self.model} has no cells, so it has no space: leave it out")
         return self

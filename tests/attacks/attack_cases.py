@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,6 +51,12 @@ def rugged_net() -> nn.Sequential:
     net[1].weight.data.mul_(150)
     net[3].weight.data.mul_(0.05)
     return net
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """Return scikit-learn's digits, float32 of shape (1797, 1, 8, 8) in [0, 1], and labels."""
+    pixels, classes = load_digits(return_X_y=True)
+    return torch.tensor(pixels).float().view(-1, 1, 8, 8) / 16, torch.tensor(classes).long()
 
 
 def images(count: int = 6, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

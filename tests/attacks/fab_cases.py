@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
@@ -52,3 +54,34 @@ def labels_of(net: nn.Module, x: Tensor, targeted: bool, likely: int = 2) -> Ten
     with frozen_eval(net), torch.no_grad():
         order = net(x).sort(dim=1).indices
     return order[:, [-1, -likely]] if targeted else order[:, -1]
+
+
+def shortest(point: Tensor, normal: Tensor, value: float, norm: str) -> float:
+    """Return the least length by a general solver; infinite where the plane is out of reach."""
+    t, w = point.numpy(), normal.numpy()
+    bounds = list(zip(-t, 1 - t, strict=True))
+    if norm == "l2":
+        start = np.zeros_like(t)
+        plane = {"type": "eq", "fun": lambda d: w @ d + value, "jac": lambda d: w}
+        found = minimize(
+            lambda d: d @ d,
+            start,
+            jac=lambda d: 2 * d,
+            bounds=bounds,
+            constraints=plane,
+            method="SLSQP",
+            options={"ftol": 1e-15, "maxiter": 500},
+        )
+        return float(np.sqrt(found.fun)) if found.success else math.inf
+    identity = np.eye(len(t))
+    size = np.ones((len(t), 1)) if norm == "linf" else identity
+    # Minimise the sum of the sizes, which bound the change from above and below.
+    found = linprog(
+        np.r_[np.zeros(len(t)), np.ones(size.shape[1])],
+        A_ub=np.r_[np.c_[identity, -size], np.c_[-identity, -size]],
+        b_ub=np.zeros(2 * len(t)),
+        A_eq=np.r_[w, np.zeros(size.shape[1])][None],
+        b_eq=[-value],
+        bounds=bounds + [(0, None)] * size.shape[1],
+    )
+    return float(found.fun) if found.status == 0 else math.inf

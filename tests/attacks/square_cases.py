@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from attack_cases import fixed
@@ -9,9 +11,14 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams
-from arnas.attacks.square import BLOCK, numbers_needed, per_image_numbers, square_batch
+from arnas.attacks.square import (
+    BLOCK,
+    per_image_numbers,
+    query_numbers,
+    square_batch,
+    start_numbers,
+)
 from arnas.attacks.threat import Threat
-from arnas.attacks.windows import query_numbers, start_numbers
 
 NORMS = ("linf", "l2", "l1")
 EPSILON = {"linf": 0.1, "l2": 0.6, "l1": 3.0}
@@ -34,6 +41,11 @@ def images(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -
     generator = torch.Generator().manual_seed(seed)
     unit = torch.rand(count, *shape, generator=generator, dtype=torch.float64)
     return (1.5 * unit - 0.25).clamp(0, 1)
+
+
+def numbers_needed(shape: Sequence[int], norm: str, queries: int) -> int:
+    """Return how many random numbers a robust image takes."""
+    return start_numbers(shape, norm) + queries * query_numbers(shape, norm)
 
 
 def numbers_for(

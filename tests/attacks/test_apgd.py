@@ -13,11 +13,10 @@ from attack_cases import small_net as delicate_net
 from torch import Tensor, nn
 
 from arnas import Threat, apgd
-from arnas.attacks.apgd import apgd_batch
+from arnas.attacks.apgd import apgd_batch, checkpoints, project_point, random_point
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import dlr, margin
 from arnas.attacks.oracle import Oracle, misclassified
-from arnas.attacks.walks import checkpoints, inside, random_point
 from arnas.runtime.errors import UserError
 
 # Schedules
@@ -56,7 +55,7 @@ def test_starts_lie_where_the_package_puts_them() -> None:
             rtol=0,
             atol=1e-9,
         )
-        again = inside(x, x + delta.view_as(x), threat)
+        again = project_point(x, x + delta.view_as(x), threat)
         torch.testing.assert_close(again, x + delta.view_as(x), rtol=0, atol=1e-9)
 
 

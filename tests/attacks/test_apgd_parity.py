@@ -13,11 +13,10 @@ import torch
 from attack_cases import fixed, rugged_net
 from torch import Tensor, nn
 
-from arnas.attacks.apgd import apgd, apgd_batch
+from arnas.attacks.apgd import CHANGED, apgd, apgd_batch
 from arnas.attacks.objectives import Objective, cross_entropy, dlr, targeted_dlr
 from arnas.attacks.oracle import Oracle, misclassified
 from arnas.attacks.threat import Threat
-from arnas.attacks.walks import MOVED
 
 base = pytest.importorskip("pyautoattack.autopgd_base")
 
@@ -138,7 +137,7 @@ def in_double(attack: Any, draws: list[Tensor]) -> Iterator[None]:
         return next(waiting).clone()
 
     def moved(delta: Tensor) -> Tensor:
-        return (delta.abs() > MOVED * attack.eps).flatten(1).sum(1)
+        return (delta.abs() > CHANGED * attack.eps).flatten(1).sum(1)
 
     default = torch.get_default_dtype()
     with pytest.MonkeyPatch.context() as patch:

@@ -269,16 +269,6 @@ def test_one_class_is_nothing_to_attack(norm: str) -> None:
     assert torch.equal(fab(net, x, y, Threat(norm, 0.5), targets=y), x)
 
 
-@for_all_norms
-@for_targets
-def test_two_classes_are_enough(norm: str, targeted: bool) -> None:
-    net, x = linear_net(2), grey_images(10)
-    y = labels_of(net, x, False)
-    target = 1 - y if targeted else None
-    x_adv = fab(net, x, y, Threat(norm, 10.0 if norm != "linf" else 0.9), targets=target, steps=5)
-    assert is_broken(net, x_adv, y).all()
-
-
 class Holes(nn.Module):
     """Linear logits of which one, or its gradient, is no number where a pixel is large."""
 

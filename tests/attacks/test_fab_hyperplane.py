@@ -1,23 +1,18 @@
 """The smallest change onto a hyperplane within the box: against solvers and the package."""
 
-import math
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
+from fab_cases import NORMS, ORDERS, for_all_norms, shortest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyautoattack.fab_projections import projection_l1, projection_l2, projection_linf
-from scipy.optimize import linprog, minimize
 from torch import Tensor
 
-from arnas.attacks.hyperplane import LEAST_WEIGHT, change_onto
+from arnas.attacks.fab import LEAST_WEIGHT, change_onto
 
-NORMS = ("linf", "l2", "l1")
-ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 PACKAGE = {"linf": projection_linf, "l2": projection_l2, "l1": projection_l1}
-for_all_norms = pytest.mark.parametrize("norm", NORMS)
 drawn = settings(deadline=None, derandomize=True, max_examples=60)
 
 
@@ -52,39 +47,6 @@ def farthest(points: Tensor, normal: Tensor, sign: Tensor) -> Tensor:
     """Return how much of the linear function's value the nearest corner of the box takes away."""
     corner = ((normal < 0) == (sign >= 0)[:, None]).to(points)
     return ((corner - points) * normal).sum(1).abs()
-
-
-def shortest(point: Tensor, normal: Tensor, value: float, norm: str) -> float:
-    """Return the least length by a general solver; the plane must reach into the box."""
-    t, w = point.numpy(), normal.numpy()
-    bounds = list(zip(-t, 1 - t, strict=True))
-    if norm == "l2":
-        start = np.zeros_like(t)
-        plane = {"type": "eq", "fun": lambda d: w @ d + value, "jac": lambda d: w}
-        found = minimize(
-            lambda d: d @ d,
-            start,
-            jac=lambda d: 2 * d,
-            bounds=bounds,
-            constraints=plane,
-            method="SLSQP",
-            options={"ftol": 1e-15, "maxiter": 500},
-        )
-        assert found.success
-        return float(np.sqrt(found.fun))
-    identity = np.eye(len(t))
-    size = np.ones((len(t), 1)) if norm == "linf" else identity
-    # Minimise the sum of the sizes, which bound the change from above and below.
-    found = linprog(
-        np.r_[np.zeros(len(t)), np.ones(size.shape[1])],
-        A_ub=np.r_[np.c_[identity, -size], np.c_[-identity, -size]],
-        b_ub=np.zeros(2 * len(t)),
-        A_eq=np.r_[w, np.zeros(size.shape[1])][None],
-        b_eq=[-value],
-        bounds=bounds + [(0, None)] * size.shape[1],
-    )
-    assert found.status == 0
-    return float(found.fun)
 
 
 @for_all_norms
@@ -243,19 +205,3 @@ def test_no_other_change_onto_the_plane_is_shorter(
     values = value + ((elsewhere - points) * normal).sum(1)
     others = elsewhere + change_onto(elsewhere, normal.expand(50, -1), values, "l2") - points
     assert (torch.linalg.vector_norm(others, ORDERS[norm], dim=1) >= least - 1e-9).all()
-
-
-@drawn
-@given(problem=problems(), norm=st.sampled_from(NORMS))
-def test_mirrored_planes_and_boxes_have_mirrored_changes(
-    problem: tuple[Tensor, Tensor, Tensor], norm: str
-) -> None:
-    points, normal, value = problem
-    change = change_onto(points, normal, value, norm)
-    if norm == "l1":  # of equal weights either may move
-        change = change if len(normal.abs().unique()) == normal.numel() else change * torch.nan
-    for other, sign in (
-        (change_onto(points, -normal, -value, norm), 1),
-        (change_onto(1 - points, -normal, value, norm), -1),
-    ):
-        assert torch.allclose(sign * other, change, atol=1e-9) or change.isnan().any()

@@ -2,10 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from attack_cases import is_broken
+from attack_cases import digits, is_broken
 from fab_cases import (
     SIDE,
     for_all_norms,
@@ -14,9 +13,9 @@ from fab_cases import (
     labels_of,
     linear_net,
     run,
+    shortest,
 )
 from pyautoattack.fab_pt import FABAttack_PT
-from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
@@ -48,47 +47,17 @@ def test_on_a_linear_model_images_fall_beyond_their_distance_only(
     assert torch.equal(is_broken(net, found.x_adv, y), found.broken)
 
 
-def exact_distance(net: nn.Sequential, x: Tensor, y: int, rival: int, norm: str) -> float:
-    """Return the distance within the box to where the rival is as likely, by a general solver."""
-    t = x.flatten().numpy()
-    weight, bias = net[1].weight.detach().numpy(), net[1].bias.detach().numpy()
-    w = weight[rival] - weight[y]
-    gap = float(w @ t + bias[rival] - bias[y])
-    bounds = list(zip(-t, 1 - t, strict=True))
-    if norm == "l2":
-        found = minimize(
-            lambda d: d @ d,
-            np.zeros_like(t),
-            jac=lambda d: 2 * d,
-            bounds=bounds,
-            constraints={"type": "ineq", "fun": lambda d: w @ d + gap, "jac": lambda d: w},
-            method="SLSQP",
-            options={"ftol": 1e-14, "maxiter": 500},
-        )
-        return float(np.sqrt(found.fun)) if found.success else math.inf
-    identity = np.eye(len(t))
-    size = np.ones((len(t), 1)) if norm == "linf" else identity
-    count = size.shape[1]
-    found = linprog(
-        np.r_[np.zeros(len(t)), np.ones(count)],
-        A_ub=np.r_[np.c_[identity, -size], np.c_[-identity, -size], [np.r_[-w, np.zeros(count)]]],
-        b_ub=np.r_[np.zeros(2 * len(t)), gap],
-        bounds=bounds + [(0, None)] * count,
-    )
-    return float(found.fun) if found.status == 0 else math.inf
-
-
 @for_all_norms
 def test_at_the_faces_of_the_box_images_fall_beyond_their_distance_only(norm: str) -> None:
     """Half of the pixels are black or white, so that they can only move one way."""
     net = linear_net()
     draw = torch.Generator().manual_seed(2)
     x = (2 * torch.rand(14, 1, SIDE, SIDE, generator=draw, dtype=torch.float64) - 0.5).clamp(0, 1)
-    labels = labels_of(net, x, True)
+    labels, weight = labels_of(net, x, True), net[1].weight.detach()
     exact = torch.tensor(
         [
-            exact_distance(net, image, int(y), int(rival), norm)
-            for image, (y, rival) in zip(x, labels, strict=True)
+            shortest(image.flatten(), weight[r] - weight[y], float(logit[r] - logit[y]), norm)
+            for image, logit, (y, r) in zip(x, net(x).detach(), labels, strict=True)
         ]
     )
     threat = Threat(norm, float(exact.median()) * 1.0001)
@@ -107,11 +76,7 @@ def test_at_the_faces_of_the_box_images_fall_beyond_their_distance_only(norm: st
 
 def trained_net(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a small network that a few noisy passes over digits have trained, and other digits."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    x = torch.tensor(data.images / 16, dtype=torch.float32)[:, None]
-    y = torch.tensor(data.target)
+    x, y = digits()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = nn.Sequential(

@@ -10,9 +10,7 @@ from attack_cases import fixed, images, is_broken, labels, rugged_net, small_net
 from torch import Tensor, nn
 
 from arnas.attacks.objectives import (
-    cross_entropy,
     margin,
-    targeted_cross_entropy,
     targeted_margin,
 )
 from arnas.attacks.oracle import Oracle
@@ -53,15 +51,6 @@ def test_the_targets_objectives_get_pairs() -> None:
     pgd(net, x, y, Threat("linf", 0.1), steps=1, targets=targets(), objective=watched)
     assert len(seen) == 2
     assert all(torch.equal(pairs, torch.stack([y, targets()], dim=1)) for pairs in seen)
-
-
-def test_the_default_objectives_are_cross_entropies() -> None:
-    net, x, y, threat = rugged_net(), images(dtype=torch.float64), labels(), Threat("linf", 0.1)
-    attack = partial(pgd, net, x, y, threat, steps=3)
-    assert torch.equal(attack(), attack(objective=cross_entropy))
-    aimed = attack(targets=targets())
-    assert torch.equal(aimed, attack(targets=targets(), objective=targeted_cross_entropy))
-    assert not torch.equal(aimed, attack())
 
 
 # Linear models

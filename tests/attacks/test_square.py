@@ -15,6 +15,7 @@ from square_cases import (
     images,
     mixed_case,
     numbers_for,
+    numbers_needed,
     table,
 )
 from torch import Tensor, nn
@@ -22,19 +23,9 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.projection import length
-from arnas.attacks.square import BLOCK, numbers_needed, per_image_numbers, square, square_batch
+from arnas.attacks.square import BLOCK, per_image_numbers, square, square_batch
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
-
-
-@for_every_norm
-def test_the_mixed_case_is_mixed(norm: str) -> None:
-    net, x, y, threat = mixed_case(norm)
-    at_once, later = hunted(net, x, y, threat, queries=0).broken, hunted(net, x, y, threat).broken
-    assert at_once.any()
-    assert (later & ~at_once).any()
-    assert not later.all()
-
 
 # The ball and the box
 
@@ -271,13 +262,6 @@ def test_no_gradient_is_taken(norm: str) -> None:
 
 
 # Odd models
-
-
-def test_two_classes_fall_too() -> None:
-    net, x = flat_net((1, 8, 8), classes=2), images(30)
-    y = net(x).argmax(1)
-    x_adv = square(net, x, y, Threat("linf", 0.2), queries=60)
-    assert (net(x_adv).argmax(1) != y).any()
 
 
 def test_one_class_cannot_fall_and_costs_two_looks() -> None:

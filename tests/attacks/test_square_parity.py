@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from square_cases import table
+from square_cases import numbers_needed, table
 from torch import Tensor, nn
 
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import Oracle
-from arnas.attacks.square import numbers_needed, square_batch
-from arnas.attacks.threat import Threat
-from arnas.attacks.windows import (
+from arnas.attacks.square import (
     bump,
     make_window,
-    places,
     query_numbers,
+    square_batch,
     start_numbers,
+    window_pixels,
     window_side,
 )
+from arnas.attacks.threat import Threat
 
 package = pytest.importorskip("pyautoattack.square")
 NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -144,7 +144,7 @@ def cancels(x: Tensor, best: Tensor, query: int, threat: Threat, numbers: Tensor
     begin = start_numbers(shape, threat.norm) + query * query_numbers(shape, threat.norm)
     drawn = numbers[None, begin : begin + query_numbers(shape, threat.norm)]
     window = make_window(window_side(query, shape, threat.norm), shape, threat.norm, x)
-    held = (best - x).flatten()[places(window, shape, drawn)].view(shape[0], -1)
+    held = (best - x).flatten()[window_pixels(window, shape, drawn)].view(shape[0], -1)
     length = held.norm(p=2 if threat.norm == "l2" else 1, dim=1, keepdim=True)
     sign = 2 * (drawn[0, 5:, None] > 0.5).double() - 1
     both = held / length.clamp_min(1e-12) + sign * window.bumps[int(drawn[0, 4] > 0.5)]

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from attack_cases import digits
 from square_cases import for_every_norm, hunted, images, mixed_case
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -100,9 +100,7 @@ def test_square_never_beats_the_certificate_of_a_linear_model(norm: str) -> None
 
 def digits_net() -> tuple[nn.Sequential, Tensor, Tensor]:
     """Return a small network trained on scikit-learn's digits, and 200 images it gets right."""
-    pixels, classes = load_digits(return_X_y=True)
-    x = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16
-    y = torch.tensor(classes, dtype=torch.long)
+    x, y = digits()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(

@@ -1,8 +1,9 @@
 """Budgets in their three notations, and the refusals that catch a wrong unit."""
 
+import copy
+import json
 import math
 import re
-from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -92,11 +93,6 @@ def test_linf_budgets_up_to_one_are_allowed(written: float | str, amount: float)
     assert check_epsilon("linf", written) == amount
 
 
-def test_an_l2_budget_may_exceed_one() -> None:
-    """The L2 diameter of the box grows with the number of pixels."""
-    assert check_epsilon("l2", 8) == 8.0
-
-
 @pytest.mark.parametrize(
     ("threat", "text"),
     [
@@ -108,14 +104,6 @@ def test_an_l2_budget_may_exceed_one() -> None:
 )
 def test_a_threat_prints_its_budget_in_three_units(threat: Threat, text: str) -> None:
     assert str(threat) == text
-
-
-@pytest.mark.parametrize("epsilon", [8 / 255, 0.5, 0.25, 1 / 16])
-def test_the_three_printed_units_agree(epsilon: float) -> None:
-    ratio, decimal, levels = str(Threat("l2", epsilon)).split(" = ")
-    assert float(Fraction(ratio)) == pytest.approx(epsilon, rel=1e-12)
-    assert float(decimal) == pytest.approx(epsilon, rel=1e-5)
-    assert float(levels.split()[0]) == pytest.approx(255 * epsilon, rel=1e-3)
 
 
 @pytest.mark.parametrize("epsilon", [0.0314, 1e-4])
@@ -153,10 +141,6 @@ def test_settings_keep_what_was_written_and_give_the_threat() -> None:
     assert CHECKED.dump_python(options) == {"norm": "linf", "epsilon": "8/255"}
 
 
-def test_settings_take_integers_for_floats() -> None:
-    assert CHECKED.validate_python({"norm": "l2", "epsilon": 2}).threat() == Threat("l2", 2.0)
-
-
 @pytest.mark.parametrize(
     ("block", "named"),
     [
@@ -179,3 +163,11 @@ def test_settings_are_frozen() -> None:
     options = CHECKED.validate_python({"epsilon": "8px"})
     with pytest.raises(ValidationError, match="frozen"):
         options.epsilon = 0.5
+
+
+def test_an_epsilon_remembers_how_it_was_written() -> None:
+    for written in ("8/255", "8px", " 0.5 "):
+        epsilon = Threat("linf", parse_amount(written)).epsilon
+        assert copy.deepcopy(epsilon).text == written.strip()
+        assert parse_amount(epsilon) is epsilon
+        assert json.dumps(epsilon) == json.dumps(float(epsilon))

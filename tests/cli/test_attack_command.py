@@ -124,7 +124,7 @@ def test_two_models_are_compared(arnas: Arnas) -> None:
         ("--data mine.py", ["mine.py"]),
         ("--fail-under 0.4", ["40"]),
         ("--corruptions", ["32"]),
-        ("--part moon", ["moon"]),
+        ("--split moon", ["moon"]),
     ],
 )
 def test_a_mistake_is_one_sentence(arnas: Arnas, options: str, words: list[str]) -> None:

@@ -22,8 +22,8 @@ LARGEST: dict[str, float] = {
     "cells": 6,
     "batch_size": 40,
     "test_images": 60,
-    "selection_images": 60,
-    "search_validation_fraction": 0.9,
+    "val_images": 60,
+    "search_val_fraction": 0.9,
     "images": 220,
     "image_size": 9,
     "epochs": 4,
@@ -34,9 +34,9 @@ LARGEST: dict[str, float] = {
 """By key, so that everything is built in a moment; other numbers reach 50."""
 SMALLEST: dict[str, float] = {
     "test_images": 10,
-    "selection_images": 10,
+    "val_images": 10,
     "images": 200,
-    "search_validation_fraction": 0.1,
+    "search_val_fraction": 0.1,
 }
 """By key: what the schema cannot say, as that each class needs an image."""
 AMOUNTS = [0, 0.01, 0.1, "8/255", "0.05", "16px", "1/8", 1]
@@ -65,7 +65,7 @@ def values(node: Settings, key: str = "") -> st.SearchStrategy[Any]:
     if "const" in node or "enum" in node:
         return st.sampled_from(node.get("enum", [node.get("const")]))
     if "anyOf" in node:
-        return st.one_of([values(member, key) for member in node["anyOf"]])
+        return st.one_of([values(member, key) for member in node["anyOf"] if not is_own(member)])
     kinds: dict[str, Callable[[], st.SearchStrategy[Any]]] = {
         "integer": lambda: numbers(node, key),
         "number": lambda: numbers(node, key),
@@ -80,6 +80,12 @@ def values(node: Settings, key: str = "") -> st.SearchStrategy[Any]:
         "null": st.none,
     }
     return kinds[node["type"]]()
+
+
+def is_own(node: Settings) -> bool:
+    """Return whether a part of the schema is a reference to a user's own code."""
+    name = node.get("properties", {}).get("name", node)
+    return ":" in name.get("pattern", "")
 
 
 def numbers(node: Settings, key: str) -> st.SearchStrategy[Any]:
@@ -175,6 +181,10 @@ def running(draw: st.DrawFn, datasets: list[str], networks: list[str], searches:
 def searching(draw: st.DrawFn, supernet: Settings) -> Any:
     """Return a search whose kinds all stand somewhere, and whose epochs fit the schedule."""
     search = draw(block("SearchOptions"))
+    if "primitives" in search["space"]:
+        names = definition("SearchSpaceOptions")["properties"]["primitives"]["default"]
+        some = st.lists(st.sampled_from(names), min_size=1, unique=True)
+        search["space"]["primitives"] = draw(some)
     supernet["cells"] = 6  # then every stage has a cell of its own
     first, second = search["adversarial"], search["multiobjective"]
     first.setdefault("epochs", 1)
@@ -267,6 +277,16 @@ def dotted(path: Path) -> str:
     return text.replace(".[", "[")
 
 
+def chosen(node: Settings, value: Any) -> Settings:
+    """Return the member of a choice that a value of valid settings belongs to."""
+    members = [member for member in map(resolved, node["anyOf"]) if member.get("type") != "null"]
+    if isinstance(value, dict):
+        members = [member for member in members if "properties" in member]
+        name = {"const": value.get("name"), "type": "string"}
+        members.sort(key=lambda member: member["properties"].get("name") != name)
+    return members[0]
+
+
 def node_at(path: Path, settings: Settings) -> Settings:
     """Return what the schema says of the setting at a path of valid settings."""
     node: Settings = SCHEMA
@@ -276,7 +296,7 @@ def node_at(path: Path, settings: Settings) -> Settings:
         if "discriminator" in node:
             node = resolved({"$ref": node["discriminator"]["mapping"][here["source"]]})
         if "anyOf" in node:
-            node = resolved(next(m for m in node["anyOf"] if m.get("type") != "null"))
+            node = chosen(node, here)
         here = here[key]
         if isinstance(key, int):
             node = node["items"]

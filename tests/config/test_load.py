@@ -86,7 +86,7 @@ def test_schema_file_is_in_step_with_the_models() -> None:
         ("networks.arnas.model", "resnet999", ["networks.arnas.model", "'resnet999'", "arnas"]),
         ("networks.arnas.loss", "hinge", ["networks.arnas.loss", "'hinge'", "pgd"]),
         ("networks.arnas.cells", 2, ["networks.arnas.cells", "2", "3"]),
-        ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "npz, shapes"]),
+        ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "shapes, npz"]),
         ("data.digits", {"test_images": 3}, ["data.digits.source is missing", "sklearn_digits"]),
         ("networks.arnas", {"model": "resnet18", "cells": 4}, ["networks.arnas", "no cells"]),
         ("retrain.digits.learning_rate", float("inf"), ["learning_rate", "finite"]),
@@ -147,7 +147,7 @@ def test_settings_that_are_no_mapping(content: Any) -> None:
 def test_numbers_that_the_engines_read_differently_are_refused(number: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"name: a\nrun: {number}\n")
-    with pytest.raises(UserError, match=rf"line 2: '{re.escape(number)}' is \d+ to one engine"):
+    with pytest.raises(UserError, match=rf"line 2: '{re.escape(number)}' is \d+ to Snakemake"):
         load_params(path)
 
 
@@ -155,7 +155,7 @@ def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
     """PyYAML would keep the last one without a word."""
     path = tmp_path / "params.yaml"
     path.write_text("name: a\nrun: {seeds: [0]}\nname: b\n")
-    with pytest.raises(UserError, match=r"line 3: 'name' stands twice"):
+    with pytest.raises(UserError, match=r"line 3: 'name' appears twice"):
         read_yaml(path)
 
 
@@ -175,7 +175,7 @@ def test_a_missing_file_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_file_that_the_run_reads_must_be_there(tmp_path: Path) -> None:
-    npz = {"source": "npz", "path": "no.npz", "test_images": 5, "selection_images": 5}
+    npz = {"source": "npz", "path": "no.npz", "test_images": 5, "val_images": 5}
     content = change("data.mine", npz)
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -190,7 +190,7 @@ def test_a_file_that_the_run_reads_must_be_there(tmp_path: Path) -> None:
     "name", ["a\0b", "a" * 5000, "line\nbreak", "../../no.npz", "/", "\x1b[2J"]
 )
 def test_a_file_that_cannot_be_is_named_in_one_line(name: str) -> None:
-    npz = {"source": "npz", "path": name, "test_images": 5, "selection_images": 5}
+    npz = {"source": "npz", "path": name, "test_images": 5, "val_images": 5}
     content = change("data.mine", npz)
     content["run"]["datasets"].append("mine")
     with pytest.raises(UserError, match=r"^data\.mine\.path is .*no such file") as caught:
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_is_named_in_one_line(name: str) -> None:
 def test_truths_that_the_engines_read_differently_are_refused(word: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"name: a\nflip: {word}\n")
-    with pytest.raises(UserError, match=rf"params\.yaml, line 2: '{word}' is (true|false) to one"):
+    with pytest.raises(UserError, match=rf"line 2: '{word}' is (true|false) to Snakemake"):
         load_params(path)
 
 

@@ -23,15 +23,15 @@ from torch import nn
 from arnas.config.load import check_params, load_params
 from arnas.config.params import Params
 from arnas.data.batches import epoch_batches
-from arnas.data.sources.registry import load_dataset
-from arnas.data.splits import PARTS
+from arnas.data.load import load_dataset
+from arnas.data.splits import SPLITS
 from arnas.models.registry import build_model
 from arnas.pipeline.jobs import find_instance, instances
 from arnas.runtime.errors import UserError
 from arnas.search.state import new_state
 
 NPZ = str(Path(tempfile.gettempdir(), f"arnas_fuzz_{os.getpid()}.npz"))
-COUNTS = {"few": (16, 8, 1), "all": (100, 40, 2)}
+COUNTS = {"few": (8, 4, 1), "all": (100, 40, 2)}
 """Numbers of cases: valid ones, those of each kind of mistake, and those of each odd spelling."""
 few_or_all = pytest.mark.parametrize("size", ["few", pytest.param("all", marks=pytest.mark.long)])
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -78,9 +78,9 @@ def build(content: Settings, data: st.DataObject) -> None:
     check_the_plan(params)
     dataset = data.draw(st.sampled_from(params.run.networks_on))
     splits = load_dataset(dataset, params.data[dataset])
-    assert all(splits.counts()[part] > 0 for part in PARTS)
+    assert all(splits.counts()[split] > 0 for split in SPLITS)
     recipe, info = params.retrain[dataset], splits.info
-    train = splits.part("train", "search_validation")
+    train = splits.subset("train", "search_val")
     batch = next(epoch_batches(train, info.scale, recipe.batch_size, recipe.augment, ("a test",)))
     side = info.image_size
     assert batch.x.shape == (

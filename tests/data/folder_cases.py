@@ -9,8 +9,8 @@ from official_cases import refusal
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from arnas.data.options import ImageFolderOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import ImageFolderOptions
 from arnas.data.splits import Splits
 
 CLASSES = ("ant", "bee", "cat")
@@ -32,7 +32,7 @@ def write_classes(folder: Path, count: int = 12, classes: tuple[str, ...] = CLAS
 
 
 def options(path: Path | str, **changes: Any) -> ImageFolderOptions:
-    settings = {"test_images": 9, "selection_images": 6, "path": str(path), **changes}
+    settings = {"test_images": 9, "val_images": 6, "path": str(path), **changes}
     return ImageFolderOptions(source="image_folder", **settings)
 
 
@@ -44,8 +44,8 @@ def refused(path: Path | str, **changes: Any) -> str:
     return refusal(options(path, **changes))
 
 
-def contents(splits: Splits, *parts: str) -> dict[bytes, int]:
-    images, labels = splits.part(*parts)
+def contents(splits: Splits, *names: str) -> dict[bytes, int]:
+    images, labels = splits.subset(*names)
     stored = [image.permute(1, 2, 0).numpy().tobytes() for image in images]
     return dict(zip(stored, labels.tolist(), strict=True))
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from arnas.data.options import NpzOptions
+from arnas.data.sources.registry import NpzOptions
 
-PARTS = ("train", "search_validation", "selection", "test")
+SPLITS = ("train", "search_val", "val", "test")
 
 
 def random_images(count: int, *shape: int) -> np.ndarray:
@@ -25,5 +25,5 @@ def write_npz(path: Path, **changes: np.ndarray | None) -> Path:
 
 
 def npz_options(path: Path | str, **changes: object) -> NpzOptions:
-    settings = {"test_images": 16, "selection_images": 8, **changes}
+    settings = {"test_images": 16, "val_images": 8, **changes}
     return NpzOptions(source="npz", path=str(path), **settings)

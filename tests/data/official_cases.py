@@ -8,7 +8,6 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ import pytest
 import scipy.io
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
-from arnas.data.options import Cifar10Options, Cifar100Options, DatasetOptions, SvhnOptions
-from arnas.data.sources.registry import SOURCES, Source, load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.options import DatasetOptions
+from arnas.data.sources.registry import Cifar10Options, Cifar100Options, SvhnOptions
 from arnas.data.splits import Splits
 from arnas.runtime.errors import UserError
 
-SIZES = {"selection_images": 10, "download": False}
+SIZES = {"val_images": 10, "download": False}
 
 
 def md5(path: Path) -> str:
@@ -35,12 +35,9 @@ def pixels(seed: int, count: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-def use(monkeypatch: pytest.MonkeyPatch, source: str, **keywords: Any) -> None:
-    """Let a source read with another reader."""
-    entry = SOURCES[source]
-    assert isinstance(entry.read, partial)
-    changed = Source(partial(entry.read.func, **keywords), entry.synthetic, entry.citation)
-    monkeypatch.setitem(SOURCES, source, changed)
+def use(monkeypatch: pytest.MonkeyPatch, source: str, reader: Any) -> None:
+    """Let a source read with another class than torchvision's."""
+    monkeypatch.setattr(f"arnas.data.sources.torchvision_sets.{source.upper()}", reader)
 
 
 def refusal(options: DatasetOptions) -> str:

@@ -1,6 +1,7 @@
 """Files of public datasets: verified before they are read, fetched whole or not at all."""
 
 import multiprocessing
+import os
 import pickle
 import threading
 import time
@@ -13,9 +14,9 @@ import pytest
 import torch
 from official_cases import Cifar, Server, address, md5, send, send_file, serving, use
 
+from arnas.data.load import load_dataset
 from arnas.data.options import dataset_root
 from arnas.data.sources import fetch
-from arnas.data.sources.registry import load_dataset
 
 
 @pytest.fixture
@@ -49,43 +50,23 @@ class Trap:
 # Where
 
 
-def test_the_setting_comes_before_the_environment_and_that_before_the_projects_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ARNAS_DATA", raising=False)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    assert dataset_root(None) == tmp_path / "datasets"
-    monkeypatch.setenv("ARNAS_DATA", "/elsewhere/data")
-    assert dataset_root(None) == Path("/elsewhere/data")
-    assert dataset_root("mine") == tmp_path / "mine"
-    monkeypatch.setenv("ARNAS_DATA", "")
-    assert dataset_root(None) == tmp_path / "datasets"
-
-
-def test_a_copy_of_the_checkout_uses_the_folder_of_the_main_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_setting_the_environment_and_the_checkouts_say_where(
+    cifar: Cifar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main, copy = tmp_path / "main", tmp_path / "copy"
     copy.mkdir()
     monkeypatch.chdir(copy)
-    monkeypatch.delenv("ARNAS_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DVC_ROOT", str(main))
-    assert dataset_root(None) == main / "datasets", "so that a download outlives the copy"
-    assert dataset_root("/far") == Path("/far")
+    for value, found in (("", main / "datasets"), ("/a", Path("/a")), ("~/b", tmp_path / "b")):
+        monkeypatch.setenv("ARNAS_DATA", value)  # a download outlives a copy of the checkout
+        assert dataset_root(None) == found
+        assert dataset_root("/far") == Path("/far") and dataset_root("~/c") == tmp_path / "c"
+    monkeypatch.delenv("ARNAS_DATA")
     (copy / "datasets").mkdir()
     assert dataset_root(None) == copy / "datasets"
-
-
-def test_the_home_folder_has_a_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert dataset_root("~/sets") == tmp_path / "sets"
-    monkeypatch.setenv("ARNAS_DATA", "~/others")
-    assert dataset_root(None) == tmp_path / "others"
-    assert dataset_root("./~") == Path.cwd() / "~"
-
-
-def test_the_environment_finds_the_files(cifar: Cifar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_ROOT")
+    assert dataset_root("mine") == copy / "mine" and dataset_root("./~") == copy / "~"
     monkeypatch.setenv("ARNAS_DATA", str(cifar.root))
     assert cifar.load(root=None).info.name == "mine"
 
@@ -283,16 +264,40 @@ def test_what_is_missing_is_fetched_in_silence(
     assert capfd.readouterr() == ("", "")
 
 
-def test_another_file_from_the_server_is_never_opened(
-    cifar: Cifar, file_server: Server, tmp_path: Path
+def pickled(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+    send(handler, pickle.dumps(Trap(Path("sprung"))))
+
+
+def broken_off(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+    send(handler, data[:-500], len(data))
+
+
+def no_page(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+    handler.send_error(404)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (pickled, "(another file came)"),
+        (broken_off, "(another file came)"),
+        (no_page, "(HTTP Error 404"),
+        (None, "refused"),
+    ],
+)
+def test_a_download_that_fails_leaves_nothing_and_says_the_way_out(
+    cifar: Cifar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, words: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     gone(cifar)
-    cifar.served.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    cifar.serve(file_server)
-    message = cifar.refusal(download=True)
-    assert f"fetching {cifar.reader.url} failed (another file came)" in message
-    assert visible(cifar.root) == set()
-    assert not (tmp_path / "sprung").exists()
+    data = cifar.served.read_bytes()
+    with serving(lambda handler: answer(handler, data)) as server:
+        if answer is not None:  # else nothing listens at the reader's address
+            cifar.reader.url = address(server, "cifar.tar.gz")
+        message = cifar.refusal(download=True)
+    assert f"fetching {cifar.reader.url} failed (" in message and words in message
+    assert f"put cifar-10-python.tar.gz (md5 {cifar.reader.tgz_md5})" in message
+    assert visible(cifar.root) == set() and not Path("sprung").exists()
 
 
 def test_what_a_killed_download_left_is_neither_trusted_nor_kept(
@@ -329,31 +334,6 @@ def test_a_server_that_falls_silent_ends_in_an_error(
     assert visible(cifar.root) == set()
 
 
-def test_a_connection_that_breaks_off_ends_in_an_error(cifar: Cifar) -> None:
-    gone(cifar)
-    data = cifar.served.read_bytes()
-    with serving(lambda handler: send(handler, data[:-500], len(data))) as server:
-        cifar.reader.url = address(server, "cifar.tar.gz")
-        message = cifar.refusal(download=True)
-    assert f"fetching {cifar.reader.url} failed (another file came)" in message
-    assert visible(cifar.root) == set()
-
-
-def test_a_page_instead_of_the_file_ends_in_an_error(cifar: Cifar) -> None:
-    gone(cifar)
-    with serving(lambda handler: handler.send_error(404)) as server:
-        cifar.reader.url = address(server, "cifar.tar.gz")
-        assert "failed (HTTP Error 404" in cifar.refusal(download=True)
-
-
-def test_without_a_network_the_way_out_is_said(cifar: Cifar) -> None:
-    gone(cifar)
-    message = cifar.refusal(download=True)  # nothing listens at the reader's address
-    assert "fetching http://127.0.0.1:9/nothing failed (" in message
-    assert "refused" in message
-    assert f"put cifar-10-python.tar.gz (md5 {cifar.reader.tgz_md5})" in message
-
-
 def prepared(options: Any, found: Any) -> None:
     """Read the dataset in a process of its own."""
     found.put(int(load_dataset("mine", options).images.long().sum()))
@@ -383,3 +363,79 @@ def test_two_processes_fetch_it_once(cifar: Cifar) -> None:
     assert sums == [expected] * 3
     assert server.requests == 2, "one to look for redirections, one for the file"
     assert visible(cifar.root) == {cifar.folder.name}
+
+
+# Rights, and folders made for nothing
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, folder: Path, right: int) -> None:
+    """Take a right from us, even if we are root."""
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != folder or not mode & right)
+
+
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_folder_that_may_not_be_read_is_not_called_empty(
+    cifar: Cifar, monkeypatch: pytest.MonkeyPatch, inner: bool, download: bool
+) -> None:
+    folder = cifar.folder if inner else cifar.root
+    (cifar.folder / "data_batch_4").unlink()
+    deny(monkeypatch, folder, os.R_OK)
+    message = cifar.refusal(download=download)
+    assert f"data.mine is read from {folder}, which you may not read: give the right" in message
+
+
+def test_what_is_needed_in_a_read_only_folder_is_named(
+    cifar: Cifar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone(cifar)
+    deny(monkeypatch, cifar.root.parent, os.W_OK)
+    message = cifar.refusal(download=True)
+    assert f" in {cifar.root}, and {cifar.root.parent} is read-only for you: put " in message
+    assert not cifar.root.exists()
+    cifar.root.mkdir()
+    deny(monkeypatch, cifar.root, os.W_OK)
+    message = cifar.refusal(download=True)
+    assert "cifar-10-batches-py/data_batch_1, " in message
+    assert f"is read-only for you: put {cifar.archive.name} (md5 {cifar.reader.tgz_md5})" in message
+    cifar.served.rename(cifar.archive)
+    assert f"is read-only: unpack {cifar.archive.name} there, " in cifar.refusal()
+    assert list(cifar.root.iterdir()) == [cifar.archive]
+
+
+def test_a_read_only_folder_with_all_files_is_enough(
+    cifar: Cifar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deny(monkeypatch, cifar.root, os.W_OK)
+    assert cifar.load(download=True).info.name == "mine"
+
+
+def test_a_folder_made_for_nothing_is_removed(cifar: Cifar, tmp_path: Path) -> None:
+    cifar.refusal(root=str(tmp_path / "mis/typed"), download=True)
+    assert not (tmp_path / "mis").exists()
+    (tmp_path / "mine").mkdir()
+    cifar.refusal(root=str(tmp_path / "mine/typed"), download=True)
+    assert list((tmp_path / "mine").iterdir()) == []
+    gone(cifar)
+    cifar.root.mkdir()
+    cifar.refusal(download=True)
+    assert cifar.root.is_dir(), "another has made it"
+
+
+def test_a_folder_that_another_process_removes_is_made_again(
+    cifar: Cifar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone(cifar)
+    original, calls = fetch._download_missing, []
+
+    def bring(shelf: Any, mark: str) -> None:
+        calls.append(mark)
+        if len(calls) == 1:
+            fetch._remove_created_dirs([cifar.root], cifar.root / f"{mark}.lock")
+        original(shelf, mark)
+
+    monkeypatch.setattr(fetch, "_download_missing", bring)
+    with serving(send_file) as server:
+        cifar.serve(server)
+        assert cifar.load(download=True).info.name == "mine"
+    assert len(calls) == 2

@@ -2,7 +2,8 @@
 
 import hashlib
 import io
-import json
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,18 +17,18 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from arnas.config.load import check_files
-from arnas.data.splits import PARTS, load_splits, read_info, save_splits
+from arnas.data.splits import SPLITS, load_splits, read_info, save_splits
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import description_path
+from arnas.runtime.files import read_description
 
 # Layouts
 
 
 def test_a_folder_for_each_class(flat: Path) -> None:
     splits = load(flat)
-    assert contents(splits, *PARTS) == listed(flat)
-    assert splits.counts() == {"train": 10, "search_validation": 11, "selection": 6, "test": 9} or (
-        splits.counts() == {"train": 11, "search_validation": 10, "selection": 6, "test": 9}
+    assert contents(splits, *SPLITS) == listed(flat)
+    assert splits.counts() == {"train": 10, "search_val": 11, "val": 6, "test": 9} or (
+        splits.counts() == {"train": 11, "search_val": 10, "val": 6, "test": 9}
     )
     info = splits.info
     assert (info.num_classes, info.image_size, info.in_channels, info.scale) == (3, 10, 3, 255)
@@ -39,7 +40,7 @@ def test_a_held_out_folder_is_the_test_set(divided: Path, held_out: str) -> None
     (divided / "test").rename(divided / held_out)
     splits = load(divided, test_images=None)
     assert contents(splits, "test") == listed(divided / held_out)
-    assert contents(splits, *PARTS[:3]) == listed(divided / "train")
+    assert contents(splits, *SPLITS[:3]) == listed(divided / "train")
     some = load(divided, test_images=4)
     assert some.counts()["test"] == 4
     assert contents(some, "test").items() <= contents(splits, "test").items()
@@ -47,32 +48,32 @@ def test_a_held_out_folder_is_the_test_set(divided: Path, held_out: str) -> None
 
 def test_beside_test_val_selects(divided: Path) -> None:
     write_classes(divided / "val", 2)
-    splits = load(divided, test_images=None, selection_images=1)
+    splits = load(divided, test_images=None, val_images=1)
     assert contents(splits, "test") == listed(divided / "test")
-    assert contents(splits, "selection") == listed(divided / "val")
-    assert contents(splits, "train", "search_validation") == listed(divided / "train")
+    assert contents(splits, "val") == listed(divided / "val")
+    assert contents(splits, "train", "search_val") == listed(divided / "train")
 
 
 def test_train_alone_is_divided(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "outer").mkdir()
     flat.rename(tmp_path / "outer/train")
     splits = load(tmp_path / "outer")
-    assert contents(splits, *PARTS) == listed(tmp_path / "outer/train")
+    assert contents(splits, *SPLITS) == listed(tmp_path / "outer/train")
     assert splits.counts()["test"] == 9
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_classes(tmp_path / "mine", classes=("bus", "train"))
     splits = load(tmp_path / "mine")
-    assert contents(splits, *PARTS) == listed(tmp_path / "mine")
+    assert contents(splits, *SPLITS) == listed(tmp_path / "mine")
 
 
 def test_the_first_images_of_a_part_are_of_all_classes(divided: Path) -> None:
     """Attacks with a limit take the first; in the order of a listing they would be of one class."""
-    test = load(divided, test_images=None).part("test")
+    test = load(divided, test_images=None).subset("test")
     assert len(set(test.labels[:5].tolist())) > 1
-    selection = load(divided, test_images=None, split="contiguous", selection_images=10)
-    assert len(set(selection.part("selection").labels.tolist())) == 3
+    val = load(divided, test_images=None, split="contiguous", val_images=10)
+    assert len(set(val.subset("val").labels.tolist())) == 3
 
 
 def test_the_order_depends_on_names_only(divided: Path, tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_the_order_depends_on_names_only(divided: Path, tmp_path: Path) -> None:
     divided.rename(tmp_path / "elsewhere")
     after = load(tmp_path / "elsewhere", test_images=None)
     assert torch.equal(after.images, before.images)
-    assert all(torch.equal(after.indices[part], before.indices[part]) for part in PARTS)
+    assert all(torch.equal(after.indices[split], before.indices[split]) for split in SPLITS)
 
 
 def test_the_home_folder_has_a_short_name(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def test_a_copy_of_the_checkout_reads_the_folder_where_it_lies(
     monkeypatch.chdir(tmp_path / "copy")
     assert "there is no such folder" in refused("mine")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert contents(load("mine"), *PARTS) == listed(flat)
+    assert contents(load("mine"), *SPLITS) == listed(flat)
 
 
 # Images
@@ -113,14 +114,14 @@ def test_sizes_become_equal_as_torchvision_does_it(tmp_path: Path, size: int) ->
         for image, label in ImageFolder(str(folder), transform=steps)
     }
     splits = load(folder, image_size=size)
-    assert contents(splits, *PARTS) == expected
+    assert contents(splits, *SPLITS) == expected
     assert splits.info.image_size == size
 
 
 def test_grey_images_have_one_channel(flat: Path) -> None:
     splits = load(flat, grey=True)
     assert splits.info.in_channels == 1
-    found = contents(splits, *PARTS)
+    found = contents(splits, *SPLITS)
     expected = [path.open("rb").read() for path in flat.rglob("*.png")]
     for data in expected:
         assert np.asarray(Image.open(io.BytesIO(data)).convert("L")).tobytes() in found
@@ -131,7 +132,7 @@ def test_other_modes_become_colour_as_torchvision_reads_them(flat: Path, mode: s
     suffix = "jpg" if mode == "CMYK" else "png"
     (flat / "ant/0.png").unlink()
     noise(1, mode=mode).save(flat / f"ant/0.{suffix}")
-    assert contents(load(flat), *PARTS) == listed(flat)
+    assert contents(load(flat), *SPLITS) == listed(flat)
 
 
 def test_a_palette_is_resized_in_colour(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_palette_is_resized_in_colour(tmp_path: Path) -> None:
     image = noise(1, 40, 40, "P")
     image.save(folder / "ant/0.png")
     expected = np.asarray(transforms.Resize(10)(image.convert("RGB"))).tobytes()
-    assert expected in contents(load(folder, image_size=10), *PARTS)
+    assert expected in contents(load(folder, image_size=10), *SPLITS)
 
 
 def test_other_files_are_passed_over(flat: Path) -> None:
@@ -193,18 +194,12 @@ def test_any_change_of_the_images_changes_it(flat: Path, act: Any) -> None:
 def test_the_digest_is_kept_beside_the_splits(flat: Path, tmp_path: Path) -> None:
     splits, path = load(flat), tmp_path / "splits.safetensors"
     save_splits(path, splits)
-    description = json.loads(description_path(path).read_text())["description"]
-    assert description["sha256"] == splits.sha256
+    assert read_description(path)["sha256"] == splits.sha256
     assert load_splits(path, "mine").sha256 == splits.sha256
-    assert read_info(description_path(path), "mine") == (splits.info, splits.counts())
+    assert read_info(path, "mine") == (splits.info, splits.counts())
 
 
 # Refused
-
-
-def test_a_missing_folder_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
-    message = refused(tmp_path / "none")
-    assert message.startswith(f"data.mine.path is '{tmp_path / 'none'}', but there is no such")
 
 
 def test_the_settings_are_refused_when_the_folder_is_missing(flat: Path) -> None:
@@ -219,47 +214,59 @@ def test_the_settings_are_refused_when_the_folder_is_missing(flat: Path) -> None
         assert "\n" not in str(caught.value)
 
 
-def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert "but that is a file" in refused(tmp_path / "file")
+def one_class(mine: Path) -> None:
+    for name in ("bee", "cat"):
+        shutil.rmtree(mine / name)
 
 
-def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    message = refused(tmp_path / "mine")
-    assert f"{tmp_path / 'mine'} is not a folder with a folder of images" in message
+def too_small(mine: Path) -> None:
+    for path in mine.rglob("*.png"):
+        noise(0, 7, 7).save(path)
 
 
-def test_a_class_without_images_is_named(flat: Path) -> None:
-    (flat / "dog").mkdir()
-    (flat / "dog/notes.txt").write_text("soon")
-    assert "(no image is in dog, allowed are the endings jpg, " in refused(flat)
+def no_images(mine: Path) -> None:
+    (mine / "dog").mkdir()
+    (mine / "dog/notes.txt").write_text("soon")
 
 
-def test_a_single_class_is_refused(tmp_path: Path) -> None:
-    """A network that always says the same would be 100 % robust."""
-    write_classes(tmp_path / "mine", classes=("ant",))
-    assert "has one class, 'ant': needed are two" in refused(tmp_path / "mine")
+WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "missing": (shutil.rmtree, {}, "data.mine.path is '{0}', but there is no such"),
+    "a file": (lambda p: (shutil.rmtree(p), p.write_text("")), {}, "but that is a file"),
+    "empty": (
+        lambda p: (shutil.rmtree(p), p.mkdir()),
+        {},
+        "{0} is not a folder with a folder of images",
+    ),
+    "class without images": (no_images, {}, "(no image is in dog, allowed are the endings jpg, "),
+    "one class": (one_class, {}, "has one class, 'ant': needed are two"),
+    "no test set": (id, {"test_images": None}, "data.mine.test_images is null, but"),
+    "too small": (too_small, {}, "7x7 pixels, needed are squares, 8 or larger"),
+    "a strip": (
+        lambda p: noise(0, 3, 300).save(p / "ant/0.png"),
+        {"image_size": 64},
+        "it has 3x300 pixels, allowed is one side 20 times",
+    ),
+}
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_other_classes_in_train_and_test_are_named(divided: Path, part: str) -> None:
-    write_classes(divided / part, 1, ("dog",))
-    message = refused(divided, test_images=None)
-    assert f"{divided / 'test'} and {divided / 'train'} have different classes ('dog'" in message
+@pytest.mark.parametrize("case", WRONG)
+def test_a_folder_that_cannot_be_used_is_named(flat: Path, case: str) -> None:
+    act, changes, words = WRONG[case]
+    act(flat)
+    assert words.format(flat) in refused(flat, **changes)
 
 
-def test_classes_beside_train_are_named(divided: Path) -> None:
+def test_what_a_divided_folder_lacks_is_named(divided: Path) -> None:
+    assert "test_images is 10, but its test set has 9" in refused(divided, test_images=10)
     write_classes(divided, 1, ("dog",))
     assert f"{divided} has the folder 'dog' beside train" in refused(divided, test_images=None)
 
 
-def test_without_a_test_folder_the_number_of_test_images_is_needed(flat: Path) -> None:
-    assert refused(flat, test_images=None).startswith("data.mine.test_images is null, but")
-
-
-def test_more_test_images_than_the_folder_has_are_refused(divided: Path) -> None:
-    assert "test_images is 10, but its test set has 9" in refused(divided, test_images=10)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_other_classes_in_train_and_test_are_named(divided: Path, split: str) -> None:
+    write_classes(divided / split, 1, ("dog",))
+    message = refused(divided, test_images=None)
+    assert f"{divided / 'test'} and {divided / 'train'} have different classes ('dog'" in message
 
 
 def saved(path: Path, image: Image.Image) -> None:
@@ -293,22 +300,9 @@ def test_an_image_that_cannot_be_used_is_named(flat: Path, case: str) -> None:
     assert reason in message
 
 
-def test_images_too_small_are_refused(tmp_path: Path) -> None:
-    for name in ("ant", "bee"):
-        (tmp_path / "mine" / name).mkdir(parents=True)
-        for i in range(9):
-            noise(i, 7, 7).save(tmp_path / "mine" / name / f"{i}.png")
-    assert "7x7 pixels, needed are squares, 8 or larger" in refused(tmp_path / "mine")
-
-
 def test_a_bomb_is_not_unpacked(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90)
     assert "exceeds limit" in refused(flat, image_size=10)
-
-
-def test_a_strip_is_not_blown_up(flat: Path) -> None:
-    noise(0, 3, 300).save(flat / "ant/0.png")
-    assert "it has 3x300 pixels, allowed is one side 20 times" in refused(flat, image_size=64)
 
 
 def test_more_than_the_memory_is_refused(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,3 +321,125 @@ def test_what_may_not_be_read_is_named(flat: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "read_bytes", refuse)
     message = refused(flat)
     assert "4.png cannot be read (Permission denied)" in message
+
+
+# The walk: it ends, reads nothing twice and passes over no image
+
+
+def test_sub_folders_are_read_and_links_followed(flat: Path, tmp_path: Path) -> None:
+    elsewhere = write_classes(tmp_path / "elsewhere", 2)
+    (flat / "dog").symlink_to(elsewhere / "ant")
+    (flat / "bee/more").symlink_to(elsewhere / "bee")
+    (flat / "cat/0.png").rename(tmp_path / "cat.png")
+    (flat / "cat/0.png").symlink_to(tmp_path / "cat.png")
+    assert contents(load(flat), *SPLITS) == listed(flat)
+    assert load(flat).info.num_classes == 4
+
+
+def test_what_is_hidden_is_passed_over(divided: Path) -> None:
+    before = load(divided, test_images=None)
+    for place in (divided, divided / "train", divided / "train/ant"):
+        write_classes(place / ".trash", 1)
+    noise(3).save(divided / "train/ant/.thumb.png")
+    (divided / "train/.git").symlink_to("nothing")
+    after = load(divided, test_images=None)
+    assert after.info == before.info
+    assert after.sha256 == before.sha256
+
+
+def only_held_out(mine: Path) -> str:
+    (mine / "train").rename(mine / "val")
+    return "test"
+
+
+def large(mine: Path) -> str:
+    (mine / "train").rename(mine / "Train")
+    (mine / "test").rename(mine / "TEST")
+    return "TEST"
+
+
+def large_beside_a_class(mine: Path) -> str:
+    (mine / "train").rename(mine / "ant")
+    (mine / "test").rename(mine / "Val")
+    return "Val"
+
+
+def train_without_classes(mine: Path) -> str:
+    (mine / "train").rename(mine / "val")
+    (mine / "train").mkdir()
+    noise(1).save(mine / "train/1.png")
+    return "test"
+
+
+@pytest.mark.parametrize("act", [only_held_out, large, large_beside_a_class, train_without_classes])
+def test_parts_without_train_are_no_classes(divided: Path, act: Any) -> None:
+    odd = act(divided)
+    message = refused(divided)
+    assert f"{divided} has the folder '{odd}', but no train with a folder for each" in message
+
+
+def test_parts_without_class_folders_are_no_classes(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "mine", classes=("test", "train"))
+    assert f"{folder} has the folder 'test', but no train with a folder for" in refused(folder)
+
+
+def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "mine", classes=("Test", "bus", "val"))
+    assert contents(load(folder), *SPLITS) == listed(folder)
+
+
+LINKS = {
+    "itself": ("ant/again", "."),
+    "its class": ("ant/deep/again", ".."),
+    "the root": ("bee/again", ".."),
+    "above": ("bee/again", "../.."),
+    "another class": ("bee/again", "../ant"),
+    "a class twice": ("dog", "ant"),
+}
+
+
+@pytest.mark.parametrize("case", LINKS)
+def test_a_link_to_where_the_walk_has_been_is_refused(flat: Path, case: str) -> None:
+    place, target = LINKS[case]
+    link = flat / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(target)
+    message = refused(flat)
+    real = (link.parent / target).resolve()
+    assert f"data.mine.path: {link} leads to {real}, which " in message
+    assert message.endswith("remove the link.")
+
+
+def test_the_test_set_is_not_the_training_set(divided: Path) -> None:
+    (divided / "val").symlink_to("train")
+    message = refused(divided, test_images=None)
+    assert f"{divided / 'val/ant'} leads to {divided / 'train/ant'}, which is read" in message
+
+
+@pytest.mark.parametrize("place", ["ant/9.png", "dog", "ant/notes"])
+def test_a_link_to_nothing_is_named(flat: Path, place: str) -> None:
+    (flat / place).unlink(missing_ok=True)
+    (flat / place).symlink_to("gone")
+    assert f"{flat / place} is a link to nothing: remove it." in refused(flat)
+
+
+def test_a_pipe_is_not_waited_for(flat: Path) -> None:
+    os.mkfifo(flat / "bee/z.png")
+    assert f"{flat / 'bee/z.png'} is neither a file nor a folder: remove it." in refused(flat)
+
+
+@pytest.mark.parametrize("place", ["", "ant", "ant/deep"])
+def test_a_folder_that_may_not_be_read_is_named(
+    flat: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_classes(flat / "ant/deep", 1)
+    original = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == flat / place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    message = refused(flat)
+    assert f"{flat / place} cannot be read (Permission denied): give the right to read" in message

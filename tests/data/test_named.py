@@ -14,8 +14,7 @@ from official_cases import Cifar, Svhn, use
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from arnas.data.load import CUT, NamedImages, images_sha256, load_images
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import CUT, NamedImages, images_sha256, load_dataset, load_images
 from arnas.data.splits import save_splits
 from arnas.runtime.errors import UserError
 
@@ -68,16 +67,16 @@ def test_digits_are_the_scans_of_scikit_learn() -> None:
     for image, label in zip(found.x, found.y.tolist(), strict=True):
         assert known[(image[0].double() * 16).numpy().tobytes()] == label
     assert found.words == (
-        "all 360 images in the part test of digits, as the default settings cut it"
+        "all 360 images in the split test of digits, as the default settings cut it"
     )
     assert found.warnings == ()
 
 
 def test_other_parts_are_other_images() -> None:
-    parts = {part: load_images("digits", part=part) for part in ("train", "selection", "test")}
-    assert all(sound(found) for found in parts.values())
-    assert parts["selection"].dataset_size == 144
-    assert len({found.sha256 for found in parts.values()}) == 3
+    splits = {split: load_images("digits", split=split) for split in ("train", "val", "test")}
+    assert all(sound(found) for found in splits.values())
+    assert splits["val"].dataset_size == 144
+    assert len({found.sha256 for found in splits.values()}) == 3
 
 
 @pytest.mark.parametrize("count", [1, 10, 360])
@@ -120,8 +119,8 @@ def test_shapes_are_there_too() -> None:
 def test_splits_of_a_run_are_read_by_their_part(tmp_path: Path) -> None:
     path = tmp_path / "splits.safetensors"
     save_splits(path, load_dataset("mine", CUT["digits"]))
-    for part in ("test", "selection"):
-        found, named = load_images(str(path), part=part), load_images("digits", part=part)
+    for split in ("test", "val"):
+        found, named = load_images(str(path), split=split), load_images("digits", split=split)
         assert sound(found) and found.sha256 == named.sha256 and found.name == "mine"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -143,9 +142,9 @@ def test_cifar_is_its_official_test_set(
     assert np.array_equal((found.x * 255).round().to(torch.uint8).numpy(), made.test)
     assert np.array_equal(found.y.numpy(), made.test_labels)
     assert f"all 20 images in the official test set of {made.source}" == found.words
-    train = load_images(made.source, part="train", count=7)
+    train = load_images(made.source, split="train", count=7)
     assert np.array_equal((train.x * 255).round().to(torch.uint8).numpy(), made.train[:7])
-    assert "comes with train and test only" in refusal(made.source, part="selection")
+    assert "comes with train and test only" in refusal(made.source, split="val")
 
 
 def test_svhn_is_its_official_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,11 +183,11 @@ def stored(found: NamedImages) -> dict[bytes, int]:
     return {image.tobytes(): label for image, label in zip(pixels, found.y.tolist(), strict=True)}
 
 
-def test_a_folder_without_parts_is_read_whole(flat: Path) -> None:
+def test_a_folder_without_splits_is_read_whole(flat: Path) -> None:
     found = load_images(str(flat))
     assert sound(found) and stored(found) == listed(flat)
     assert (found.num_classes, found.name) == (len(CLASSES), "mine")
-    assert found.words == f"all 36 images in {flat}, which has no part test"
+    assert found.words == f"all 36 images in {flat}"
 
 
 def test_the_first_images_of_a_folder_are_of_all_classes(flat: Path) -> None:
@@ -196,10 +195,10 @@ def test_the_first_images_of_a_folder_are_of_all_classes(flat: Path) -> None:
     assert sound(found) and len(found.y.unique()) == 3
 
 
-def test_a_folder_with_parts_is_read_by_them(divided: Path) -> None:
+def test_a_folder_with_splits_is_read_by_them(divided: Path) -> None:
     assert stored(load_images(str(divided))) == listed(divided / "test")
-    assert stored(load_images(str(divided), part="train")) == listed(divided / "train")
-    assert "has test, train: choose one" in refusal(divided, part="selection")
+    assert stored(load_images(str(divided), split="train")) == listed(divided / "train")
+    assert "has test, train: choose one" in refusal(divided, split="val")
 
 
 def test_images_of_a_folder_may_be_resized_and_made_grey(flat: Path) -> None:
@@ -212,7 +211,7 @@ def test_images_of_a_folder_may_be_resized_and_made_grey(flat: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path)
-    assert message.startswith(f"data: {tmp_path} is not a folder with a folder of images")
+    assert message.startswith(f"{tmp_path} is not a folder with a folder of images")
     write_classes(tmp_path, classes=("one",))
     assert "has one class, 'one'" in refusal(tmp_path)
 
@@ -232,9 +231,7 @@ def test_another_ending_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_unknown_words_are_refused() -> None:
-    assert "part is 'tests': allowed are train, search_validation," in refusal(
-        "digits", part="tests"
-    )
+    assert "split is 'tests': allowed are train, search_val," in refusal("digits", split="tests")
     assert "choice is 'best': allowed are first, stratified" in refusal("digits", choice="best")
 
 

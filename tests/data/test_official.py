@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from official_cases import Cifar, Svhn, address, refusal, send_file, serving, use
-from torchvision.datasets import CIFAR10, CIFAR100, SVHN
+from torchvision.datasets import CIFAR10, CIFAR100
 
-from arnas.data.sources.registry import SOURCES
-from arnas.data.splits import PARTS, Splits
+from arnas.data.splits import SPLITS, Splits
 
 
 @pytest.fixture(params=[CIFAR10, CIFAR100], ids=["cifar10", "cifar100"])
@@ -34,14 +33,7 @@ def pairs(images: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor) 
 
 
 def learning(splits: Splits) -> list[tuple]:
-    return pairs(*splits.part(*PARTS[:3]))
-
-
-def test_the_readers_are_torchvisions_own() -> None:
-    """Whose checksums are those of the authors' files."""
-    readers = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN}
-    for source, reader in readers.items():
-        assert SOURCES[source].read.keywords == {"reader": reader}
+    return pairs(*splits.subset(*SPLITS[:3]))
 
 
 # CIFAR
@@ -49,8 +41,8 @@ def test_the_readers_are_torchvisions_own() -> None:
 
 def test_cifar_is_what_was_written(cifar: Cifar) -> None:
     splits = cifar.load()
-    assert splits.counts() == {"train": 25, "search_validation": 25, "selection": 10, "test": 20}
-    test = splits.part("test")
+    assert splits.counts() == {"train": 25, "search_val": 25, "val": 10, "test": 20}
+    test = splits.subset("test")
     assert np.array_equal(test.images.numpy(), cifar.test)
     assert np.array_equal(test.labels.numpy(), cifar.test_labels)
     assert learning(splits) == pairs(cifar.train, cifar.train_labels)
@@ -64,10 +56,10 @@ def test_cifar_is_what_was_written(cifar: Cifar) -> None:
 
 def test_cifar_is_what_torchvision_reads(cifar: Cifar) -> None:
     splits = cifar.load(split="contiguous")
-    for parts, train in ((PARTS[:3], True), (PARTS[3:], False)):
+    for names, train in ((SPLITS[:3], True), (SPLITS[3:], False)):
         official = cifar.reader(cifar.root, train=train)
-        found = splits.part(*parts)
-        if train:  # in stored order: what is left to train, validation, selection
+        found = splits.subset(*names)
+        if train:  # in stored order: what is left to train, search_val, val
             assert np.array_equal(found.labels.numpy(), official.targets)
         expected = np.stack([np.asarray(official[i][0]) for i in range(len(official))])
         assert np.array_equal(found.images.permute(0, 2, 3, 1).numpy(), expected)
@@ -77,7 +69,7 @@ def test_cifar_is_what_torchvision_reads(cifar: Cifar) -> None:
 def test_a_number_of_test_images_means_the_first_so_many(cifar: Cifar, count: int) -> None:
     splits = cifar.load(test_images=count)
     assert splits.counts()["test"] == count
-    assert np.array_equal(splits.part("test").images.numpy(), cifar.test[:count])
+    assert np.array_equal(splits.subset("test").images.numpy(), cifar.test[:count])
     assert learning(splits) == pairs(cifar.train, cifar.train_labels), "the others are not used"
 
 
@@ -86,9 +78,9 @@ def test_more_test_images_than_there_are_is_a_mistake(cifar: Cifar) -> None:
 
 
 def test_seed_and_sizes_change_nothing_about_the_test_set(cifar: Cifar) -> None:
-    one, other = cifar.load(), cifar.load(split_seed=5, selection_images=20)
-    assert torch.equal(one.part("test").images, other.part("test").images)
-    assert not torch.equal(one.part("selection").images[:10], other.part("selection").images[:10])
+    one, other = cifar.load(), cifar.load(split_seed=5, val_images=20)
+    assert torch.equal(one.subset("test").images, other.subset("test").images)
+    assert not torch.equal(one.subset("val").images[:10], other.subset("val").images[:10])
 
 
 def test_reading_warns_of_nothing(cifar: Cifar) -> None:
@@ -103,8 +95,8 @@ def test_reading_warns_of_nothing(cifar: Cifar) -> None:
 def test_svhn_is_what_was_written_with_ten_as_zero(svhn: Svhn) -> None:
     (svhn.root / "extra_32x32.mat").unlink()
     splits = svhn.load()
-    assert splits.counts() == {"train": 25, "search_validation": 25, "selection": 10, "test": 20}
-    test = splits.part("test")
+    assert splits.counts() == {"train": 25, "search_val": 25, "val": 10, "test": 20}
+    test = splits.subset("test")
     assert np.array_equal(test.images.permute(0, 2, 3, 1).numpy(), svhn.images["test"])
     assert np.array_equal(test.labels.numpy(), svhn.labels["test"] % 10)
     assert (svhn.labels["test"] == 10).sum() == 2, "the case has the label that is mapped"
@@ -115,7 +107,7 @@ def test_svhn_is_what_was_written_with_ten_as_zero(svhn: Svhn) -> None:
 
 def test_svhn_is_what_torchvision_reads(svhn: Svhn) -> None:
     official = svhn.reader(svhn.root, split="test")
-    test = svhn.load(test_images=12).part("test")
+    test = svhn.load(test_images=12).subset("test")
     assert np.array_equal(test.images.numpy(), official.data[:12])
     assert np.array_equal(test.labels.numpy(), official.labels[:12])
 
@@ -123,7 +115,7 @@ def test_svhn_is_what_torchvision_reads(svhn: Svhn) -> None:
 def test_the_extra_set_is_for_training_only(svhn: Svhn) -> None:
     splits = svhn.load(extra=True)
     assert splits.counts()["test"] == 20
-    assert torch.equal(splits.part("test").images, svhn.load().part("test").images)
+    assert torch.equal(splits.subset("test").images, svhn.load().subset("test").images)
     images = np.concatenate([svhn.images[fold] for fold in ("train", "extra")])
     labels = np.concatenate([svhn.labels[fold] for fold in ("train", "extra")]) % 10
     assert learning(splits) == pairs(images.transpose(0, 3, 1, 2), labels)

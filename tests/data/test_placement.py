@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from arnas.evaluation.whitebox import evaluate
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch, epoch_batches
 from arnas.data.options import AugmentOptions
 from arnas.data.placement import SHARE, fits, gather, on_device, placed
-from arnas.data.splits import PARTS, DatasetInfo, LabelledImages, Splits
+from arnas.data.splits import SPLITS, DatasetInfo, LabelledImages, Splits
 from arnas.evaluation.transfer import opinion, transfer_examples
-from arnas.evaluation.whitebox import evaluate
 from arnas.runtime.progress import silent
 from arnas.stages import attacked
 
@@ -73,9 +73,9 @@ def test_gathering_is_indexing() -> None:
 
 def test_test_images_on_the_host_have_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = images(40).images
-    parts = dict.fromkeys(PARTS, torch.arange(40))
+    indices = dict.fromkeys(SPLITS, torch.arange(40))
     info = DatasetInfo("tiny", "npz", False, 3, 8, 3, 255, "none")
-    splits = Splits(stored, torch.zeros(40).long(), parts, info)
+    splits = Splits(stored, torch.zeros(40).long(), indices, info)
     near = attacked.pixels_to_attack(splits, stored, CPU)
     assert torch.equal(near, stored / 255)
     monkeypatch.setattr(attacked, "fits", lambda *_: False)
@@ -132,9 +132,9 @@ def test_a_host_set_is_gathered_in_the_order_of_the_draws(monkeypatch: pytest.Mo
     """The path of images on the host, with the transfer replaced by one that can be looked into."""
     data, moved = images(), []
 
-    def transfer(part: Tensor, device: torch.device) -> Tensor:
-        moved.append(part.clone())
-        return part
+    def transfer(batch: Tensor, device: torch.device) -> Tensor:
+        moved.append(batch.clone())
+        return batch
 
     monkeypatch.setattr("arnas.data.placement.on_device", transfer)
     plain = AugmentOptions()
@@ -143,5 +143,5 @@ def test_a_host_set_is_gathered_in_the_order_of_the_draws(monkeypatch: pytest.Mo
     moved.clear()
     for batch, expected in zip(epoch_batches(far, 255, 16, plain, ("a test",)), near, strict=True):
         assert torch.equal(batch.x, expected.x)
-    assert sum(len(part) for part in moved) == 32
-    assert all(len(part) == 16 for part in moved), "batch by batch, never the whole set"
+    assert sum(len(batch) for batch in moved) == 32
+    assert all(len(batch) == 16 for batch in moved), "batch by batch, never the whole set"

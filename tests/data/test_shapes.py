@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 from sklearn.linear_model import RidgeClassifier
 
-from arnas.data.options import ShapesOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import ShapesOptions
 from arnas.data.sources.shapes import CLASSES, DISTANCES, draw_shapes
 
 
@@ -92,7 +92,7 @@ def test_a_linear_probe_tells_the_classes_apart(size: int) -> None:
 
 def test_the_source_hands_the_drawing_on() -> None:
     options = ShapesOptions(
-        source="shapes", images=80, image_size=8, images_seed=3, test_images=20, selection_images=20
+        source="shapes", images=80, image_size=8, images_seed=3, test_images=20, val_images=20
     )
     splits = load_dataset("shapes", options)
     images, labels = draw_shapes(80, 8, 3)
@@ -107,6 +107,6 @@ def test_the_source_hands_the_drawing_on() -> None:
     "change", [{"image_size": 7}, {"image_size": 257}, {"images": 39}, {"images_seed": -1}]
 )
 def test_impossible_settings_are_refused(change: dict[str, int]) -> None:
-    settings = {"source": "shapes", "test_images": 10, "selection_images": 10, **change}
+    settings = {"source": "shapes", "test_images": 10, "val_images": 10, **change}
     with pytest.raises(ValidationError, match=next(iter(change))):
         ShapesOptions(**settings)

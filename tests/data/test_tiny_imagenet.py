@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from official_cases import address, md5, refusal, send_file, serving, use
+from official_cases import address, md5, refusal, send_file, serving
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from arnas.data.options import TinyImageNetOptions
-from arnas.data.sources.registry import SOURCES, load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import TinyImageNetOptions
 from arnas.data.sources.tiny_imagenet import LARGEST_FILE, TINY_IMAGENET
 from arnas.data.splits import Splits
 
@@ -57,11 +57,12 @@ class Tiny:
         (self.folder / "val/val_annotations.txt").write_text("".join(lines))
         (self.folder / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
 
-    def pack(self, monkeypatch: pytest.MonkeyPatch, **more: bytes) -> None:
+    def pack(self, monkeypatch: pytest.MonkeyPatch, folders: bool = True, **more: bytes) -> None:
         """Put the zip in the folder's place; `more` has further members by name."""
         with zipfile.ZipFile(self.zip, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(self.folder.rglob("*")):
-                archive.write(path, path.relative_to(self.root))
+                if folders or path.is_file():
+                    archive.write(path, path.relative_to(self.root))
             for name, data in more.items():
                 archive.writestr(name, data)
         shutil.rmtree(self.folder)
@@ -72,15 +73,12 @@ class Tiny:
         checksum = md5(self.zip) if self.zip.exists() else "0" * 32
         remote = dataclasses.replace(TINY_IMAGENET.zip, md5=checksum, url=url)
         counts = {"classes": 3, "train_images": TRAIN, "test_images": TEST}
-        use(
-            monkeypatch,
-            "tiny_imagenet",
-            form=dataclasses.replace(TINY_IMAGENET, zip=remote, **counts),
-        )
+        form = dataclasses.replace(TINY_IMAGENET, zip=remote, **counts)
+        monkeypatch.setattr("arnas.data.sources.tiny_imagenet.TINY_IMAGENET", form)
 
     def options(self, **changes: Any) -> TinyImageNetOptions:
         settings = {"source": "tiny_imagenet", "root": str(self.root), "download": False}
-        return TinyImageNetOptions(**{**settings, "selection_images": 6, **changes})
+        return TinyImageNetOptions(**{**settings, "val_images": 6, **changes})
 
     def load(self, **changes: Any) -> Splits:
         return load_dataset("mine", self.options(**changes))
@@ -97,7 +95,6 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
 
 
 def test_the_real_counts_are_known() -> None:
-    assert SOURCES["tiny_imagenet"].read.keywords == {"form": TINY_IMAGENET}
     form = TINY_IMAGENET
     assert (form.classes, form.train_images, form.test_images, form.side) == (200, 500, 10_000, 64)
     assert form.zip.md5 == "90528d7ca1a48142e341f4ef8d21d0de"
@@ -105,7 +102,7 @@ def test_the_real_counts_are_known() -> None:
 
 def test_training_images_are_those_that_torchvision_lists(tiny: Tiny) -> None:
     splits = tiny.load(split="contiguous")
-    train = splits.part("train", "search_validation", "selection")
+    train = splits.subset("train", "search_val", "val")
     listed = ImageFolder(str(tiny.folder / "train"))
     expected = {np.asarray(image).tobytes(): label for image, label in listed}
     found = [image.permute(1, 2, 0).numpy().tobytes() for image in train.images]
@@ -117,13 +114,13 @@ def test_training_images_are_those_that_torchvision_lists(tiny: Tiny) -> None:
 
 
 def test_validation_images_are_the_test_set_in_the_order_of_their_annotations(tiny: Tiny) -> None:
-    test = tiny.load().part("test")
+    test = tiny.load().subset("test")
     assert len(test.labels) == TEST
     for i, (image, label) in enumerate(zip(*test, strict=True)):
         path = tiny.folder / f"val/images/val_{i + 5}.JPEG"
         assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(path)))
         assert label == sorted(WNIDS).index(WNIDS[i % 3])
-    assert torch.equal(tiny.load(test_images=4).part("test").images, test.images[:4])
+    assert torch.equal(tiny.load(test_images=4).subset("test").images, test.images[:4])
 
 
 def test_grey_images_get_three_equal_channels(tiny: Tiny) -> None:
@@ -132,39 +129,20 @@ def test_grey_images_get_three_equal_channels(tiny: Tiny) -> None:
     assert int(grey.sum()) == len(WNIDS)
 
 
+@pytest.mark.parametrize("folders", [True, False], ids=["with folders", "without folders"])
 def test_the_zip_is_read_as_the_folder_and_not_unpacked(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: bool
 ) -> None:
+    """Whether its folders have members or not; members outside its folder are left alone."""
     before = tiny.load()
-    tiny.pack(monkeypatch)
+    outside = {"../evil.txt": b"evil", f"{tmp_path}/evil.txt": b"evil", "evil.txt": b"evil"}
+    tiny.pack(monkeypatch, folders, **outside)
+    files = sorted(tmp_path.rglob("*"))
     after = tiny.load()
     assert torch.equal(after.images, before.images)
     assert torch.equal(after.labels, before.labels)
-    assert [path.name for path in tiny.root.iterdir()] == [tiny.zip.name]
-
-
-def test_a_zip_without_members_for_its_folders_is_read_too(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = tiny.load()
-    with zipfile.ZipFile(tiny.zip, "w") as archive:
-        for path in sorted(tiny.folder.rglob("*.*")):
-            if path.is_file():
-                archive.write(path, path.relative_to(tiny.root))
-    shutil.rmtree(tiny.folder)
-    tiny.use(monkeypatch)
-    assert torch.equal(tiny.load().images, before.images)
-
-
-def test_members_outside_the_folder_are_left_alone(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    before = tiny.load()
-    outside = {"../evil.txt": b"evil", f"{tmp_path}/evil.txt": b"evil", "evil.txt": b"evil"}
-    tiny.pack(monkeypatch, **outside)
-    files = sorted(tmp_path.rglob("*"))
-    assert torch.equal(tiny.load().images, before.images)
     assert sorted(tmp_path.rglob("*")) == files
+    assert [path.name for path in tiny.root.iterdir()] == [tiny.zip.name]
 
 
 def test_a_damaged_zip_is_never_opened(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

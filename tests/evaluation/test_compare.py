@@ -216,7 +216,7 @@ def test_the_same_weights_are_noted() -> None:
 def test_the_flags_compared_are_the_robust_ones() -> None:
     first = cases.assessment(failed=False)
     standing = first.robust_flags
-    assert int(standing.sum()) == cases.ROBUST
+    assert int(standing.sum()) == cases.ROBUST_IMAGES
     found = compare_records(first, first)
-    assert found.robust.both == cases.ROBUST
+    assert found.robust.both == cases.ROBUST_IMAGES
     assert found.clean.both == int((first.outcomes["clean"] == ROBUST).sum())

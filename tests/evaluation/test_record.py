@@ -76,7 +76,7 @@ def test_what_a_record_says() -> None:
         "text": "8/255 = 0.0313725 = 8 of 255, linf",
     }
     assert [attack["name"] for attack in record["attacks"]] == ["apgd_ce", "apgd_t", "square"]
-    assert record["robust"]["correct"] == 5
+    assert record["robust"]["correct"] == cases.ROBUST_IMAGES
     # By hand: class 0 are the images 0, 3 and 6, of which only 6 withstands everything.
     assert [(part["label"], part["robust"]["correct"]) for part in record["per_class"]] == [
         (0, 1),

@@ -27,6 +27,7 @@ from arnas.runtime.progress import silent
 from arnas.runtime.seeds import make_generator
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.options import RetrainOptions
+from arnas.training.registry import loss_options
 
 CLASSES = 4
 
@@ -143,7 +144,7 @@ def trained(loss: str) -> dict[str, Tensor]:
         selection={"steps": 2},
     )
     task = TrainingTask(
-        loss,
+        loss_options(loss),
         TrainingData(part, LabelledImages(part.images[:9], part.labels[:9]), 16),
         options,
         Threat("linf", 0.1),

@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import build_model
-from arnas.spaces.genotype import KINDS, PRIMITIVES, Cell, Edge, Genotype
+from arnas.spaces.genotype import KINDS, Cell, Edge, Genotype
 from arnas.spaces.network import DerivedNetwork
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import ARNAS
+from arnas.spaces.registry import PRIMITIVES
 from arnas.spaces.robnet import RobNet
 
 SWAPPED = Genotype(

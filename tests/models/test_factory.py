@@ -48,7 +48,7 @@ def test_a_network_of_the_users_own_is_made(user_code: Callable[[str], str]) -> 
     assert len({one.sha256 for one in found}) == 1
     assert found[0].name == f"{module}:make" and found[0].warnings == ()
     assert all(not part.training for one in found for part in one.model.modules())
-    assert found[0].known == {"model_sha256": found[0].sha256}
+    assert found[0].info.to_json() == {"model_sha256": found[0].sha256}
 
 
 def test_a_network_of_the_users_own_takes_weights(

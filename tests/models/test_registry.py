@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from arnas.data.splits import DatasetInfo
 from arnas.models.complexity import count_macs, count_parameters
-from arnas.models.registry import MODELS, build_model, describe_model, model_from_description
+from arnas.models.loading.load import load_model
+from arnas.models.registry import MODELS, ModelSpec, build_model
+from arnas.models.weight_files import load_trained, load_weights, save_weights
 from arnas.runtime.errors import UserError
 from arnas.spaces.genotype import Genotype, save_genotype
 from arnas.spaces.options import SpaceOptions
@@ -162,32 +166,29 @@ def test_a_genotype_that_does_not_fit_the_layout_is_named() -> None:
 def test_a_description_builds_the_same_model(
     name: str | Genotype, space: SpaceOptions | None
 ) -> None:
-    description = describe_model(name, space=space, **SIZES)
-    found = model_from_description(description, "x.safetensors")
+    spec = ModelSpec(name, space=space, **SIZES)
+    assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json())), "x.safetensors") == spec
+    found = spec.build()
     assert shapes(found) == shapes(build_model(name, space=space, **SIZES))
 
 
-def test_a_description_stays_as_it_was() -> None:
-    description = describe_model("arnas", **SIZES)
-    before = dict(description)
-    model_from_description(description, "x.safetensors")
-    assert description == before
+GOOD = ModelSpec("arnas", **SIZES).to_json()
 
 
 def without(key: str) -> dict[str, Any]:
-    return {k: v for k, v in describe_model("arnas", **SIZES).items() if k != key}
+    return {k: v for k, v in GOOD.items() if k != key}
 
 
 BAD_DESCRIPTIONS: dict[str, Any] = {
     "no model": without("model"),
     "no space": without("space"),
     "no classes": without("num_classes"),
-    "unknown key": describe_model("arnas", **SIZES) | {"depth": 3},
-    "text for a number": describe_model("arnas", **SIZES) | {"num_classes": "10"},
-    "fraction": describe_model("arnas", **SIZES) | {"cells": 5.0},
-    "unknown model": describe_model("arnas", **SIZES) | {"model": "arnass"},
-    "unknown option of the space": describe_model(RENAMED, **SIZES) | {"space": {"depth": 3}},
-    "damaged genotype": describe_model(RENAMED, **SIZES) | {"model": {"cells": 3}},
+    "unknown key": GOOD | {"depth": 3},
+    "text for a number": GOOD | {"num_classes": "10"},
+    "fraction": GOOD | {"cells": 5.0},
+    "unknown model": GOOD | {"model": "arnass"},
+    "unknown option of the space": GOOD | {"space": {"depth": 3}},
+    "damaged genotype": GOOD | {"model": {"cells": 3}},
     "nothing": None,
     "a number": 3,
     "a text": "arnas",
@@ -197,4 +198,66 @@ BAD_DESCRIPTIONS: dict[str, Any] = {
 @pytest.mark.parametrize("description", BAD_DESCRIPTIONS.values(), ids=BAD_DESCRIPTIONS)
 def test_a_bad_description_is_refused(description: Any) -> None:
     with pytest.raises(UserError):
-        model_from_description(description, "x.safetensors")
+        ModelSpec.from_json(description, "x.safetensors").build()
+
+
+# A function of the user's own
+
+OWN = """
+from torch import nn
+def make(num_classes, in_channels, width=8):
+    return nn.Sequential(nn.Conv2d(in_channels, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(width, num_classes))
+def sized(**sizes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(sizes["image_size"] ** 2, sizes["num_classes"]))
+def nothing(num_classes):
+    return num_classes
+def breaks(num_classes):
+    raise RuntimeError("no such size")
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    return name
+
+
+def test_a_function_of_the_users_own_gets_the_sizes_that_it_takes(own: str) -> None:
+    sizes = {"num_classes": 7, "in_channels": 1, "image_size": 8}
+    for function in ("make", "sized"):
+        model = build_model(f"{own}:{function}", **sizes)
+        assert model(torch.rand(2, 1, 8, 8)).shape == (2, 7)
+
+
+def test_weights_of_the_users_own_model_come_back(own: str, tmp_path: Path) -> None:
+    spec = ModelSpec(f"{own}:make", num_classes=7, in_channels=1, image_size=8)
+    model, path = spec.build().eval(), tmp_path / "a.safetensors"
+    info = DatasetInfo("mine", "npz", False, 7, 8, 1, 255, "")
+    provenance = {"dataset": "mine", "network": "own", "seed": 0, "loss": "pgd", "epoch": 1}
+    save_weights(path, model, spec, {**provenance, "selection_clean": 50.0})
+    found, _ = load_trained(path, info, "own", 0)
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(found(x), model(x))
+    with pytest.raises(UserError, match=f"--model {own}:make --weights"):
+        load_weights(path)
+    assert torch.equal(load_model(f"{own}:make", weights=path).model(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "changes", "words"),
+    [
+        ("make", {"channels": 4}, "leave out channels, cells, space and auxiliary"),
+        ("nothing", {}, "returned an object of type int, needed is a torch.nn.Module"),
+        ("breaks", {}, "RuntimeError: no such size"),
+        ("absent", {}, "has no 'absent'"),
+    ],
+)
+def test_mistakes_in_the_users_own_function_are_named(
+    own: str, function: str, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        build_model(f"{own}:{function}", num_classes=3, **changes)

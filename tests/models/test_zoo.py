@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 import arnas
 from arnas.config.load import load_params
-from arnas.models.options import NetworkOptions
 from arnas.models.registry import MODELS
 from arnas.runtime.errors import UserError
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES, ROBNETS
+from arnas.training.options import NetworkOptions
 
 SIZES = {
     "advrush": (4_158_046, 645_337_728),

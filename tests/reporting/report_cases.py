@@ -111,7 +111,7 @@ def blackbox() -> pd.DataFrame:
 
 def checks(failing: bool = False) -> pd.DataFrame:
     rows = [
-        {**cell(key), "check": name, "status": "PASS", "figure": f"{name} is fine", "advice": ""}
+        {**cell(key), "check": name, "status": "PASS", "evidence": f"{name} is fine", "advice": ""}
         for key in EXPECTED
         for name in ("eval_mode", "epsilon_zero")
     ]
@@ -120,12 +120,12 @@ def checks(failing: bool = False) -> pd.DataFrame:
             **cell(("shapes", "all", "")),
             "check": "control_falls",
             "status": "WARN",
-            "figure": "no undefended network",
+            "evidence": "no undefended network",
             "advice": "add one",
         }
     )
     if failing:
-        rows[0] |= {"status": "FAIL", "figure": "3 of 9 passes awake", "advice": "call eval()"}
+        rows[0] |= {"status": "FAIL", "evidence": "3 of 9 passes awake", "advice": "call eval()"}
     return pd.DataFrame(rows)
 
 
@@ -137,10 +137,17 @@ def training() -> pd.DataFrame:
                 "epoch": epoch,
                 "train_clean": 50 + epoch,
                 "train_robust": 40 + epoch,
-                "selection_clean": 45 + epoch,
-                "selection_robust": 30 + epoch,
+                "val_clean": 45 + epoch,
+                "val_robust": 30 + epoch,
             }
             for key in EXPECTED
             for epoch in (1, 2, 3)
         ]
     )
+
+
+def tables() -> dict[str, pd.DataFrame]:
+    """Return every table that the report reads, of one seed."""
+    empty = dict.fromkeys(("operations", "published"), pd.DataFrame())
+    made = {"whitebox": whitebox(), "blackbox": blackbox(), "checks": checks(), "models": models()}
+    return made | empty

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,8 +20,8 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.files import (
     atomic_path,
     canonical_json,
-    description_path,
     load_tensors,
+    read_description,
     read_json,
     read_json_lines,
     save_tensors,
@@ -30,6 +31,7 @@ from arnas.runtime.files import (
     write_json,
 )
 from arnas.runtime.history import growing_history
+from arnas.runtime.manifest import write_manifest
 
 TEXT = st.text(st.characters(codec="utf-8"))
 SEPARATORS = "\u0085\u2028\u2029"
@@ -268,60 +270,68 @@ def test_tensors_of_every_kind_come_back(stored: Path) -> None:
 
 def test_other_programs_can_read_the_file_and_its_digest(stored: Path) -> None:
     assert torch.equal(load_file(stored)["weight"], some_tensors()["weight"])
-    record = json.loads(description_path(stored).read_text(encoding="utf-8"))
-    assert description_path(stored).name == "a.safetensors.json"
-    assert record["sha256"] == hashlib.sha256(stored.read_bytes()).hexdigest()
+    with safe_open(stored, "pt") as file:
+        record = json.loads(file.metadata()["arnas"])
+    data = stored.read_bytes()
+    assert record["description"] == read_description(stored) == {"epoch": 3, "name": "é"}
+    unset = data.replace(record["sha256"].encode(), b"0" * 64)
+    assert record["sha256"] == hashlib.sha256(unset).hexdigest()
 
 
 def test_the_same_tensors_are_the_same_bytes(stored: Path, tmp_path: Path) -> None:
     backwards = dict(reversed(some_tensors().items()))
-    save_tensors(tmp_path / "b.safetensors", backwards, {})
+    save_tensors(tmp_path / "b.safetensors", backwards, {"name": "é", "epoch": 3})
     assert (tmp_path / "b.safetensors").read_bytes() == stored.read_bytes()
 
 
-@pytest.mark.parametrize("place", [0, 9, 100, -1])
-def test_a_flipped_bit_is_noticed(stored: Path, place: int) -> None:
-    data = bytearray(stored.read_bytes())
-    data[place] ^= 1
-    stored.write_bytes(data)
-    message = refusal(load_tensors, stored)
-    assert message.startswith(f"{stored} is damaged or was replaced")
-    assert sha256_bytes(bytes(data))[:12] in message
+def test_a_description_may_hold_what_looks_like_the_digest(tmp_path: Path) -> None:
+    path, odd = tmp_path / "a.safetensors", {"0" * 64: '"sha256":"' + "0" * 64, "sha256": "1"}
+    save_tensors(path, {"0" * 64: torch.ones(1)}, odd)
+    assert load_tensors(path).description == odd
 
 
-@pytest.mark.parametrize("kept", [0, 50, -1])
-def test_truncation_is_noticed(stored: Path, kept: int) -> None:
-    stored.write_bytes(stored.read_bytes()[:kept])
-    assert "damaged or was replaced" in refusal(load_tensors, stored)
+@pytest.mark.parametrize("manifest", [True, False])
+def test_any_damage_is_noticed(stored: Path, manifest: bool) -> None:
+    """With the manifest beside the file and without it."""
+    whole = stored.read_bytes()
+    if manifest:
+        outputs = {str(stored): sha256_bytes(whole)}
+        write_manifest(stored.with_name("manifest.json"), {"outputs": outputs})
+    cut = [whole[:kept] for kept in (0, 7, 50, -1)]
+    flipped = [
+        whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        for place in (*range(0, 150, 3), 300, len(whole) - 1)
+    ]
+    for data in (*cut, *flipped, whole + b"\0", b"nonsense", b"\x80\x04pickle" * 9):
+        stored.write_bytes(data)
+        message = refusal(load_tensors, stored)
+        assert message.startswith(f"{stored} is ")
+        if manifest:
+            assert "manifest.json records another sha256" in message
 
 
-@pytest.mark.parametrize("record", ["[]", "{}", '"text"', "null", '{"sha256": null}'])
-def test_a_description_of_another_form_is_refused(stored: Path, record: str) -> None:
-    description_path(stored).write_text(record)
-    assert "a.safetensors.json" in refusal(load_tensors, stored)
-
-
-def test_a_record_without_a_description_is_refused(stored: Path) -> None:
-    description_path(stored).write_text(json.dumps({"sha256": sha256_file(stored)}))
-    assert "a.safetensors.json" in refusal(load_tensors, stored)
+@pytest.mark.parametrize("read", [load_tensors, read_description])
+@pytest.mark.parametrize("record", ["[]", "{}", '"text"', "null", '{"sha256": null}', "{"])
+def test_metadata_of_another_form_are_refused(tmp_path: Path, record: str, read: object) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"weight": torch.ones(2)}, path, {"arnas": record})
+    assert "a.safetensors is not a readable safetensors file" in refusal(read, path)
 
 
 def test_a_foreign_file_is_read_with_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_file({"weight": torch.ones(2)}, path)
-    with pytest.warns(UserWarning, match=r"no a\.safetensors\.json: its content is not verified"):
+    save_file({"weight": torch.ones(2)}, path, {"format": "pt"})
+    with pytest.warns(UserWarning, match=r"a\.safetensors records no sha256: its content is not"):
         tensors, description = load_tensors(path)
     assert tensors["weight"].tolist() == [1, 1]
     assert description == {}
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x80\x04pickle" * 9])
-def test_a_foreign_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_an_earlier_version_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    path.write_bytes(content)
-    with pytest.warns(UserWarning, match="not verified"):
-        message = refusal(load_tensors, path)
-    assert message.startswith(f"{path} is not a readable safetensors file")
+    save_file({"weight": torch.ones(2)}, path)
+    write_json(tmp_path / "a.safetensors.json", {"sha256": sha256_file(path), "description": {}})
+    assert "was written by an earlier version of arnas" in refusal(load_tensors, path)
 
 
 def test_tensors_that_share_memory_come_back(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from arnas.search.options import (
 )
 from arnas.search.state import SearchState, new_state
 from arnas.search.step import StagePlan
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.options import SearchSpaceOptions
 
 CPU = torch.device("cpu")
 THREAT = Threat("linf", 0.1)
@@ -54,7 +54,7 @@ MULTIOBJECTIVE = StagePlan("multiobjective", 1, "second", "min_norm", adversaria
 
 def fresh(seed: int = 0, options: SupernetOptions = OPTIONS, **space: Any) -> SearchState:
     return new_state(
-        options, SpaceOptions(**space), num_classes=4, in_channels=1, seed=seed, device=CPU
+        options, SearchSpaceOptions(**space), num_classes=4, in_channels=1, seed=seed, device=CPU
     )
 
 

@@ -9,17 +9,27 @@ import torch
 from plain_layers import PRIMITIVE_NAMES, PlainFactorizedReduce, primitive, relu_conv
 from torch import Tensor, nn
 
-from arnas.search.supernet import Supernet
+from arnas.search.supernet import StateEdges, Supernet
+
+
+def channel_mixer(channels: int, stride: int) -> nn.Module:
+    """Return an operation of a user's own."""
+    conv = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.SiLU())
 
 
 class MixedOp(nn.Module):
-    """All seven operations on one edge; pools are normalised here only."""
+    """All operations on one edge; pools are normalised here only."""
 
-    def __init__(self, channels: int, stride: int) -> None:
+    def __init__(self, channels: int, stride: int, names: Sequence[str]) -> None:
         super().__init__()
         self.operations = nn.ModuleDict()
-        for name in PRIMITIVE_NAMES:
-            operation = primitive(name, channels, stride, affine=False)
+        for name in names:
+            operation = (
+                channel_mixer(channels, stride)
+                if ":" in name
+                else primitive(name, channels, stride, affine=False)
+            )
             if "pool" in name:
                 operation = nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
             self.operations[name] = operation
@@ -32,7 +42,15 @@ class MixedOp(nn.Module):
 class PlainCell(nn.Module):
     """Two inputs, four nodes; row r of the table belongs to the r-th edge of the double loop."""
 
-    def __init__(self, kind: str, channels: int, older: int, newer: int, shrunk: bool) -> None:
+    def __init__(
+        self,
+        kind: str,
+        channels: int,
+        older: int,
+        newer: int,
+        shrunk: bool,
+        names: Sequence[str],
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.before0 = (
@@ -46,7 +64,7 @@ class PlainCell(nn.Module):
         for target in range(2, 6):
             for source in range(target):
                 stride = 2 if kind == "reduction" and source < 2 else 1
-                self.edges.append(MixedOp(channels, stride))
+                self.edges.append(MixedOp(channels, stride, names))
                 self.ends.append((source, target))
 
     def forward(self, older: Tensor, newer: Tensor, weights: Tensor) -> Tensor:
@@ -72,6 +90,7 @@ class PlainSupernet(nn.Module):
         channels: int,
         in_channels: int,
         num_classes: int,
+        names: Sequence[str] = PRIMITIVE_NAMES,
     ) -> None:
         super().__init__()
         older = newer = 3 * channels
@@ -84,11 +103,11 @@ class PlainSupernet(nn.Module):
             reduces = index in (cells // 3, 2 * cells // 3)
             stage += reduces
             kind, width = "reduction" if reduces else kinds[stage], channels * widths[stage]
-            self.cells.append(PlainCell(kind, width, older, newer, shrunk))
+            self.cells.append(PlainCell(kind, width, older, newer, shrunk, names))
             older, newer, shrunk = newer, 4 * width, reduces
         self.classifier = nn.Linear(newer, num_classes)
-        names = {*kinds, "reduction"}
-        self.alphas = nn.ParameterDict({n: nn.Parameter(torch.zeros(14, 7)) for n in names})
+        tables = {kind: torch.zeros(14, len(names)) for kind in {*kinds, "reduction"}}
+        self.alphas = nn.ParameterDict({k: nn.Parameter(table) for k, table in tables.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         older = newer = self.stem(x)
@@ -129,34 +148,39 @@ def leaves(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if isinstance(m, kinds)]
 
 
-def _edge_matches(edge: MixedOp, source: nn.Module, place: int) -> Iterator[Match]:
+def _edge_matches(edge: MixedOp, source: StateEdges, place: int) -> Iterator[Match]:
     """Yield the layers of one edge, the `place`-th of its source."""
-    plain = {name: leaves(operation) for name, operation in edge.operations.items()}
-    channels = plain["max_pool_3x3"][0].num_features
-    edges = source.separable3[0].weight.shape[0] // channels
+    channels, edges = source.channels, source.edges
 
     def rows(block: int, width: int = channels) -> slice:
         start = (block * edges + place) * width
         return slice(start, start + width)
 
-    yield Match(plain["max_pool_3x3"][0], source.max_norm, slice(None))
-    yield Match(plain["avg_pool_3x3"][0], source.average_norm, slice(None))
-    if plain["skip_connect"]:
-        layers = (source.skip_even, source.skip_odd, source.skip_norm)
-        widths = (channels // 2, channels - channels // 2, channels)
-        for layer, batched, width in zip(plain["skip_connect"], layers, widths, strict=True):
-            yield Match(layer, batched, rows(0, width))
-    for block, kernel in enumerate((3, 5)):
-        depthwise = getattr(source, f"separable{kernel}")
-        for half in range(2):
-            first, second, norm = plain[f"sep_conv_{kernel}x{kernel}"][3 * half : 3 * half + 3]
-            yield Match(first, depthwise[half], rows(0))
-            yield Match(second, source.separable_pointwise[half], rows(block))
-            yield Match(norm, source.separable_norm[half], rows(block))
-        first, second, norm = plain[f"dil_conv_{kernel}x{kernel}"]
-        yield Match(first, getattr(source, f"dilated{kernel}"), rows(0))
-        yield Match(second, source.dilated_pointwise, rows(block))
-        yield Match(norm, source.dilated_norm, rows(block))
+    for name, operation in edge.operations.items():
+        plain = leaves(operation)
+        if ":" in name:
+            own = leaves(source.own_operations[source.own.index(name)][place])
+            yield from (Match(*pair, slice(None)) for pair in zip(plain, own, strict=True))
+        elif "pool" in name:
+            norm = source.max_norm if "max" in name else source.average_norm
+            yield Match(plain[0], norm, slice(None))
+        elif name == "skip_connect" and plain:
+            layers = (source.skip_even, source.skip_odd, source.skip_norm)
+            widths = (channels // 2, channels - channels // 2, channels)
+            for layer, batched, width in zip(plain, layers, widths, strict=True):
+                yield Match(layer, batched, rows(0, width))
+        elif name.startswith("sep"):
+            block, depthwise = source.separable.index(name), getattr(source, f"separable{name[-1]}")
+            for half in range(2):
+                first, second, norm = plain[3 * half : 3 * half + 3]
+                yield Match(first, depthwise[half], rows(0))
+                yield Match(second, source.separable_pointwise[half], rows(block))
+                yield Match(norm, source.separable_norm[half], rows(block))
+        elif name.startswith("dil"):
+            block = source.dilated.index(name)
+            yield Match(plain[0], getattr(source, f"dilated{name[-1]}"), rows(0))
+            yield Match(plain[1], source.dilated_pointwise, rows(block))
+            yield Match(plain[2], source.dilated_norm, rows(block))
 
 
 def copy_into(supernet: Supernet, oracle: PlainSupernet) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from arnas.data.batches import Batch
 from arnas.search.supernet import Supernet
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.options import SearchSpaceOptions
 
 CLASSES = 3
 
@@ -19,7 +19,7 @@ def tiny_supernet(cells: int = 4, alpha_scale: float = 1.0) -> Supernet:
     """Return a supernet in float64 whose tables favour some operations clearly."""
     torch.manual_seed(0)
     return Supernet(
-        SpaceOptions(),
+        SearchSpaceOptions(),
         num_classes=CLASSES,
         in_channels=1,
         channels=2,

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arnas.search.derive import collapsed, count_skips, derive_cell, derive_genotype
-from arnas.spaces.genotype import PRIMITIVES, Cell, Edge, Genotype
+from arnas.spaces.genotype import Cell, Edge, Genotype
 from arnas.spaces.published import ARNAS
+from arnas.spaces.registry import PRIMITIVES
 
-SKIP = PRIMITIVES.index("skip_connect")
 FIRST_ROW = (0, 2, 5, 9)
 """Row of the first edge into each node: two edges enter the first, five the last."""
-ROWS = {node: range(first, first + node + 2) for node, first in enumerate(FIRST_ROW)}
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -71,7 +70,7 @@ def test_no_wiring_and_no_operation_is_better(table: list[list[float]]) -> None:
         assert taken == pytest.approx(largest, rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_cell_of_a_random_table_is_the_best_one(seed: int) -> None:
     """Without ties, wiring, operations and order are determined."""
     table = torch.randn(14, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -89,27 +88,6 @@ def test_an_edge_is_ranked_by_its_share_not_by_its_number() -> None:
 def test_of_equal_edges_the_earlier_states_are_kept_and_the_first_operation() -> None:
     first = (Edge(PRIMITIVES[0], 0), Edge(PRIMITIVES[0], 1))
     assert derive_cell(torch.zeros(14, 7)) == (first,) * 4
-
-
-def test_of_equal_seconds_the_earlier_state_is_kept() -> None:
-    table = torch.zeros(14, 7)
-    table[FIRST_ROW[3] + 4, SKIP] = 2.0
-    table[FIRST_ROW[3] + 3, [2, 6]] = 1.0
-    table[FIRST_ROW[3] + 1, [2, 6]] = 1.0
-    assert derive_cell(table)[3] == (Edge("skip_connect", 4), Edge("skip_connect", 1))
-
-
-def test_a_constant_added_to_a_row_changes_nothing() -> None:
-    table = torch.randn(14, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    assert derive_cell(table + torch.arange(14.0)[:, None]) == derive_cell(table)
-
-
-@pytest.mark.parametrize("node", range(4))
-def test_a_node_depends_on_its_own_rows_only(node: int) -> None:
-    table = torch.randn(14, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    other = torch.randn(14, 7, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    other[ROWS[node]] = table[ROWS[node]]
-    assert derive_cell(other)[node] == derive_cell(table)[node]
 
 
 def table_of(cell: Cell) -> Tensor:
@@ -144,8 +122,3 @@ def test_a_cell_collapses_when_more_than_half_of_it_are_skips(count: int) -> Non
     genotype = Genotype(cells, "a test")
     assert count_skips(genotype) == {"accurate": count, "robust": 2, "reduction": 8}
     assert collapsed(genotype) == (["accurate"] if count > 4 else [])
-
-
-def test_every_collapsed_kind_is_named() -> None:
-    cells = {kind: with_skips(5) for kind in ("robust", "accurate", "reduction")}
-    assert collapsed(Genotype(cells, "a test")) == ["robust", "accurate"]

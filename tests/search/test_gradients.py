@@ -171,15 +171,6 @@ def test_first_order_is_the_plain_gradient() -> None:
         assert found[name].loss == pytest.approx(expected, rel=1e-12)
 
 
-def test_first_order_does_not_look_at_the_training_batch() -> None:
-    supernet, optimiser = searching(momentum=True, cells=3)
-    found = [
-        architecture_gradients(supernet, optimiser, train, {"it": NATURAL}, "first")["it"].gradient
-        for train in (TRAIN, random_batch(9))
-    ]
-    assert torch.equal(*found)
-
-
 @pytest.mark.parametrize("name", VALIDATION)
 def test_second_order_is_the_finite_difference_of_copies(case: Case, name: str) -> None:
     expected = by_copies(case, VALIDATION[name])
@@ -195,19 +186,6 @@ def test_the_loss_is_that_of_the_virtual_weights(case: Case) -> None:
 def test_second_order_leaves_everything_as_it_was(case: Case) -> None:
     """Weights, statistics, modes, gradients and momentum, bit for bit."""
     assert case.untouched
-
-
-def test_a_factor_on_the_loss_is_a_factor_on_the_gradient(case: Case) -> None:
-    """The weight of an objective may therefore be applied after the gradients are known."""
-    expected = by_copies(case, ADVERSARIAL, factor=0.1)
-    assert relative_error(0.1 * case.found["adversarial"].gradient, expected) < 1e-8
-
-
-def test_objectives_do_not_touch_each_other(case: Case) -> None:
-    validation = {"adversarial": ADVERSARIAL}
-    alone = architecture_gradients(case.supernet, case.optimiser, TRAIN, validation, "second")
-    assert torch.equal(case.found["adversarial"].gradient, alone["adversarial"].gradient)
-    assert case.found["adversarial"].loss == alone["adversarial"].loss
 
 
 def test_a_short_finite_difference_gives_the_exact_derivative(case: Case) -> None:

@@ -194,16 +194,6 @@ def test_statistics_are_learnt_from_weight_batches_only(searched: Searched) -> N
     assert counts == {2 * STEPS}
 
 
-def test_data_stay_as_they_are(searched: Searched) -> None:
-    del searched
-    for part, (count, labels, seed) in zip(
-        (DATA.train, DATA.validation), ((9, (0, 1), 1), (7, (2, 3), 2)), strict=True
-    ):
-        assert all(
-            torch.equal(a, b) for a, b in zip(part, images(count, labels, seed), strict=True)
-        )
-
-
 def test_the_seed_and_nothing_else_decides() -> None:
     """From the same beginning, batches and attacks follow the seed, not what was drawn before."""
     first = search(FIRST_ORDER, data=ONE_STEP)
@@ -226,14 +216,6 @@ def test_warmup_moves_the_weights_only() -> None:
     assert rows[0]["train_loss"] > 0
     assert len(state.gammas) == STEPS
     assert all(a != b for a, b in zip(weight_bits(state), before[1], strict=True))
-
-
-def test_a_stage_of_no_epochs_is_no_stage() -> None:
-    """As ARNAS leaves out the adversarial one."""
-    state = fresh()
-    before = state_bits(state)
-    assert run_stage(state, task(dataclasses.replace(ADVERSARIAL, epochs=0)), silent) == []
-    assert state_bits(state) == before
 
 
 def test_the_weights_never_see_validation_images() -> None:
@@ -373,27 +355,6 @@ def test_a_step_of_the_weights_is_clipped() -> None:
 
 def test_combinations_are_those_the_settings_allow() -> None:
     assert tuple(COMBINATIONS) == get_args(Combine)
-
-
-NATURAL, ADVERSARIAL_GRADIENT = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
-
-
-@pytest.mark.parametrize(
-    ("name", "expected", "gamma"),
-    [
-        ("min_norm", [0.8, 0.4], 0.8),
-        ("sum", [1.0, 2.0], math.nan),
-        ("adversarial", [0.0, 2.0], math.nan),
-        ("natural", [1.0, 0.0], math.nan),
-    ],
-)
-def test_a_combination_gives_its_direction(name: str, expected: list[float], gamma: float) -> None:
-    """Of (1, 0) and (0, 2) the nearest point of the line to the origin is (0.8, 0.4)."""
-    given = {"natural": NATURAL, "adversarial": ADVERSARIAL_GRADIENT}
-    combination = COMBINATIONS[name]
-    found = combination.combine(*(given[objective] for objective in combination.objectives))
-    torch.testing.assert_close(found.gradient, torch.tensor(expected))
-    assert found.gamma == pytest.approx(gamma, nan_ok=True)
 
 
 def test_the_learning_rate_is_half_a_cosine() -> None:

@@ -81,26 +81,6 @@ def test_no_point_of_the_segment_is_shorter(pair: tuple[Tensor, Tensor]) -> None
     assert norms.min() - gap - rounding <= found <= norms.min() + rounding
 
 
-@quick
-@given(gradients())
-def test_the_order_of_the_gradients_does_not_matter(pair: tuple[Tensor, Tensor]) -> None:
-    first, second = pair
-    one, other = min_norm(first, second), min_norm(second, first)
-    tolerance = 1e-9 * scale_of(first, second) ** 0.5
-    assert torch.allclose(one.direction, other.direction, rtol=0, atol=tolerance)
-    if not torch.equal(first, second):
-        assert one.gamma + other.gamma == pytest.approx(1, abs=1e-9)
-
-
-@quick
-@given(gradients(), st.integers(-28, 28))
-def test_gamma_does_not_depend_on_a_common_scale(
-    pair: tuple[Tensor, Tensor], exponent: int
-) -> None:
-    scaled = min_norm(*(gradient * 2.0**exponent for gradient in pair))
-    assert scaled.gamma == min_norm(*pair).gamma
-
-
 def test_tiny_gradients_keep_their_shares() -> None:
     """A guard of the denominator must not bend the direction of a nearly converged search."""
     first, second = 1e-20 * torch.eye(2)
@@ -109,39 +89,10 @@ def test_tiny_gradients_keep_their_shares() -> None:
     assert torch.allclose(direction, (first + second) / 2, rtol=1e-6, atol=0)
 
 
-def test_equal_gradients_are_returned() -> None:
-    gradient = torch.tensor([1.0, -2.0, 0.5])
-    assert torch.equal(min_norm(gradient, gradient.clone()).direction, gradient)
-
-
-def test_opposed_gradients_cancel() -> None:
-    gradient = torch.tensor([1.0, -2.0, 0.5])
-    direction, gamma = min_norm(gradient, -3 * gradient)
-    assert gamma == pytest.approx(0.75)
-    assert torch.allclose(direction, torch.zeros(3), atol=1e-6)
-
-
-@pytest.mark.parametrize("zero_first", [True, False])
-def test_a_zero_gradient_is_stationary(zero_first: bool) -> None:
-    pair = [torch.zeros(3), torch.ones(3)]
-    direction, gamma = min_norm(*(pair if zero_first else pair[::-1]))
-    assert gamma == float(zero_first)
-    assert torch.equal(direction, torch.zeros(3))
-
-
 def test_two_zero_gradients() -> None:
     direction, gamma = min_norm(torch.zeros(4), torch.zeros(4))
     assert 0 <= gamma <= 1
     assert torch.equal(direction, torch.zeros(4))
-
-
-@pytest.mark.parametrize(("cosine", "expected"), [(0.5, 0.0), (0.6, 0.0), (0.0, 0.2)])
-def test_a_gradient_half_as_long_is_taken_alone_from_cosine_one_half(
-    cosine: float, expected: float
-) -> None:
-    first = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    second = 0.5 * torch.tensor([cosine, (1 - cosine**2) ** 0.5], dtype=torch.float64)
-    assert min_norm(first, second).gamma == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("weight", "gamma"), [(1.0, 0.5), (0.1, 0.01 / 1.01)])
@@ -160,8 +111,3 @@ def test_float32_gradients_are_solved_in_double_precision() -> None:
     assert direction.dtype == torch.float32
     assert gamma == 1.0
     assert torch.equal(direction, first)
-
-
-def test_shape_is_kept() -> None:
-    pair = torch.randn(2, 14, 7, generator=torch.Generator().manual_seed(0))
-    assert min_norm(pair[0], pair[1]).direction.shape == (14, 7)

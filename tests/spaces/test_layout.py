@@ -31,25 +31,6 @@ def test_published_positions(cells: int, reductions: list[int], accurate: int, r
     ]
 
 
-def test_published_cells_and_widths() -> None:
-    plans = plan_cells(20, 64, ARNAS)
-    expected = [("accurate", 64)] * 6 + [("reduction", 128)] + [("accurate", 128)] * 6
-    expected += [("reduction", 128)] + [("robust", 128)] * 6
-    assert [(plan.kind, plan.channels) for plan in plans] == expected
-
-
-def test_classic_widths_double_twice() -> None:
-    space = SpaceOptions(kinds=["normal"] * 3, widths=[1, 2, 4])
-    widths = [plan.channels for plan in plan_cells(20, 36, space)]
-    assert widths == [36] * 6 + [72] * 7 + [144] * 7
-
-
-def test_three_cells_are_the_least() -> None:
-    plans = plan_cells(3, 2, ARNAS)
-    assert [plan.kind for plan in plans] == ["accurate", "reduction", "reduction"]
-    assert [plan.after_reduction for plan in plans] == [False, False, True]
-
-
 @settings(max_examples=100, deadline=None)
 @given(
     st.integers(3, 60),

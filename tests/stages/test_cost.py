@@ -274,7 +274,7 @@ def test_the_command_prints_a_table_or_json(
 
 def test_noise_has_the_shape_of_the_dataset() -> None:
     size = dataset_size("digits", load_params(ROOT / "params.yaml").data["digits"])
-    assert (size.images, size.test, size.selection, size.shape) == (1797, 360, 144, (1, 8, 8))
+    assert (size.images, size.test, size.val, size.shape) == (1797, 360, 144, (1, 8, 8))
     images, labels = size.noise(12, CPU)
     assert (images.shape, images.dtype) == ((12, 1, 8, 8), torch.uint8)
     assert labels.tolist() == [*range(10), 0, 1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -33,14 +32,21 @@ from damage import (
 )
 
 from arnas.config.load import load_params
-from arnas.data.splits import load_splits, read_info
+from arnas.data.splits import load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes, load_scores
-from arnas.models.registry import build_model, load_weights, read_origin
+from arnas.models.registry import build_model
+from arnas.models.weight_files import load_weights, read_origin
 from arnas.reporting.run.histories import search_history, training_history
 from arnas.reporting.run.tables import read_table
-from arnas.runtime.files import description_path, load_tensors, read_description
+from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.manifest import read_manifest
-from arnas.search.state import SearchState, load_course, load_state, load_trajectory, new_state
+from arnas.search.state import (
+    SearchState,
+    load_state,
+    load_trajectory,
+    load_trajectory_and_gammas,
+    new_state,
+)
 from arnas.spaces.genotype import load_genotype
 
 RAN: Counter[str] = Counter()
@@ -64,20 +70,14 @@ def _table(path: Path) -> object:
 SEALED: dict[Path, Reader] = {
     SPLITS: load_splits,
     SECOND: load_trajectory,
-    GENOTYPE: load_genotype,
     TRAINED / "selected.safetensors": load_weights,
     OUTCOMES: lambda path: load_outcomes(path, *NAMED),
     EXAMPLES: lambda path: load_examples(path, *NAMED),
     SCORES: lambda path: load_scores(path, "digits", [("arnas", 0)]),
 }
 """Files that are verified wherever they lie, and their readers."""
-BESIDE: dict[Path, Reader] = {
-    description_path(SPLITS): read_info,
-    description_path(TRAINED / "last.safetensors"): lambda path: read_origin(path, *NAMED),
-    description_path(OUTCOMES): read_description,
-}
-"""JSON beside tensors, read alone."""
 RECORDED: dict[Path, Reader] = {
+    GENOTYPE: load_genotype,
     FIRST.with_name("history.jsonl"): lambda path: search_history(path, "adversarial"),
     TRAINED / "history.jsonl": training_history,
     TRAINED / "manifest.json": lambda path: load_weights(path.with_name("last.safetensors")),
@@ -94,7 +94,7 @@ def attack(path: Path, read: Reader, name: str) -> None:
     for kind, damage, chance in damages(name):
         damage(path, chance)
         assert not path.is_file() or path.read_bytes() != data, "it must be damaged at all"
-        sentence(lambda: read(path), path, description_path(path))
+        sentence(lambda: read(path), path, path.with_name("manifest.json"))
         RAN[kind] += 1
         restore(path, data)
     read(path)
@@ -102,25 +102,15 @@ def attack(path: Path, read: Reader, name: str) -> None:
 
 @pytest.mark.parametrize("original", SEALED, ids=lambda p: "/".join(p.parts[2:]))
 def test_files_alone_are_verified(original: Path, run: Path, tmp_path: Path) -> None:
-    """Away from their manifests; also where their description is what is damaged."""
+    """Away from their manifests."""
     path = tmp_path / original.name
     shutil.copy(original, path)
-    beside = description_path(path)
-    if description_path(original).exists():
-        shutil.copy(description_path(original), beside)
     attack(path, SEALED[original], str(original))
-    if beside.exists():
-        data = beside.read_bytes()
-        for kind, damage, chance in damages(f"beside {original}"):
-            damage(beside, chance)
-            sentence(lambda: SEALED[original](path), path, beside)
-            RAN[kind] += 1
-            restore(beside, data)
 
 
-@pytest.mark.parametrize("path", [*BESIDE, *RECORDED], ids=lambda p: "/".join(p.parts[2:]))
+@pytest.mark.parametrize("path", RECORDED, ids=lambda p: "/".join(p.parts[2:]))
 def test_files_in_their_place_are_verified(path: Path, run: Path) -> None:
-    attack(path, (BESIDE | RECORDED)[path], str(path))
+    attack(path, RECORDED[path], str(path))
 
 
 def test_a_supernet_takes_its_state_only(run: Path, fresh: SearchState) -> None:
@@ -128,10 +118,10 @@ def test_a_supernet_takes_its_state_only(run: Path, fresh: SearchState) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("path", [GENOTYPE, TRAINED / "manifest.json", description_path(OUTCOMES)])
+@pytest.mark.parametrize("path", [TRAINED / "manifest.json", OUTCOMES], ids=["manifest", "tensors"])
 def test_any_flipped_byte_of_a_sealed_file_is_noticed(path: Path, run: Path) -> None:
     """Also spaces, and also the name under which the seal lies."""
-    read = {**SEALED, **BESIDE, TRAINED / "manifest.json": read_manifest}[path]
+    read = read_manifest if path.suffix == ".json" else SEALED[path]
     data, chance = path.read_bytes(), seeds(path)
     alone = run.parent / path.name
     for place, byte in enumerate(data):
@@ -160,7 +150,7 @@ def test_pickles_are_not_opened_whatever_their_name(suffix: str, kind: str, run:
 # Swapped files
 
 
-KINDS = [path for path in SEALED if path.suffix == ".safetensors"]
+KINDS = list(SEALED)
 
 
 @pytest.mark.parametrize("place", KINDS, ids=lambda p: "/".join(p.parts[2:]))
@@ -168,26 +158,12 @@ def test_a_valid_file_of_another_kind_is_refused(place: Path, run: Path, tmp_pat
     """With its own valid description, and with that of the file which should be there."""
     for other in (*KINDS, FIRST):
         for whose in (other, place):
-            if other == place or (other == FIRST and place == SECOND and whose == other):
+            if other == place or (other == FIRST and place == SECOND):
                 continue
             path = tmp_path / place.name
-            shutil.copy(other, path)
-            shutil.copy(description_path(whose), description_path(path))
-            sentence(partial(SEALED[place], path), path, description_path(path))
+            save_tensors(path, load_tensors(other).tensors, load_tensors(whose).description)
+            sentence(partial(SEALED[place], path), path)
             RAN["swapped"] += 1
-
-
-def test_another_description_is_refused_though_it_is_of_the_same_kind(
-    run: Path, tmp_path: Path
-) -> None:
-    for one, other in (("selected", "last"), ("last", "selected")):
-        path = tmp_path / f"{one}.safetensors"
-        shutil.copy(TRAINED / path.name, path)
-        record = json.loads(description_path(TRAINED / f"{other}.safetensors").read_text())
-        record["sha256"] = json.loads(description_path(TRAINED / path.name).read_text())["sha256"]
-        description_path(path).write_text(json.dumps(record))
-        sentence(partial(load_weights, path), description_path(path))
-        RAN["swapped"] += 1
 
 
 def test_a_file_of_the_same_kind_is_refused_in_its_place(run: Path) -> None:
@@ -196,7 +172,7 @@ def test_a_file_of_the_same_kind_is_refused_in_its_place(run: Path) -> None:
     for read, path in (
         (lambda: load_splits(SPLITS, "shapes"), SPLITS),
         (lambda: load_trajectory(SECOND, wrong), SECOND),
-        (lambda: load_course(SECOND, {"seed": 1}), SECOND),
+        (lambda: load_trajectory_and_gammas(SECOND, {"seed": 1}), SECOND),
         (lambda: load_trajectory(FIRST, {"stage": "multiobjective"}), FIRST),
         (lambda: load_outcomes(OUTCOMES, "shapes", "arnas", 0), OUTCOMES),
         (lambda: load_outcomes(OUTCOMES, "digits", "resnet18", 0), OUTCOMES),
@@ -213,7 +189,7 @@ def test_a_file_of_the_same_kind_is_refused_in_its_place(run: Path) -> None:
         ("digits", "b", 0),
         ("digits", "arnas", 1),
     ):
-        path = description_path(TRAINED / "last.safetensors")
+        path = TRAINED / "last.safetensors"
         sentence(partial(read_origin, path, dataset, network, seed), path)
         RAN["swapped"] += 1
 

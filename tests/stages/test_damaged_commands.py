@@ -26,25 +26,21 @@ from damage import (
 from tiny_run import CELL, SEARCH, exit_code
 from tiny_run import COMMANDS as STAGES
 
-from arnas.runtime.files import description_path, load_tensors, save_tensors
+from arnas.runtime.files import load_tensors, save_tensors
 
 FOUND = {"dataset": "digits", "network": "dsara", "seed": "0"}
 COMMANDS: dict[Path, tuple[str, dict[str, str]]] = {
     SPLITS: ("search_adversarial", SEARCH),
-    description_path(SPLITS): ("retrain", CELL),
     FIRST: ("search_multiobjective", SEARCH),
     FIRST.with_name("manifest.json"): ("search_multiobjective", SEARCH),
     SECOND: ("derive", SEARCH),
-    description_path(SECOND): ("derive", SEARCH),
     GENOTYPE: ("retrain", FOUND),
     TRAINED / "selected.safetensors": ("whitebox", CELL),
-    description_path(TRAINED / "selected.safetensors"): ("blackbox_examples", CELL),
     TRAINED / "manifest.json": ("whitebox", CELL),
     TRAINED / "history.jsonl": ("tables", {}),
     FIRST.with_name("history.jsonl"): ("tables", {}),
     OUTCOMES: ("tables", {}),
     EXAMPLES: ("blackbox", {"dataset": "digits"}),
-    description_path(EXAMPLES): ("analysis", {}),
     SCORES: ("tables", {}),
     TABLES / "whitebox.csv": ("report", {}),
     TABLES / "alphas.csv": ("report", {}),
@@ -74,22 +70,19 @@ def check_output(said: str, path: Path) -> None:
     assert "Traceback" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     if "is missing, which" not in line:  # a folder counts as no file
-        check_sentence(line, path, path.with_name(path.name.removesuffix(".json")))
+        check_sentence(line, path, path.with_name("manifest.json"))
 
 
 def test_commands_refuse_a_valid_file_of_another_kind(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path, other in ((SECOND, FIRST), (FIRST, TRAINED / "last.safetensors"), (SPLITS, EXAMPLES)):
-        both = [(path, other), (description_path(path), description_path(other))]
-        data = [place.read_bytes() for place, _ in both]
-        for place, source in both:
-            shutil.copy(source, place)
+        data = path.read_bytes()
+        shutil.copy(other, path)
         command, axes = COMMANDS[path]
         assert exit_code(command, axes) == 2
         check_output(capsys.readouterr().err, path)
-        for (place, _), before in zip(both, data, strict=True):
-            restore(place, before)
+        restore(path, data)
 
 
 WEIGHTS = TRAINED / "selected.safetensors"
@@ -120,7 +113,7 @@ def test_commands_refuse_what_is_sealed_but_another_without_a_manifest(
 ) -> None:
     """As in results that were copied without their manifests."""
     manifest = path.with_name("manifest.json")
-    places = (path, description_path(path), manifest)
+    places = (path, manifest)
     before = [place.read_bytes() for place in places]
     manifest.unlink()
     tensors, description = load_tensors(path)

@@ -16,11 +16,11 @@ import torch
 from damage import MARKER, Trap, sentence
 from torch import Tensor
 
-from arnas.data.options import NpzOptions
-from arnas.data.sources.registry import load_dataset
+from arnas.data.load import load_dataset
+from arnas.data.sources.registry import NpzOptions
 from arnas.data.splits import load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes, load_scores
-from arnas.models.registry import load_weights
+from arnas.models.weight_files import load_weights
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import load_tensors, save_tensors, write_json, write_sealed
 from arnas.search.state import load_trajectory
@@ -91,8 +91,8 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[Change]]] = {
             set_tensor("test", spoiled(99999)),
             set_tensor("test", spoiled(-1)),
             set_tensor("train", lambda t: t[:0]),
-            set_tensor("selection", lambda t: t[:-1]),
-            set_tensor("search_validation", lambda t: t.to(torch.int32)),
+            set_tensor("val", lambda t: t[:-1]),
+            set_tensor("search_val", lambda t: t.to(torch.int32)),
             drop("test"),
             drop("images"),
             describe("info.num_classes", 3),
@@ -320,7 +320,7 @@ def test_arrays_that_claim_what_they_are_not(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, data in NPZ[name].items():
             archive.writestr(member, data)
-    options = NpzOptions(source="npz", path=str(path), test_images=5, selection_images=5)
+    options = NpzOptions(source="npz", path=str(path), test_images=5, val_images=5)
     with pytest.raises(UserError, match=r"^data\.mine\.path: ") as caught:
         load_dataset("mine", options)
     assert str(caught.value).isprintable()
@@ -331,8 +331,8 @@ def test_an_archive_that_unpacks_beyond_the_memory_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mine.npz"
-    np.savez_compressed(path, images=np.zeros((80, 64, 64), np.uint8), labels=np.arange(80) % 2)
-    options = NpzOptions(source="npz", path=str(path), test_images=5, selection_images=5)
+    np.savez_compressed(path, images=np.full((80, 64, 64), 200, np.uint8), labels=np.arange(80) % 2)
+    options = NpzOptions(source="npz", path=str(path), test_images=5, val_images=5)
     load_dataset("mine", options)
     monkeypatch.setattr("os.sysconf", lambda name: 500)  # bytes a page, and pages
     with pytest.raises(UserError, match=r"its arrays take .* GB, this machine has .* GB"):

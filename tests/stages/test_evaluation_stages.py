@@ -18,7 +18,8 @@ from arnas.evaluation.checks import CHECKS
 from arnas.evaluation.predict import predict
 from arnas.evaluation.record import from_record
 from arnas.evaluation.result import ROBUST
-from arnas.models.registry import describe_model, model_from_description, save_weights
+from arnas.models.registry import ModelSpec
+from arnas.models.weight_files import save_weights
 from arnas.pipeline.attack import EvalConfig, assess, load_target
 from arnas.pipeline.jobs import Instance, find_instance
 from arnas.pipeline.runner import run_command
@@ -38,7 +39,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.delenv("ARNAS_PARAMS", raising=False)
     monkeypatch.setenv("ARNAS_DEVICE", "cpu")
     content: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
-    content["data"]["digits"] |= {"test_images": TEST, "selection_images": SELECTION}
+    content["data"]["digits"] |= {"test_images": TEST, "val_images": SELECTION}
     content["run"] |= {"searches": [], "networks": ["arnas", "arnas_undefended"]}
     content["whitebox"] |= {"autoattack_images": 2}
     use(content)
@@ -60,18 +61,18 @@ def instance(command: str, axes: dict[str, str]) -> Instance:
 
 def pixels_to_attack() -> tuple[Tensor, Tensor]:
     """Return the test images and their labels."""
-    images, y = splits().part("test")
+    images, y = splits().subset("test")
     return splits().pixels(images), y
 
 
 def quick_network(seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Return random features with a classifier fitted to them, and the model's description."""
-    described = describe_model(
+    described = ModelSpec(
         "arnas", num_classes=10, image_size=8, in_channels=1, channels=4, cells=3, space=None
     )
     with seeded("a test", seed):
-        model = model_from_description(described, "a test").eval()
-    images, y = splits().part("train", "search_validation")
+        model = described.build().eval()
+    images, y = splits().subset("train", "search_val")
     features: list[Tensor] = []
     hook = model.classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))
     with torch.no_grad():
@@ -89,7 +90,7 @@ def quick_network(seed: int) -> tuple[nn.Module, dict[str, Any]]:
 def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
     """Store a quick network as both checkpoints of a cell and return it."""
     model, described = quick_network(seed)
-    images, y = splits().part("selection")
+    images, y = splits().subset("val")
     right = predict(model, splits().pixels(images), 256) == y
     paths = instance("retrain", axes).outputs
     loss = load_params(Path("params.yaml")).networks[axes["network"]].loss
@@ -101,7 +102,7 @@ def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
             "loss": loss,
             "checkpoint": key,
             "epoch": 2,
-            "selection_clean": 100 * float(right.float().mean()),
+            "val_clean": 100 * float(right.float().mean()),
             **changes.get(key, {}),
         }
         save_weights(paths[key], model, described, provenance)
@@ -177,7 +178,7 @@ def test_the_command_gives_the_outcomes_of_the_table(settings: dict[str, Any]) -
 
 
 def test_a_checkpoint_chosen_on_other_images_fails(settings: dict[str, Any]) -> None:
-    store(CELL, 0, selected={"selection_clean": 12.5})
+    store(CELL, 0, selected={"val_clean": 12.5})
     settings["whitebox"] |= {"attacks": [], "last_attacks": [], "checks": "none"}
     use(settings)
     _, description = attacked()

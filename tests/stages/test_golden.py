@@ -63,7 +63,7 @@ def figures(folder: Path, command: str, axes: dict[str, str]) -> dict[str, Any]:
 
 
 EXACT = {
-    "datasets_csv": ("train", "search_validation", "selection", "test"),
+    "datasets_csv": ("train", "search_val", "val", "test"),
     "models_csv": ("parameters", "macs"),
     "operations_csv": ("cell", "count", "share"),
     "alphas_csv": ("mean", "lowest", "highest"),

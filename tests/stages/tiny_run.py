@@ -40,8 +40,8 @@ def settings() -> dict[str, Any]:
     content["run"] |= {"searches_on": [], "networks": ["arnas"]}
     content["data"]["digits"] |= {
         "test_images": 20,
-        "selection_images": 20,
-        "search_validation_fraction": 0.97,
+        "val_images": 20,
+        "search_val_fraction": 0.97,
     }
     content["supernet"] |= {"batch_size": 26}
     content["retrain"]["digits"] |= {"epochs": 1, "batch_size": 800}

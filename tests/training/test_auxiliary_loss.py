@@ -19,6 +19,7 @@ from arnas.spaces.network import CellNetwork
 from arnas.training import loop
 from arnas.training.loop import TrainingData, TrainingTask
 from arnas.training.options import RetrainOptions, SelectionOptions
+from arnas.training.registry import loss_options
 
 RATE, WEIGHT, COUNT = 0.05, 0.4, 4
 """One batch of four images, one plain step."""
@@ -59,7 +60,7 @@ def task(content: TrainingData, weight: float, loss: str = "natural") -> Trainin
         auxiliary_weight=weight,
         selection=SelectionOptions(steps=1, train_images=1),
     )
-    return TrainingTask(loss, content, options, THREAT, SEED_PARTS)
+    return TrainingTask(loss_options(loss), content, options, THREAT, SEED_PARTS)
 
 
 def weights_of(model: CellNetwork) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ from training_cases import CLASSES, DATA, OPTIONS, SCALE, THREAT, bits, images, 
 from arnas.attacks.threat import Threat
 from arnas.data.splits import LabelledImages
 from arnas.runtime.progress import silent
-from arnas.training import loop
+from arnas.training import loop, losses
 from arnas.training.loop import TrainingResult, TrainingTask, learning_rate, measure
-from arnas.training.losses import LOSSES, LossValue, Step, natural_loss
+from arnas.training.losses import LossValue, Step, natural_loss
 from arnas.training.options import RetrainOptions, SelectionOptions
 
 ONE_BATCH = DATA._replace(train=images(4, 3))
@@ -54,13 +54,6 @@ def test_warmup_rises_in_equal_steps_to_the_schedule(schedule: str) -> None:
     assert shares == pytest.approx([k / 7 for k in range(1, 7)] + [1.0] * 3, rel=1e-12)
 
 
-def test_milestones_and_warmup_go_together() -> None:
-    options = RetrainOptions(learning_rate=0.5, milestones=[1], warmup_epochs=2.0, epochs=3)
-    assert learning_rate(1, 2, options) == pytest.approx(0.5 * 2 / 5)
-    assert learning_rate(2, 2, options) == pytest.approx(0.05 * 3 / 5)
-    assert learning_rate(4, 2, options) == pytest.approx(0.05)
-
-
 def script(monkeypatch: pytest.MonkeyPatch, pairs: list[tuple[float, float]]) -> list[bytes]:
     """Let the epochs have given (clean, robust) accuracies; return the weights after each.
 
@@ -77,7 +70,7 @@ def script(monkeypatch: pytest.MonkeyPatch, pairs: list[tuple[float, float]]) ->
             rate = float(next(falling))
             return rate, rate
         assert name == "selection"
-        assert part is what.data.selection
+        assert part is what.data.val
         seen.append(bits(model.state_dict()))
         return next(left)
 
@@ -107,9 +100,9 @@ def test_the_checkpoint_is_selected_by_the_loss_s_own_accuracy(
     result = run(small_net(), task(loss, epochs=len(pairs)))
     best = expected[loss]
     assert result.selected.epoch == best
-    assert (result.selected.selection_clean, result.selected.selection_robust) == pairs[best - 1]
+    assert (result.selected.val_clean, result.selected.val_robust) == pairs[best - 1]
     assert result.last.epoch == len(pairs)
-    assert (result.last.selection_clean, result.last.selection_robust) == pairs[-1]
+    assert (result.last.val_clean, result.last.val_robust) == pairs[-1]
     assert bits(result.selected.weights) == seen[best - 1]
     assert bits(result.last.weights) == seen[-1]
     assert len({str(state) for state in seen}) == len(pairs), "every epoch moved the weights"
@@ -158,8 +151,8 @@ def test_the_history_has_a_row_for_every_epoch() -> None:
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
     assert [row["learning_rate"] for row in result.history] == pytest.approx([0.1, 0.01, 0.01])
     assert [words[:2] for words in said] == [(1, 3), (2, 3), (3, 3)]
-    assert result.history[-1]["selection_clean"] == result.last.selection_clean
-    assert result.history[-1]["selection_robust"] == result.last.selection_robust
+    assert result.history[-1]["val_clean"] == result.last.val_clean
+    assert result.history[-1]["val_robust"] == result.last.val_robust
     assert json.loads(json.dumps(result.history)) == result.history
 
 
@@ -190,26 +183,13 @@ def test_an_epoch_ends_with_the_accuracy_on_the_first_training_images() -> None:
     assert [key for key in row if key.endswith(("clean", "robust"))] == [
         "train_clean",
         "train_robust",
-        "selection_clean",
-        "selection_robust",
+        "val_clean",
+        "val_robust",
     ]
-
-
-def test_looking_at_training_images_changes_nothing() -> None:
-    """However many are looked at; more than there are means all."""
-    results = [
-        run(small_net(), task(selection=SelectionOptions(steps=2, batch_size=3, train_images=n)))
-        for n in (1, 9, 500)
-    ]
-    assert len({str(bits(result.last.weights)) for result in results}) == 1
-    assert len({str(bits(result.selected.weights)) for result in results}) == 1
-    for rows in zip(*(result.history for result in results), strict=True):
-        assert len({(row["selection_clean"], row["selection_robust"]) for row in rows}) == 1
-        assert rows[1] == rows[2]
 
 
 def test_each_part_has_random_starts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the selection images do not follow from how many training images came before."""
+    """Those of the validation images do not follow from how many training images came before."""
     starts: dict[tuple[int, int], Tensor] = {}
 
     def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, **settings: Any) -> Tensor:
@@ -248,7 +228,7 @@ def test_every_step_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatc
         batches.append(step.batch.x.numpy().tobytes())
         return natural_loss(step)
 
-    monkeypatch.setitem(LOSSES, "pgd", LOSSES["pgd"]._replace(loss=spy))
+    monkeypatch.setattr(losses, "pgd_loss", spy)
     for seed in (0, 1):
         run(small_net(), task(seed=seed))
     assert len(drawn) == 2 * OPTIONS.epochs * 2
@@ -257,7 +237,7 @@ def test_every_step_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 def test_selection_images_pick_the_checkpoint_and_nothing_else() -> None:
     first = run(small_net(), task())
-    second = run(small_net(), task(data=DATA._replace(selection=images(11, 8))))
+    second = run(small_net(), task(data=DATA._replace(val=images(11, 8))))
     assert bits(first.last.weights) == bits(second.last.weights)
     figures = ("learning_rate", "train_loss", "train_accuracy", "train_clean", "train_robust")
     for one, other in zip(first.history, second.history, strict=True):
@@ -354,7 +334,7 @@ def test_training_runs_in_training_mode_after_every_selection() -> None:
 
 
 def linear_case() -> tuple[nn.Sequential, TrainingTask, Tensor, Tensor]:
-    """Return a linear model, a task and each selection image's clean and worst smallest margin.
+    """Return a linear model, a task and each validation image's clean and worst smallest margin.
 
     Pixels lie inside the box by more than epsilon, where the worst margin is epsilon times the L1
     distance of two rows below the clean one.
@@ -369,7 +349,7 @@ def linear_case() -> tuple[nn.Sequential, TrainingTask, Tensor, Tensor]:
         logits = model(x.float() / SCALE)
         clean = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None])).flatten()
         shift = narrow.epsilon * (model[1].weight[0] - model[1].weight[1]).abs().sum()
-    data = DATA._replace(selection=LabelledImages(x, y))
+    data = DATA._replace(val=LabelledImages(x, y))
     what = task(data=data, selection=SelectionOptions(steps=10, batch_size=7))
     return model, dataclasses.replace(what, threat=narrow), clean, clean - shift
 
@@ -378,7 +358,7 @@ def test_selection_of_a_linear_model_is_the_closed_form() -> None:
     model, what, clean, worst = linear_case()
     expected = [100 * (margin > 0).float().mean().item() for margin in (clean, worst)]
     assert 0 < expected[1] < expected[0] < 100
-    found = measure(model, what.data.selection, what, "selection")
+    found = measure(model, what.data.val, what, "selection")
     assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -391,18 +371,18 @@ def test_an_image_wrong_when_clean_is_not_robust() -> None:
             score = torch.where(known, -1.0, 1.0)[:, None] + 0 * x.flatten(1).sum(1, keepdim=True)
             return torch.cat([score, -score], dim=1)
 
-    data = DATA._replace(selection=LabelledImages(images(5, 2).images, torch.zeros(5).long()))
-    assert measure(Contrary(), data.selection, task(data=data), "selection") == (0.0, 0.0)
+    data = DATA._replace(val=LabelledImages(images(5, 2).images, torch.zeros(5).long()))
+    assert measure(Contrary(), data.val, task(data=data), "selection") == (0.0, 0.0)
 
 
 def test_selection_leaves_the_model_and_repeats_itself() -> None:
     """Random starts are the same after every epoch."""
     model = small_net().train()
     before, modes = bits(model.state_dict()), [m.training for m in model.modules()]
-    first = measure(model, task().data.selection, task(), "selection")
+    first = measure(model, task().data.val, task(), "selection")
     assert bits(model.state_dict()) == before
     assert [m.training for m in model.modules()] == modes
-    assert measure(model, task().data.selection, task(), "selection") == first
+    assert measure(model, task().data.val, task(), "selection") == first
 
 
 def test_the_selection_attack_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,7 +395,7 @@ def test_the_selection_attack_is_the_one_that_is_set(monkeypatch: pytest.MonkeyP
         return x
 
     monkeypatch.setattr(loop, "pgd", spy)
-    clean, robust = measure(small_net(), task().data.selection, task(), "selection")
+    clean, robust = measure(small_net(), task().data.val, task(), "selection")
     assert clean == robust
     assert [call["count"] for call in calls] == [3, 3, 1]
     assert not torch.equal(starts[0], starts[1]), "batches have random starts of their own"

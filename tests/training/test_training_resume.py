@@ -30,7 +30,7 @@ def run(checkpointer: Checkpointer = NO_CHECKPOINT, **changes: Any) -> object:
         rows,
         bits(model.state_dict()),
         [
-            (c.epoch, c.selection_clean, c.selection_robust, bits(c.weights))
+            (c.epoch, c.val_clean, c.val_robust, bits(c.weights))
             for c in (result.last, result.selected)
         ],
     )

@@ -11,6 +11,7 @@ from arnas.attacks.threat import Threat
 from arnas.data.splits import LabelledImages
 from arnas.training.loop import TrainingData, TrainingTask
 from arnas.training.options import RetrainOptions, SelectionOptions, TrainingAttackOptions
+from arnas.training.registry import loss_options
 
 SCALE = 16
 CLASSES = 3
@@ -53,7 +54,7 @@ def task(
     loss: str = "pgd", data: TrainingData = DATA, seed: int = 0, **changes: Any
 ) -> TrainingTask:
     options = OPTIONS.model_copy(update=changes)
-    return TrainingTask(loss, data, options, THREAT, ("a test", seed))
+    return TrainingTask(loss_options(loss), data, options, THREAT, ("a test", seed))
 
 
 def bits(values: dict[str, Tensor]) -> dict[str, bytes]:

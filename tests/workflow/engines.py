@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
@@ -37,9 +39,8 @@ def copy_checkout(target: Path, preset: str) -> Path:
             shutil.copy2(ROOT / name, target / name)
     shutil.copyfile(target / f"workflow/presets/{preset}.yaml", target / "params.yaml")
     (target / "dvc.lock").unlink(missing_ok=True)
-    who = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "copy"]):
-        subprocess.run(["git", *command], cwd=target, check=True, capture_output=True)
+    checked(target, "git", "init", "-q")
+    commit(target)
     return target
 
 
@@ -56,6 +57,71 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
         check=False,
         timeout=1200,
     )
+
+
+def checked(folder: Path, *command: str, **environment: str) -> str:
+    """Run a command that must succeed and return what it printed."""
+    done = run(folder, *command, **environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def commit(folder: Path) -> None:
+    """Commit everything that git does not ignore."""
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    checked(folder, "git", "add", "-A")
+    checked(folder, "git", *who, "commit", "-q", "-m", "results")
+
+
+def copied(source: Path, target: Path) -> Path:
+    """Return a copy of a checkout with its results."""
+    return Path(shutil.copytree(source, target / "copy", symlinks=True))
+
+
+def edit_settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Set values of the settings, named as in ``run__seeds=[1]``, and return all of them."""
+    settings: dict[str, Any] = yaml.safe_load((folder / "params.yaml").read_text())
+    for name, value in changes.items():
+        *blocks, key = name.split("__")
+        here = settings
+        for block in blocks:
+            here = here[block]
+        here[key] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    return settings
+
+
+PRETENDING = """
+import importlib.util, sys
+
+class PretendGpus:
+    def find_spec(self, name, path=None, target=None):
+        if name != "arnas.runtime.device":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        def patched(module):
+            execute(module)
+            cpu = module.torch.device("cpu")
+            module.visible_gpus = lambda: NAMES
+            module._devices = lambda held, names: module.Devices(held, (cpu,) * len(held))
+        spec.loader.exec_module = patched
+        return spec
+
+sys.meta_path.insert(0, PretendGpus())
+"""
+
+
+def pretended_gpus(folder: Path, *names: str) -> dict[str, str]:
+    """Return an environment in which every Python leases such GPUs and computes on the CPU."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(f"NAMES = {names!r}\n{PRETENDING}")
+    return {
+        "PYTHONPATH": str(folder),
+        "ARNAS_DEVICE": "auto",
+        "ARNAS_LEASE_DIR": str(folder / "locks"),
+    }
 
 
 def words(command: str) -> str:
@@ -120,6 +186,11 @@ def seen_by_dvc(folder: Path) -> dict[str, tuple[Seen, dict[str, list[str]]]]:
     }
 
 
+def dvc_changed(folder: Path) -> Any:
+    """Return what DVC finds changed."""
+    return json.loads(checked(folder, "dvc", "status", "--json") or "{}")
+
+
 def jobs_to_run(folder: Path, *options: str) -> set[str]:
     """Return the commands that a dry run would run."""
     done = run(folder, "snakemake", "-n", *options)
@@ -130,13 +201,10 @@ def jobs_to_run(folder: Path, *options: str) -> set[str]:
 
 def stages_with_changed_params(folder: Path) -> set[str]:
     """Return the commands of the stages whose params DVC finds changed."""
-    done = run(folder, "dvc", "status", "--json")
-    assert done.returncode == 0, done.stderr
     commands = {name: seen.command for name, (seen, _) in seen_by_dvc(folder).items()}
-    found = set()
-    for name, changes in json.loads(done.stdout or "{}").items():
-        for change in changes:
-            settings: dict[str, Any] = change.get("changed deps", {}) if change else {}
-            if any(key.endswith(".yaml") for key in settings):
-                found.add(commands[name])
-    return found
+    return {
+        commands[name]
+        for name, changes in dvc_changed(folder).items()
+        for change in filter(None, changes)
+        if any(key.endswith(".yaml") for key in change.get("changed deps", {}))
+    }

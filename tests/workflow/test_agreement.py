@@ -12,6 +12,7 @@ from engines import ROOT, Seen, copy_checkout, seen_by_dvc, seen_by_snakemake
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
+from arnas.pipeline.dvc import dvc_yaml
 from arnas.pipeline.jobs import Instance, instances
 from arnas.pipeline.plan import STAGES, stage_by_name
 
@@ -48,14 +49,18 @@ def test_snakemake_has_the_plan(checkout: Path, params: Params) -> None:
     assert seen_by_snakemake(checkout) == {as_seen(instance) for instance in instances(params)}
 
 
-def test_jobs_that_compute_on_networks_ask_for_a_gpu_and_say_how_many() -> None:
+def test_jobs_that_compute_on_networks_ask_for_a_gpu() -> None:
     for path in (ROOT / "workflow/rules").glob("*.smk"):
         for rule in re.split(r"\n(?=rule )", path.read_text()):
             name = re.match(r"rule (\w+):", rule)
             if name and name[1] in {stage.name for stage in STAGES}:
                 asks = stage_by_name(name[1]).gpus != "none"
                 assert ("gpu=1," in rule) == asks, name[1]
-                assert ("ARNAS_GPUS={resources.gpu}" in rule) == asks, name[1]
+
+
+def test_the_committed_dvc_yaml_is_generated_from_the_plan() -> None:
+    text = dvc_yaml(load_params(ROOT / "params.yaml"))
+    assert (ROOT / "dvc.yaml").read_text() == text, "make plan"
 
 
 def split(params: Params) -> tuple[set[Seen], dict[str, Seen]]:

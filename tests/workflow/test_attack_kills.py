@@ -79,7 +79,7 @@ def test_killed_at_random_points(whole: Path, tmp_path: Path, kind: signal.Signa
         _, said = process.communicate(timeout=120)
         hits += process.returncode in (-signal.SIGKILL, 75)
         if process.returncode == 75:
-            assert "the same command goes on" in said
+            assert "rerun the same command to resume" in said
     assert hits
     finish(tmp_path)
     for ending in ("json", "html"):

@@ -130,13 +130,10 @@ def wait_for_state(folder: Path, stage: str, seconds: float = 240) -> None:
 
 
 @pytest.mark.long
-def test_jobs_that_slurm_takes_away_go_on(tmp_path: Path) -> None:
+def test_jobs_that_slurm_takes_away_go_on(run_by_snakemake: Path, tmp_path: Path) -> None:
     """Preempted and out of time, a search ends with the bytes of one that nobody disturbed."""
     target = "results/smoke/search/dsara/0/multiobjective/state.safetensors"
-    whole = copy_checkout(tmp_path / "whole", "smoke")
     taken = copy_checkout(tmp_path / "taken", "smoke")
-    done = run(whole, "snakemake", "--cores", "1", target)
-    assert done.returncode == 0, done.stderr[-3000:]
     environment = os.environ | fake_slurm.install(tmp_path / "slurm") | {"ARNAS_SAVE_SECONDS": "0"}
     root = Path(environment["FAKE_SLURM"])
     options = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5")
@@ -158,7 +155,7 @@ def test_jobs_that_slurm_takes_away_go_on(tmp_path: Path) -> None:
             assert engine.wait(timeout=600) == 0, (tmp_path / "said").read_text()[-3000:]
         finally:
             engine.kill()
-    assert (taken / target).read_bytes() == (whole / target).read_bytes()
+    assert (taken / target).read_bytes() == (run_by_snakemake / target).read_bytes()
     assert not list((taken / ".arnas/state").rglob("state.*.json")), "it went on from another"
     calls = [fake_slurm.asked(job) for job in fake_slurm.jobs(root)]
     assert [call.comment.split("_wildcards")[0] for call in calls] == [
@@ -245,13 +242,10 @@ def test_commands_of_the_manifests_are_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_jobs_that_kubernetes_takes_away_go_on(tmp_path: Path) -> None:
+def test_jobs_that_kubernetes_takes_away_go_on(run_by_snakemake: Path, tmp_path: Path) -> None:
     """Through the API, on a pod's eviction, and with a Job that was never there."""
     target = "results/smoke/retrain/digits/arnas/0/selected.safetensors"
-    whole = copy_checkout(tmp_path / "whole", "smoke")
     taken = copy_checkout(tmp_path / "taken", "smoke")
-    done = run(whole, "snakemake", "--cores", "1", target)
-    assert done.returncode == 0, done.stderr[-3000:]
     environment = os.environ | {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "ARNAS_SAVE_SECONDS": "0",
@@ -276,7 +270,7 @@ def test_jobs_that_kubernetes_takes_away_go_on(tmp_path: Path) -> None:
         gone = run(taken, *jobs_py, "arnas-9", KUBERNETES_API=address)
         unreachable = run(taken, *jobs_py, "arnas-1", KUBERNETES_API="http://127.0.0.1:1")
         cancelled = run(taken, "workflow/kubernetes/cancel", "x", "arnas-1", KUBERNETES_API=address)
-    assert (taken / target).read_bytes() == (whole / target).read_bytes()
+    assert (taken / target).read_bytes() == (run_by_snakemake / target).read_bytes()
     assert not list((taken / ".arnas/state").rglob("state.*.json")), "it went on from another"
     assert cluster.evictions == 1
     assert (gone.stdout, unreachable.stdout) == ("failed\n", "running\n")

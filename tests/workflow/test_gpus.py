@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
-from engines import copy_checkout, run
+from engines import checked, copy_checkout, edit_settings, pretended_gpus
 
 pytestmark = pytest.mark.long
 
@@ -39,13 +38,10 @@ def jobs(folder: Path) -> Iterator[Job]:
 def test_jobs_of_snakemake_get_different_gpus(tmp_path: Path) -> None:
     """Two networks on two GPUs, one of which asks for both and gets them for two ranks."""
     folder = copy_checkout(tmp_path / "copy", "smoke")
-    settings = yaml.safe_load((folder / "params.yaml").read_text())
-    settings["run"] |= {"searches": []}
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-    pretended = {"ARNAS_FAKE_GPUS": "a,b", "ARNAS_LEASE_DIR": str(tmp_path / "locks")}
+    edit_settings(folder, run__searches=[])
     command = "snakemake --cores 3 --resources gpu=2 --set-resources blackbox_examples:gpu=2 -- "
-    done = run(folder, *command.split(), "evaluate", ARNAS_DEVICE="auto", **pretended)
-    assert done.returncode == 0, done.stderr[-3000:]
+    gpus = pretended_gpus(tmp_path / "gpus", "a", "b")
+    checked(folder, *command.split(), "evaluate", **gpus)
     found = list(jobs(folder))
     assert {"a", "b"} == {name for job in found for name in job.gpus}
     assert frozenset({"a", "b"}) in {job.gpus for job in found}

@@ -49,10 +49,10 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
         "source": "image_folder",
         "path": "photos",
         "test_images": 40,
-        "selection_images": 20,
+        "val_images": 20,
     }
     settings["run"] |= {
-        "networks": ["arnas", "robnet", "preact_resnet18", "mobilenet_v2"],
+        "networks": ["arnas", "mobilenet_v2"],
         "seeds": [0],
     }
     settings["supernet"] |= {"channels": 2, "cells": 6, "batch_size": 20}
@@ -63,8 +63,6 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
     search["network"] |= {"channels": 4, "cells": 3}
     settings["networks"] = {
         "arnas": {"model": "arnas", "channels": 4, "cells": 3},
-        "robnet": {"model": "robnet_large_v1", "channels": 4, "cells": 3},
-        "preact_resnet18": {"model": "preact_resnet18", "channels": 4},
         "mobilenet_v2": {"model": "mobilenet_v2", "channels": 8},
     }
     recipe = settings["retrain"]["cifar10"]

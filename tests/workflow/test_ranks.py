@@ -7,42 +7,27 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from killing import members, states
+from killing import ROOT, command_line, finish, members, start, states
+
+from arnas.config.load import load_params
+from arnas.pipeline.freshness import why_stale
+from arnas.pipeline.jobs import find_instance
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parents[2]
-COMMAND = "retrain --dataset digits --network arnas --seed 0"
+CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
+COMMAND = command_line("retrain", CELL)
 WEIGHTS = "results/smoke/retrain/digits/arnas/0/last.safetensors"
 
 
-def start(folder: Path, command: str, ranks: int = 2) -> subprocess.Popen[str]:
-    """Start a command that saves after every step, in a process group of its own."""
-    environment = {key: value for key, value in os.environ.items() if key != "ARNAS_PARAMS"}
-    environment |= {"PYTHONPATH": str(ROOT), "ARNAS_DEVICE": "cpu", "ARNAS_RANKS": str(ranks)}
-    environment |= {"ARNAS_SAVE_SECONDS": "0"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "arnas", *command.split()],
-        cwd=folder,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finished(folder: Path, command: str, ranks: int = 2) -> str:
-    process = start(folder, command, ranks)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    return said
+def finished(folder: Path, words: list[str], ranks: int = 2) -> str:
+    return finish(folder, words, ARNAS_RANKS=str(ranks))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +37,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["data"]["digits"]["test_images"] = 1500  # which leaves few to train on
     settings["retrain"]["digits"]["batch_size"] = 16
     (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-    finished(folder, "data --dataset digits", ranks=1)
+    finished(folder, command_line("data", {"dataset": "digits"}), ranks=1)
     finished(folder, COMMAND)
     return folder
 
@@ -62,7 +47,7 @@ def running(undisturbed: Path, tmp_path: Path) -> Iterator[tuple[Path, subproces
     """Yield a folder and its training by two ranks, which has saved something."""
     shutil.copyfile(undisturbed / "params.yaml", tmp_path / "params.yaml")
     shutil.copytree(undisturbed / "results/smoke/data", tmp_path / "results/smoke/data")
-    process = start(tmp_path, COMMAND)
+    process = start(tmp_path, COMMAND, ARNAS_RANKS="2")
     while not states(tmp_path) and process.poll() is None:
         time.sleep(0.01)
     assert len(members(process.pid)) == 2
@@ -80,7 +65,7 @@ def test_a_killed_rank_ends_the_other_and_the_next_run_goes_on(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "error: rank 1 ended by SIGKILL; rerun the same command to resume." in said
-    assert said.endswith(f"next: python -m arnas {COMMAND}\n")
+    assert said.endswith(f"next: python {' '.join(COMMAND)}\n")
     assert not members(process.pid)
     assert states(folder)
     finished(folder, COMMAND)
@@ -119,21 +104,10 @@ def test_a_signal_to_all_of_them_saves_once_and_ends_with_75(
 
 def test_the_number_of_ranks_changes_no_fingerprint(undisturbed: Path) -> None:
     """What two ranks have saved, one goes on from; and the result stays current."""
-    code = (
-        "from pathlib import Path; from arnas.config.load import load_params;"
-        "from arnas.pipeline.freshness import why_stale; from arnas.pipeline.jobs import *;"
-        "p = load_params(); i = find_instance('retrain', "
-        "{'dataset': 'digits', 'network': 'arnas', 'seed': '0'}, p); print(why_stale(i, p))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=undisturbed,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "None\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(undisturbed)
+        params = load_params()
+        assert why_stale(find_instance("retrain", CELL, params), params) is None
 
 
 def test_a_state_of_two_ranks_is_good_for_one(

@@ -10,17 +10,10 @@ import pytest
 import yaml
 from dvc.cli import main as dvc
 from dvc.repo import Repo
-from engines import ROOT, copy_checkout, run
+from engines import ROOT, checked, commit, copied, run
 
 REPORT = "results/smoke/report.html"
 WEIGHTS = "results/smoke/retrain/digits/arnas/0/selected.safetensors"
-WHO = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-
-
-def succeed(folder: Path, *command: str, **environment: str) -> str:
-    done = run(folder, *command, **environment)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +22,20 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory: pytest.TempPathFactory, remote: Path) -> Path:
+def pushed(run_by_dvc: Path, tmp_path_factory: pytest.TempPathFactory, remote: Path) -> Path:
     """A checkout whose results were made, committed and pushed."""
-    folder = copy_checkout(tmp_path_factory.mktemp("pushed"), "smoke")
-    succeed(folder, "dvc", "repro")
-    succeed(folder, "dvc", "remote", "add", "--default", "shared", str(remote))
-    succeed(folder, "dvc", "remote", "modify", "shared", "verify", "true")
-    succeed(folder, "git", "add", "dvc.lock", "results/tables", ".dvc/config")
-    succeed(folder, "git", *WHO, "commit", "-q", "-m", "results")
-    succeed(folder, "dvc", "push")
+    folder = copied(run_by_dvc, tmp_path_factory.mktemp("pushed"))
+    checked(folder, "dvc", "remote", "add", "--default", "shared", str(remote))
+    checked(folder, "dvc", "remote", "modify", "shared", "verify", "true")
+    commit(folder)
+    checked(folder, "dvc", "push")
     return folder
 
 
 def clone(pushed: Path, target: Path) -> Path:
     """Clone a checkout for somebody on another machine, who shares no index with the first."""
-    succeed(pushed, "git", "clone", "-q", str(pushed), str(target))
-    succeed(target, "dvc", "config", "--local", "core.site_cache_dir", f"{target}-site")
+    checked(pushed, "git", "clone", "-q", str(pushed), str(target))
+    checked(target, "dvc", "config", "--local", "core.site_cache_dir", f"{target}-site")
     return target
 
 
@@ -62,23 +53,23 @@ def test_a_fresh_clone_has_the_report(pushed: Path, tmp_path: Path, links: str |
     assert not (folder / "results/smoke").exists()
     assert (folder / "results/tables/smoke/whitebox.csv").exists()
     if links is not None:
-        succeed(folder, "dvc", "config", "--local", "cache.type", links)
-    succeed(folder, "dvc", "pull")
+        checked(folder, "dvc", "config", "--local", "cache.type", links)
+    checked(folder, "dvc", "pull")
     assert (folder / REPORT).read_bytes() == (pushed / REPORT).read_bytes()
     assert ((folder / REPORT).stat().st_nlink > 1) == (links is not None)
-    assert json.loads(succeed(folder, "dvc", "status", "--json")) == {}
+    assert json.loads(checked(folder, "dvc", "status", "--json")) == {}
     for image in ("arnas.sif", "docker://registry.example.org/arnas:0.2.0"):
-        assert "Nothing to be done" in succeed(folder, "snakemake", "-n", ARNAS_CONTAINER=image)
-    assert succeed(folder, "git", "status", "--porcelain") == ""
-    shown = succeed(folder, "python", "-m", "arnas", "results")
-    assert shown == succeed(pushed, "python", "-m", "arnas", "results")
+        assert "Nothing to be done" in checked(folder, "snakemake", "-n", ARNAS_CONTAINER=image)
+    assert checked(folder, "git", "status", "--porcelain") == ""
+    shown = checked(folder, "python", "-m", "arnas", "results")
+    assert shown == checked(pushed, "python", "-m", "arnas", "results")
     assert "dsara" in shown
 
 
 @pytest.mark.long
 def test_a_part_can_be_pulled(pushed: Path, tmp_path: Path) -> None:
     folder = clone(pushed, tmp_path / "clone")
-    succeed(folder, "dvc", "pull", REPORT)
+    checked(folder, "dvc", "pull", REPORT)
     assert [path.name for path in (folder / "results/smoke").iterdir()] == ["report.html"]
 
 
@@ -101,15 +92,15 @@ def test_a_damaged_object_is_named(
         assert WEIGHTS in pulled.stderr
         assert not (folder / WEIGHTS).exists()
     else:
-        succeed(folder, "dvc", "remote", "modify", "--local", "shared", "verify", "false")
-        succeed(folder, "dvc", "pull")
+        checked(folder, "dvc", "remote", "modify", "--local", "shared", "verify", "false")
+        checked(folder, "dvc", "pull")
         code = f"import arnas; arnas.load_weights({WEIGHTS!r})"
         loaded = run(folder, "python", "-c", code)
         assert f"UserError: {WEIGHTS} is damaged or was replaced" in loaded.stderr
     place.unlink()
-    succeed(pushed, "dvc", "push")
+    checked(pushed, "dvc", "push")
     if verify:
-        succeed(folder, "dvc", "pull")
+        checked(folder, "dvc", "pull")
         assert (folder / WEIGHTS).read_bytes() == (pushed / WEIGHTS).read_bytes()
 
 

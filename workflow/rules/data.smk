@@ -1,31 +1,19 @@
-"""Datasets into splits.
-
-REQUIRED INPUTS:
-    for a dataset with source npz, the user's file
-
-OUTPUTS:
-    results/{name}/data/{dataset}/splits.safetensors and its description
-"""
+"""Datasets into splits."""
 
 
-# Read a dataset and divide it into train, search_validation, selection and test.
+# Read a dataset and divide it into its splits.
 rule data:
     input:
-        user_files,
-        token=token("data"),
+        **plan.inputs("data"),
     output:
-        splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
-        manifest="results/{name}/data/{dataset}/manifest.json",
+        **plan.outputs("data"),
     log:
-        "results/{name}/logs/data/{dataset}.txt",
+        plan.log_file("data"),
     benchmark:
-        "results/{name}/benchmarks/data/{dataset}.tsv"
-    threads: 1
+        plan.benchmark_file("data")
     params:
-        version=VERSIONS["data"],
-        data=lookup("data/{dataset}", within=config),
+        **plan.settings("data"),
     message:
-        "Preparing {wildcards.dataset}"
+        plan.message("data")
     shell:
-        "python -m arnas data --dataset {wildcards.dataset} 2>&1 | tee {log}"
+        plan.command("data")

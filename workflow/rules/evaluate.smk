@@ -1,128 +1,68 @@
-"""Attacks on the trained networks.
-
-REQUIRED INPUTS:
-    results/{name}/data/{dataset}/splits.safetensors
-    results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors, selected.safetensors
-
-OUTPUTS:
-    results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors
-    results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors
-    results/{name}/blackbox/{dataset}/outcomes.safetensors
-"""
+"""Attacks on the trained networks."""
 
 
 # All outcomes of the run.
 rule evaluate:
     input:
-        trained(
-            "results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors"
-        ),
-        expand(
-            "results/{name}/blackbox/{dataset}/outcomes.safetensors",
-            name=config["name"],
-            dataset=RUN["datasets"],
-        ),
+        plan.files("whitebox", "outcomes"),
+        plan.files("blackbox", "outcomes"),
 
 
 # Attacks with full knowledge of the network.
 rule whitebox:
     input:
-        splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
-        last="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors",
-        last_description="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors.json",
-        selected="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors",
-        selected_description="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json",
-        token=token("whitebox"),
+        **plan.inputs("whitebox"),
     output:
-        outcomes="results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors",
-        outcomes_description="results/{name}/whitebox/{dataset}/{network}/{seed}/outcomes.safetensors.json",
-        manifest="results/{name}/whitebox/{dataset}/{network}/{seed}/manifest.json",
+        **plan.outputs("whitebox"),
     log:
-        "results/{name}/logs/whitebox/{dataset}/{network}/{seed}.txt",
+        plan.log_file("whitebox"),
     benchmark:
-        "results/{name}/benchmarks/whitebox/{dataset}/{network}/{seed}.tsv"
-    threads: 1
+        plan.benchmark_file("whitebox")
     resources:
         gpu=1,
     params:
-        version=VERSIONS["whitebox"],
-        whitebox=lookup("whitebox", within=config),
-        threat=lookup("threat/{dataset}", within=config),
+        **plan.settings("whitebox"),
     message:
-        "Attacking {wildcards.network} on {wildcards.dataset}, seed {wildcards.seed}"
+        plan.message("whitebox")
     shell:
-        "ARNAS_GPUS={resources.gpu}"
-        " python -m arnas whitebox --dataset {wildcards.dataset} --network {wildcards.network}"
-        " --seed {wildcards.seed} 2>&1 | tee {log}"
+        plan.command("whitebox")
 
 
 # Examples made on one network for the others, and Square against it.
 rule blackbox_examples:
     input:
-        splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
-        selected="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors",
-        selected_description="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json",
-        token=token("blackbox_examples"),
+        **plan.inputs("blackbox_examples"),
     output:
-        examples="results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors",
-        examples_description="results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors.json",
-        manifest="results/{name}/blackbox_examples/{dataset}/{network}/{seed}/manifest.json",
+        **plan.outputs("blackbox_examples"),
     log:
-        "results/{name}/logs/blackbox_examples/{dataset}/{network}/{seed}.txt",
+        plan.log_file("blackbox_examples"),
     benchmark:
-        "results/{name}/benchmarks/blackbox_examples/{dataset}/{network}/{seed}.tsv"
-    threads: 1
+        plan.benchmark_file("blackbox_examples")
     resources:
         gpu=1,
     params:
-        version=VERSIONS["blackbox_examples"],
-        blackbox=lookup("blackbox", within=config),
-        threat=lookup("threat/{dataset}", within=config),
+        **plan.settings("blackbox_examples"),
     message:
-        "Making examples on {wildcards.network} on {wildcards.dataset}, seed {wildcards.seed}"
+        plan.message("blackbox_examples")
     shell:
-        "ARNAS_GPUS={resources.gpu}"
-        " python -m arnas blackbox_examples --dataset {wildcards.dataset}"
-        " --network {wildcards.network} --seed {wildcards.seed} 2>&1 | tee {log}"
+        plan.command("blackbox_examples")
 
 
 # Every source's examples shown to every target: forward passes only.
 rule blackbox:
     input:
-        of_dataset(
-            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors"
-        ),
-        of_dataset(
-            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json"
-        ),
-        of_dataset(
-            "results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors"
-        ),
-        of_dataset(
-            "results/{name}/blackbox_examples/{dataset}/{network}/{seed}/examples.safetensors.json"
-        ),
-        splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
-        token=token("blackbox"),
+        **plan.inputs("blackbox"),
     output:
-        outcomes="results/{name}/blackbox/{dataset}/outcomes.safetensors",
-        outcomes_description="results/{name}/blackbox/{dataset}/outcomes.safetensors.json",
-        manifest="results/{name}/blackbox/{dataset}/manifest.json",
+        **plan.outputs("blackbox"),
     log:
-        "results/{name}/logs/blackbox/{dataset}.txt",
+        plan.log_file("blackbox"),
     benchmark:
-        "results/{name}/benchmarks/blackbox/{dataset}.tsv"
-    threads: 1
+        plan.benchmark_file("blackbox")
     resources:
         gpu=1,
     params:
-        version=VERSIONS["blackbox"],
-        run=RUN,
-        blackbox=lookup("blackbox", within=config),
+        **plan.settings("blackbox"),
     message:
-        "Showing the examples to the networks on {wildcards.dataset}"
+        plan.message("blackbox")
     shell:
-        "ARNAS_GPUS={resources.gpu}"
-        " python -m arnas blackbox --dataset {wildcards.dataset} 2>&1 | tee {log}"
+        plan.command("blackbox")

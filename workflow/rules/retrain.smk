@@ -1,70 +1,51 @@
-"""Training of the zoo's networks and of the searched ones.
-
-REQUIRED INPUTS:
-    results/{name}/data/{dataset}/splits.safetensors
-    for a searched network, results/{name}/search/{network}/{seed}/genotype/genotype.json
-
-OUTPUTS:
-    results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors, selected.safetensors,
-    history.jsonl
-"""
+"""Training of the zoo's networks and of the searched ones."""
 
 
 # All trained networks of the run.
 rule retrain:
     input:
-        trained(
-            "results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors"
-        ),
+        plan.files("retrain", "selected"),
 
 
 # A model of the zoo.
 rule retrain_zoo:
     input:
-        splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
-        token=token("retrain"),
+        **plan.inputs("retrain_zoo"),
     output:
-        last="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors",
-        last_description="results/{name}/retrain/{dataset}/{network}/{seed}/last.safetensors.json",
-        selected="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors",
-        selected_description="results/{name}/retrain/{dataset}/{network}/{seed}/selected.safetensors.json",
-        history="results/{name}/retrain/{dataset}/{network}/{seed}/history.jsonl",
-        manifest="results/{name}/retrain/{dataset}/{network}/{seed}/manifest.json",
+        **plan.outputs("retrain_zoo"),
     log:
-        "results/{name}/logs/retrain/{dataset}/{network}/{seed}.txt",
+        plan.log_file("retrain_zoo"),
     benchmark:
-        "results/{name}/benchmarks/retrain/{dataset}/{network}/{seed}.tsv"
+        plan.benchmark_file("retrain_zoo")
     wildcard_constraints:
         network="|".join(config["networks"]) or "-",
-    threads: 1
     resources:
         gpu=1,
     params:
-        version=VERSIONS["retrain"],
-        network=lookup("networks/{network}", within=config),
-        retrain=lookup("retrain/{dataset}", within=config),
-        threat=lookup("threat/{dataset}", within=config),
+        **plan.settings("retrain_zoo"),
     message:
-        "Training {wildcards.network} on {wildcards.dataset}, seed {wildcards.seed}"
+        plan.message("retrain_zoo")
     shell:
-        "ARNAS_GPUS={resources.gpu}"
-        " python -m arnas retrain --dataset {wildcards.dataset} --network {wildcards.network}"
-        " --seed {wildcards.seed} 2>&1 | tee {log}"
+        plan.command("retrain_zoo")
 
 
 # The network of a searched genotype.
-use rule retrain_zoo as retrain_searched with:
+rule retrain_searched:
     input:
-        splits="results/{name}/data/{dataset}/splits.safetensors",
-        splits_description="results/{name}/data/{dataset}/splits.safetensors.json",
-        genotype="results/{name}/search/{network}/{seed}/genotype/genotype.json",
-        token=token("retrain"),
+        **plan.inputs("retrain_searched"),
+    output:
+        **plan.outputs("retrain_searched"),
+    log:
+        plan.log_file("retrain_searched"),
+    benchmark:
+        plan.benchmark_file("retrain_searched")
     wildcard_constraints:
         network="|".join(config["searches"]) or "-",
+    resources:
+        gpu=1,
     params:
-        version=VERSIONS["retrain"],
-        network=lookup("searches/{network}/network", within=config),
-        space=lookup("searches/{network}/space", within=config),
-        retrain=lookup("retrain/{dataset}", within=config),
-        threat=lookup("threat/{dataset}", within=config),
+        **plan.settings("retrain_searched"),
+    message:
+        plan.message("retrain_searched")
+    shell:
+        plan.command("retrain_searched")

@@ -1,113 +1,70 @@
-"""The search: two stages of the supernet, then the genotype.
-
-REQUIRED INPUTS:
-    results/{name}/data/{dataset}/splits.safetensors of run.search_dataset
-
-OUTPUTS:
-    results/{name}/search/{search}/{seed}/adversarial/state.safetensors, history.jsonl
-    results/{name}/search/{search}/{seed}/multiobjective/state.safetensors, history.jsonl
-    results/{name}/search/{search}/{seed}/genotype/genotype.json, cells.svg
-"""
+"""The search: two stages of the supernet, then the genotype."""
 
 
 # All genotypes of the run.
 rule search:
     input:
-        searched("results/{name}/search/{search}/{seed}/genotype/genotype.json"),
+        plan.files("derive", "genotype"),
 
 
 # Stage 1: weights and architecture on the adversarial loss.
 rule search_adversarial:
     input:
-        splits=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors",
-        splits_description=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors.json",
-        token=token("search_adversarial"),
+        **plan.inputs("search_adversarial"),
     output:
-        state="results/{name}/search/{search}/{seed}/adversarial/state.safetensors",
-        state_description="results/{name}/search/{search}/{seed}/adversarial/state.safetensors.json",
-        history="results/{name}/search/{search}/{seed}/adversarial/history.jsonl",
-        manifest="results/{name}/search/{search}/{seed}/adversarial/manifest.json",
+        **plan.outputs("search_adversarial"),
     log:
-        "results/{name}/logs/search_adversarial/{search}/{seed}.txt",
+        plan.log_file("search_adversarial"),
     benchmark:
-        "results/{name}/benchmarks/search_adversarial/{search}/{seed}.tsv"
-    threads: 1
+        plan.benchmark_file("search_adversarial")
     resources:
         gpu=1,
     params:
-        version=VERSIONS["search_adversarial"],
-        supernet=lookup("supernet", within=config),
-        space=lookup("searches/{search}/space", within=config),
-        adversarial=lookup("searches/{search}/adversarial", within=config),
-        threat=lookup(f"threat/{RUN['search_dataset']}", within=config),
+        **plan.settings("search_adversarial"),
     message:
-        "Searching {wildcards.search}, seed {wildcards.seed}: adversarial stage"
+        plan.message("search_adversarial")
     shell:
-        "ARNAS_GPUS={resources.gpu}"
-        " python -m arnas search_adversarial --search {wildcards.search} --seed {wildcards.seed}"
-        " 2>&1 | tee {log}"
+        plan.command("search_adversarial")
 
 
 # Stage 2: the architecture along both the natural and the adversarial loss.
 rule search_multiobjective:
     input:
-        splits=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors",
-        splits_description=f"results/{{name}}/data/{RUN['search_dataset']}/splits.safetensors.json",
-        before="results/{name}/search/{search}/{seed}/adversarial/state.safetensors",
-        before_description="results/{name}/search/{search}/{seed}/adversarial/state.safetensors.json",
-        token=token("search_multiobjective"),
+        **plan.inputs("search_multiobjective"),
     output:
-        state="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors",
-        state_description="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors.json",
-        history="results/{name}/search/{search}/{seed}/multiobjective/history.jsonl",
-        manifest="results/{name}/search/{search}/{seed}/multiobjective/manifest.json",
+        **plan.outputs("search_multiobjective"),
     log:
-        "results/{name}/logs/search_multiobjective/{search}/{seed}.txt",
+        plan.log_file("search_multiobjective"),
     benchmark:
-        "results/{name}/benchmarks/search_multiobjective/{search}/{seed}.tsv"
-    threads: 1
+        plan.benchmark_file("search_multiobjective")
     resources:
         gpu=1,
     params:
-        version=VERSIONS["search_multiobjective"],
-        supernet=lookup("supernet", within=config),
-        space=lookup("searches/{search}/space", within=config),
-        multiobjective=lookup("searches/{search}/multiobjective", within=config),
-        threat=lookup(f"threat/{RUN['search_dataset']}", within=config),
+        **plan.settings("search_multiobjective"),
     message:
-        "Searching {wildcards.search}, seed {wildcards.seed}: multi-objective stage"
+        plan.message("search_multiobjective")
     shell:
-        "ARNAS_GPUS={resources.gpu}"
-        " python -m arnas search_multiobjective --search {wildcards.search} --seed {wildcards.seed}"
-        " 2>&1 | tee {log}"
+        plan.command("search_multiobjective")
 
 
 # The architecture parameters (alphas) of the chosen epoch become a genotype and its drawing.
 rule derive:
     input:
-        state="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors",
-        state_description="results/{name}/search/{search}/{seed}/multiobjective/state.safetensors.json",
-        token=token("derive"),
+        **plan.inputs("derive"),
     output:
-        genotype="results/{name}/search/{search}/{seed}/genotype/genotype.json",
-        drawing=report(
-            "results/{name}/search/{search}/{seed}/genotype/cells.svg",
+        **in_report(
+            plan.outputs("derive"),
             category="Genotypes",
+            caption="cells",
             labels={"search": "{search}", "seed": "{seed}"},
-            caption="../report/cells.rst",
         ),
-        manifest="results/{name}/search/{search}/{seed}/genotype/manifest.json",
     log:
-        "results/{name}/logs/derive/{search}/{seed}.txt",
+        plan.log_file("derive"),
     benchmark:
-        "results/{name}/benchmarks/derive/{search}/{seed}.tsv"
-    threads: 1
+        plan.benchmark_file("derive")
     params:
-        version=VERSIONS["derive"],
-        derive=lookup("searches/{search}/derive", within=config),
-        space=lookup("searches/{search}/space", within=config),
+        **plan.settings("derive"),
     message:
-        "Deriving the genotype of {wildcards.search}, seed {wildcards.seed}"
+        plan.message("derive")
     shell:
-        "python -m arnas derive --search {wildcards.search} --seed {wildcards.seed}"
-        " 2>&1 | tee {log}"
+        plan.command("derive")

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 from torchvision.datasets.utils import calculate_md5, download_url
 
-from arnas.data.options import OfficialOptions, dataset_root
+from arnas.data.options import dataset_root
 from arnas.runtime.errors import UserError, one_line
 
 SILENCE_SECONDS = 30.0
@@ -133,17 +133,19 @@ class DatasetFiles:
         )
 
 
-def prepare(name: str, options: OfficialOptions, files: Sequence[RequiredFile], home: str) -> Path:
+def prepare(
+    where: str, root: str | None, download: bool, files: Sequence[RequiredFile], home: str
+) -> Path:
     """Return the folder that has every one of the files, verified; fetch those that are missing.
 
     Two processes may prepare the same dataset at the same time: one waits for the other.
 
     Parameters
     ----------
-    name
-        The dataset's name in the settings.
-    options
-        Its settings.
+    where
+        Path of the dataset's settings, for messages.
+    root, download
+        Two of them.
     files
         What its reader needs.
     home
@@ -154,17 +156,17 @@ def prepare(name: str, options: OfficialOptions, files: Sequence[RequiredFile], 
     UserError
         When a file is missing and cannot be had, is damaged, or is in the way.
     """
-    root = dataset_root(options.root)
-    dataset = DatasetFiles(f"data.{name}", root, tuple(files), home, options.download)
+    folder = dataset_root(root)
+    dataset = DatasetFiles(where, folder, tuple(files), home, download)
     with _explained(dataset):
         lacking = dataset.missing()
-        here = any(os.path.lexists(root / file.remote.filename) for file in lacking)
-        if lacking and not (options.download or here):
+        here = any(os.path.lexists(folder / file.remote.filename) for file in lacking)
+        if lacking and not (download or here):
             raise dataset.give_up(lacking, "download is false")
         if lacking:
             dataset.check_room(lacking)
             _complete(dataset, mark=f".arnas-{lacking[0].remote.filename}")
-    return root
+    return folder
 
 
 def _complete(dataset: DatasetFiles, mark: str) -> None:

@@ -9,89 +9,107 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from arnas.data.options import ImageFolderOptions, user_folder
+from arnas.data.options import user_folder
 from arnas.data.sources.decode import decode, strict_images
-from arnas.data.sources.raw import Part, RawImages, check_room, joined
+from arnas.data.sources.raw import RawImages, SplitImages, check_room, joined
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes
 
 SMALLEST_SIDE = 8
-PART_FOLDERS = {"train", "test", "val"}
+SPLIT_FOLDERS = {"train", "test", "val"}
 
 
-def read_image_folder(options: ImageFolderOptions, name: str) -> RawImages:
-    """Read a folder with a folder of images for each class, or with parts of that form.
+def read_image_folder(
+    where: str,
+    path: str,
+    image_size: int | None = None,
+    grey: bool = False,
+    sha256: str | None = None,
+) -> RawImages:
+    """Read a folder with a folder of images for each class, or with splits of that form.
 
-    The parts are ``train``, ``test`` and ``val``; without ``train`` all is one part. ``test`` is
-    the test set, else ``val``; beside ``test``, ``val`` is `selection`. Classes are numbered in
-    the order of their names. Within a part the images are stored in an order that the sha256 of
-    their relative names decides, so that the first so many of them are of all classes.
+    The splits are ``train``, ``test`` and ``val``. ``test`` is the test set, else ``val``; beside
+    ``test`` it is `val`. Classes are numbered in the order of their names. Within a split the
+    images are stored in an order that the sha256 of their relative names decides, so that the
+    first so many of them are of all classes.
 
     Parameters
     ----------
-    options, name
-        Settings and name of the dataset.
+    where
+        Path of the dataset's settings, for messages; empty if there are none.
+    path, image_size, grey, sha256
+        See `arnas.data.sources.registry.ImageFolderOptions`.
 
     Raises
     ------
     UserError
-        When the folder is missing or empty, its parts have other classes, or an image is unusable.
+        When the folder is missing or empty, its splits have other classes, or an image is unusable.
     """
-    where, root = f"data.{name}", user_folder(options.path)
+    root, settings = user_folder(path), f"{where}." if where else ""
     if not os.path.isdir(root):  # noqa: PTH112 -- finds no fault with names that are too long
         kind = "that is a file" if os.path.isfile(root) else "there is no such folder"  # noqa: PTH113
         raise UserError(
-            f"{where}.path is '{one_line(options.path)}', but {kind} (looked for {_shown(root)}): "
+            f"{settings}path is '{one_line(path)}', but {kind} (looked for {_shown(root)}): "
             "correct the path."
         )
-    folders = _parts(where, root)
+    where = f"{where}.path: " if where else ""
+    folders = _splits(where, root)
     seen: set[str] = set()
-    listed = {part: _listed(where, folder, seen) for part, folder in folders.items()}
+    listed = {split: _listed(where, folder, seen) for split, folder in folders.items()}
     classes = list(listed[next(iter(listed))])
-    for part, listing in listed.items():
+    for split, listing in listed.items():
         if odd := sorted(set(classes) ^ set(listing)):
             raise UserError(
-                f"{where}.path: {_shown(folders[part])} and {_shown(folders['train'])} have "
+                f"{where}{_shown(folders[split])} and {_shown(folders['train'])} have "
                 f"different classes ('{one_line(odd[0])}' is in one of them only): give both the "
                 "same folders."
             )
     if len(classes) < 2:
         raise UserError(
-            f"{where}.path: {_shown(root)} has one class, '{one_line(classes[0])}': needed are "
+            f"{where}{_shown(root)} has one class, '{one_line(classes[0])}': needed are "
             "two folders or more."
         )
     samples = {
-        part: [(path, label) for label, paths in enumerate(listing.values()) for path in paths]
-        for part, listing in listed.items()
+        split: [(path, label) for label, paths in enumerate(listing.values()) for path in paths]
+        for split, listing in listed.items()
     }
-    return _read(options, where, root, samples, len(classes))
+    reader = _Reader(settings, root, image_size, grey)
+    splits = reader.read(samples)
+    digest = _digest(reader.digests)
+    if sha256 not in {None, digest}:
+        raise UserError(
+            f"{settings}sha256 is {sha256}, but the images in {_shown(root)} have {digest}: "
+            "restore them, or write the new value if the change is meant."
+        )
+    raw = joined(splits, len(classes), digest)
+    return raw if len(splits) > 1 else raw._replace(split=None)
 
 
-def _parts(where: str, root: Path) -> dict[str, Path]:
-    """Return the folder of each part that the user's folder has; all is ``train`` if it has one."""
+def _splits(where: str, root: Path) -> dict[str, Path]:
+    """Return the folder of each split of the user's folder; all is ``train`` if it has one."""
     beside = _folders(where, root)
     if not ("train" in beside and _folders(where, root / "train")):
-        # A class may be called train, but a folder of folders with such a name is a part.
-        alike = [name for name in beside if name.casefold() in PART_FOLDERS]
+        # A class may be called train, but a folder of folders with such a name is a split.
+        alike = [name for name in beside if name.casefold() in SPLIT_FOLDERS]
         if odd := [name for name in alike if alike == beside or _folders(where, root / name)]:
             raise UserError(
-                f"{where}.path: {_shown(root)} has the folder '{one_line(odd[0])}', but no train "
-                "with a folder for each class (train, test and val are parts, however they are "
+                f"{where}{_shown(root)} has the folder '{one_line(odd[0])}', but no train "
+                "with a folder for each class (train, test and val are splits, however they are "
                 "written, and train is needed): name the folders train, test and val, in small "
                 "letters."
             )
         return {"train": root}
-    if odd := sorted(set(beside) - PART_FOLDERS):
+    if odd := sorted(set(beside) - SPLIT_FOLDERS):
         raise UserError(
-            f"{where}.path: {_shown(root)} has the folder '{one_line(odd[0])}' beside train: "
+            f"{where}{_shown(root)} has the folder '{one_line(odd[0])}' beside train: "
             "allowed are train, test and val, or a folder for each class without them."
         )
     names = {"train": "train"}
     if "test" in beside:
-        names |= {"test": "test"} | ({"selection": "val"} if "val" in beside else {})
+        names |= {"test": "test"} | ({"val": "val"} if "val" in beside else {})
     elif "val" in beside:
         names |= {"test": "val"}
-    return {part: root / folder for part, folder in names.items()}
+    return {split: root / folder for split, folder in names.items()}
 
 
 def _listed(where: str, folder: Path, seen: set[str]) -> dict[str, list[Path]]:
@@ -124,7 +142,7 @@ def _listed(where: str, folder: Path, seen: set[str]) -> dict[str, list[Path]]:
             else "it has no folder"
         )
         raise UserError(
-            f"{where}.path: {_shown(folder)} is not a folder with a folder of images for each "
+            f"{where}{_shown(folder)} is not a folder with a folder of images for each "
             f"class ({reason}): add images, or remove empty folders."
         )
     return listing
@@ -137,7 +155,7 @@ def _visit(where: str, folder: Path, here: Path, seen: set[str]) -> None:
     if above or real in seen:
         why = "holds this folder itself" if above else "is read under another name too"
         raise UserError(
-            f"{where}.path: {_shown(here)} leads to {one_line(real)}, which {why}: remove the link."
+            f"{where}{_shown(here)} leads to {one_line(real)}, which {why}: remove the link."
         )
     seen.add(real)
 
@@ -162,7 +180,7 @@ def _entries(where: str, folder: Path) -> list[os.DirEntry[str]]:
                 kind = "neither a file nor a folder"
             else:
                 continue
-            raise UserError(f"{where}.path: {_shown(Path(entry.path))} is {kind}: remove it.")
+            raise UserError(f"{where}{_shown(Path(entry.path))} is {kind}: remove it.")
     except OSError as error:
         raise _refused(where, folder, error) from None
     return entries
@@ -176,77 +194,76 @@ def _shown(path: Path) -> str:
 def _refused(where: str, path: Path, error: OSError) -> UserError:
     """Return what to say of what the system does not let us read."""
     return UserError(
-        f"{where}.path: {one_line(error.filename or path.absolute())} cannot be read "
+        f"{where}{one_line(error.filename or path.absolute())} cannot be read "
         f"({error.strerror}): give the right to read it, or remove it."
     )
 
 
-def _read(
-    options: ImageFolderOptions,
-    where: str,
-    root: Path,
-    samples: dict[str, list[tuple[Path, int]]],
-    classes: int,
-) -> RawImages:
-    """Read the listed images and compare their digest."""
-    digests: list[tuple[bytes, str]] = []
-    first: list[int] = []
-    parts: list[Part] = []
+class _Reader:
+    """Reads images of one size, and notes their digests."""
 
-    def square(width: int, height: int) -> None:
-        if not first and width == height >= SMALLEST_SIDE:
-            first.append(width)
-        if not first or (width, height) != (first[0], first[0]):
-            needed = f"{first[0]}x{first[0]}" if first else f"squares, {SMALLEST_SIDE} or larger"
-            raise ValueError(
-                f"it has {width}x{height} pixels, needed are {needed}, or {where}.image_size to "
-                "resize all to"
-            )
+    def __init__(self, settings: str, root: Path, image_size: int | None, grey: bool) -> None:
+        self.settings, self.root, self.image_size, self.grey = settings, root, image_size, grey
+        self.where = f"{settings}path: " if settings else ""
+        self.digests: list[tuple[bytes, str]] = []
+        self.side: int | None = None
 
-    def read(path: Path) -> np.ndarray:
+    def read(self, samples: dict[str, list[tuple[Path, int]]]) -> list[SplitImages]:
+        """Read the listed images of each split."""
+        splits: list[SplitImages] = []
+        with strict_images():
+            for split, found in samples.items():
+                mixed = sorted(
+                    found, key=lambda item: hashlib.sha256(_name(item[0], self.root)).digest()
+                )
+                pixels = self._image(mixed[0][0])
+                images = self._room(len(mixed), pixels.shape)
+                images[0] = pixels
+                for place, (path, _) in zip(images[1:], mixed[1:], strict=True):
+                    place[:] = self._image(path)
+                splits.append(SplitImages(split, images, np.array([label for _, label in mixed])))
+        return splits
+
+    def _image(self, path: Path) -> np.ndarray:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise _refused(where, path, error) from None
-        digests.append((_name(path, root), sha256_bytes(data)))
+            raise _refused(self.where, path, error) from None
+        self.digests.append((_name(path, self.root), sha256_bytes(data)))
         return decode(
             data,
-            f"{where}.path: {_shown(path)}",
-            grey=options.grey,
-            check=square if options.image_size is None else None,
-            side=options.image_size,
+            f"{self.where}{_shown(path)}",
+            grey=self.grey,
+            check=self._square if self.image_size is None else None,
+            side=self.image_size,
         )
 
-    with strict_images():
-        for part, found in samples.items():
-            mixed = sorted(found, key=lambda item: hashlib.sha256(_name(item[0], root)).digest())
-            pixels = read(mixed[0][0])
-            images = _room(where, len(mixed), pixels.shape)
-            images[0] = pixels
-            for place, (path, _) in zip(images[1:], mixed[1:], strict=True):
-                place[:] = read(path)
-            parts.append(Part(part, images, np.array([label for _, label in mixed])))
-    digest = _digest(digests)
-    if options.sha256 not in {None, digest}:
-        raise UserError(
-            f"{where}.sha256 is {options.sha256}, but the images in {_shown(root)} have "
-            f"{digest}: restore them, or write the new value if the change is meant."
-        )
-    return joined(parts, options, classes, where, digest)
+    def _square(self, width: int, height: int) -> None:
+        """Raise unless an image is a square like the first one."""
+        if self.side is None and width == height >= SMALLEST_SIDE:
+            self.side = width
+        if (width, height) != (self.side, self.side):
+            side = self.side
+            needed = f"{side}x{side}" if side else f"squares, {SMALLEST_SIDE} or larger"
+            raise ValueError(
+                f"it has {width}x{height} pixels, needed are {needed}, or "
+                f"{self.settings}image_size to resize all to"
+            )
+
+    def _room(self, count: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return room for so many images, or say that there is not enough."""
+        try:
+            check_room(count * int(np.prod(shape)), "its images take")
+        except ValueError as error:
+            raise UserError(
+                f"{self.settings}path is too large ({error}): lower {self.settings}image_size."
+            ) from None
+        return np.empty((count, *shape), np.uint8)
 
 
 def _name(path: Path, root: Path) -> bytes:
     """Return the relative name of an image, which is the same on every machine."""
     return os.fsencode(path.relative_to(root).as_posix())
-
-
-def _room(where: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Return room for so many images, or say that there is not enough."""
-    try:
-        check_room(count * int(np.prod(shape)), "its images take")
-    except ValueError as error:
-        raise UserError(f"{where}.path is too large ({error}): lower {where}.image_size.") from None
-    return np.empty((count, *shape), np.uint8)
 
 
 def _digest(digests: list[tuple[bytes, str]]) -> str:

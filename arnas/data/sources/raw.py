@@ -8,84 +8,49 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arnas.data.options import PartOptions
-from arnas.runtime.errors import UserError
-
 
 class RawImages(NamedTuple):
     """What a reader returns."""
 
     images: np.ndarray
-    """uint8 of shape (N, C, H, W)."""
+    """uint8 of shape (N, C, H, W); of a user's npz also float32 in [0, 1]."""
     labels: np.ndarray
     """int64 of shape (N,)."""
     num_classes: int
     scale: int
     """The stored value that means 1.0."""
     split: np.ndarray | None = None
-    """Optional part name of each image, shape (N,)."""
+    """The split of each image, shape (N,), if the source is divided."""
     sha256: str | None = None
     """Digest of the user's own files that were read, where the settings may demand one."""
+    warnings: tuple[str, ...] = ()
+    """What is odd about the images, in clauses without a full stop."""
 
 
-class Part(NamedTuple):
-    """The images of one part that a dataset comes with."""
+class SplitImages(NamedTuple):
+    """The images of one split that a dataset comes with."""
 
     name: str
-    """One of `arnas.data.splits.PARTS`."""
+    """One of `arnas.data.splits.SPLITS`."""
     images: np.ndarray
     """uint8 of shape (N, C, H, W), in any memory order."""
     labels: np.ndarray
     """Integers of shape (N,)."""
 
 
-def joined(
-    parts: Sequence[Part],
-    options: PartOptions,
-    num_classes: int,
-    where: str,
-    sha256: str | None = None,
-) -> RawImages:
-    """Put the parts that a dataset comes with one after the other.
-
-    Parameters
-    ----------
-    parts
-        In any order; of ``test`` the first `options.test_images` are taken, all by default.
-    where
-        Path of the dataset's settings, for messages.
-    sha256
-        As in `RawImages`.
-
-    Raises
-    ------
-    UserError
-        When there are fewer test images than the settings ask for.
-    """
-    chosen = [_first(part, options.test_images, where) if part.name == "test" else part
-              for part in parts]  # fmt: skip
-    counts = [len(part.labels) for part in chosen]
+def joined(splits: Sequence[SplitImages], num_classes: int, sha256: str | None = None) -> RawImages:
+    """Put the splits that a dataset comes with one after the other, the test set last."""
+    splits = sorted(splits, key=lambda split: split.name == "test")
+    counts = [len(split.labels) for split in splits]
     # Filled in place: concatenation would keep the readers' memory order and be copied again.
-    images = np.empty((sum(counts), *chosen[0].images.shape[1:]), np.uint8)
+    images = np.empty((sum(counts), *splits[0].images.shape[1:]), np.uint8)
     start = 0
-    for part, count in zip(chosen, counts, strict=True):
-        images[start : start + count] = part.images
+    for split, count in zip(splits, counts, strict=True):
+        images[start : start + count] = split.images
         start += count
-    labels = np.concatenate([part.labels for part in chosen]).astype(np.int64)
-    split = np.repeat([part.name for part in chosen], counts)
-    return RawImages(images, labels, num_classes, 255, split, sha256)
-
-
-def _first(test: Part, count: int | None, where: str) -> Part:
-    """Return the first so many images of the test part."""
-    if count is None:
-        return test
-    if count > len(test.labels):
-        raise UserError(
-            f"{where}.test_images is {count}, but its test set has {len(test.labels)} images: "
-            "lower it, or leave it out for all of them."
-        )
-    return Part(test.name, test.images[:count], test.labels[:count])
+    labels = np.concatenate([split.labels for split in splits]).astype(np.int64)
+    names = np.repeat([split.name for split in splits], counts)
+    return RawImages(images, labels, num_classes, 255, names, sha256)
 
 
 def check_room(needed: int, what: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arnas.data.sources.raw import RawImages
+
 Array = NDArray[Any]
 
 CLASSES = (
@@ -55,6 +57,11 @@ DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
     "checkers": lambda u, v: np.maximum(_box(u, v, 1.0, 1.0), -4.0 * u * v),
     "dots": lambda u, v: np.hypot(np.abs(u) - 0.6, np.abs(v) - 0.6) - 0.33,
 }
+
+
+def read_shapes(where: str, image_size: int, images: int, images_seed: int) -> RawImages:
+    """Draw the images of a dataset's settings."""
+    return RawImages(*draw_shapes(images, image_size, images_seed), 10, 255)
 
 
 def draw_shapes(count: int, size: int, seed: int) -> tuple[Array, Array]:

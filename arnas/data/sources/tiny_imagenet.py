@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arnas.data.options import TinyImageNetOptions, dataset_root
+from arnas.data.options import dataset_root
 from arnas.data.sources.decode import decode, strict_images
 from arnas.data.sources.fetch import Remote, RequiredFile, prepare
-from arnas.data.sources.raw import Part, RawImages, joined
+from arnas.data.sources.raw import RawImages, SplitImages, joined
 from arnas.runtime.errors import UserError, one_line
 
 LARGEST_FILE = 2**22
@@ -61,48 +61,43 @@ class _Tree(NamedTuple):
     read: Callable[[str], bytes]
 
 
-def read_tiny_imagenet(options: TinyImageNetOptions, name: str, form: Form) -> RawImages:
+def read_tiny_imagenet(where: str, root: str | None, download: bool) -> RawImages:
     """Read Tiny-ImageNet; labels are the places of the sorted WordNet ids.
 
     The training images of the classes are stored in turn, the test images in the order of their
     annotations.
-
-    Parameters
-    ----------
-    options, name
-        Settings and name of the dataset.
-    form
-        What it consists of.
 
     Raises
     ------
     UserError
         When a file is missing, too many, damaged or of another form.
     """
+    form = TINY_IMAGENET
     with ExitStack() as open_files, strict_images():
-        tree = _tree(options, name, form, open_files)
+        tree = _tree(where, root, download, open_files)
         wnids = _classes(tree, form)
         train = _train(tree, wnids, form)
         test = _test(tree, wnids, form)
-        parts = [_decoded(tree, "train", train, form), _decoded(tree, "test", test, form)]
-    return joined(parts, options, form.classes, f"data.{name}")
+        splits = [_decoded(tree, "train", train, form), _decoded(tree, "test", test, form)]
+    return joined(splits, form.classes)
 
 
-def _tree(options: TinyImageNetOptions, name: str, form: Form, open_files: ExitStack) -> _Tree:
+def _tree(where: str, root: str | None, download: bool, open_files: ExitStack) -> _Tree:
     """Return the files, of the folder if it is there, else of the zip, which may be fetched."""
-    folder = dataset_root(options.root) / form.folder
+    form = TINY_IMAGENET
+    folder = dataset_root(root) / form.folder
     # os.path, which raises nothing where the folder above may not be read: prepare says so
     if os.path.isdir(folder):  # noqa: PTH112
-        return _folder_tree(folder, f"data.{name}: {one_line(folder)}")
+        return _folder_tree(folder, f"{where}: {one_line(folder)}")
     if os.path.exists(folder):  # noqa: PTH110
         raise UserError(
-            f"data.{name} is read from {one_line(folder)}, which is a file: remove it, and put the "
+            f"{where} is read from {one_line(folder)}, which is a file: remove it, and put the "
             f"folder or {form.zip.filename} there."
         )
     files = [RequiredFile(form.zip.filename, form.zip.md5, form.zip)]
-    path = prepare(name, options, files, form.home) / form.zip.filename
+    path = prepare(where, root, download, files, form.home) / form.zip.filename
     archive = open_files.enter_context(zipfile.ZipFile(path))
-    return _zip_tree(archive, form, f"data.{name}: {one_line(path)}")
+    return _zip_tree(archive, form, f"{where}: {one_line(path)}")
 
 
 def _folder_tree(folder: Path, where: str) -> _Tree:
@@ -167,7 +162,7 @@ def _denied(where: str, path: str, error: PermissionError) -> UserError:
 
 
 def _damaged(tree: _Tree, path: str, reason: str) -> UserError:
-    """Return what to say of a part that is not as it must be."""
+    """Return what to say of a split that is not as it must be."""
     return UserError(
         f"{tree.where}/{path} is not as in Tiny-ImageNet-200 ({reason}): delete the folder "
         "tiny-imagenet-200 and put the zip in its place, or unpack the zip anew."
@@ -229,8 +224,8 @@ def _test(tree: _Tree, wnids: list[str], form: Form) -> list[tuple[str, int]]:
     return [(f"val/images/{name}", number) for name, number in labels.items()]
 
 
-def _decoded(tree: _Tree, part: str, images: list[tuple[str, int]], form: Form) -> Part:
-    """Return the images of a part; grey ones get three equal channels."""
+def _decoded(tree: _Tree, split: str, images: list[tuple[str, int]], form: Form) -> SplitImages:
+    """Return the images of a split; grey ones get three equal channels."""
 
     def check(width: int, height: int) -> None:
         if width != form.side or height != form.side:
@@ -239,4 +234,4 @@ def _decoded(tree: _Tree, part: str, images: list[tuple[str, int]], form: Form) 
     pixels = np.empty((len(images), 3, form.side, form.side), np.uint8)
     for place, (path, _) in zip(pixels, images, strict=True):
         place[:] = decode(_read(tree, path), f"{tree.where}/{path}", check=check)
-    return Part(part, pixels, np.array([label for _, label in images]))
+    return SplitImages(split, pixels, np.array([label for _, label in images]))

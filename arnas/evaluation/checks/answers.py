@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -58,62 +56,9 @@ def logit_size(logits: Tensor) -> float:
     return max(float(median), TINY)
 
 
-class Answers(NamedTuple):
-    """What a model says of all images, each tensor of shape (n,) and on their device."""
-
-    classes: int
-    """Number of logits."""
-    dtype: torch.dtype
-    """Of the logits."""
-    correct: Tensor
-    """bool; NaN counts as wrong."""
-    gap: Tensor
-    """Largest logit minus the second."""
-    finite: Tensor
-    """bool: whether all logits are."""
-    low: Tensor
-    """Smallest logit."""
-    high: Tensor
-    """Largest logit."""
-    total: Tensor
-    """Sum of the logits."""
-    log_total: Tensor
-    """Logarithm of the sum of their exponentials."""
-    first: Tensor
-    """Greatest distance of the logits from those of the first image."""
-
-
-def answers(context: CheckContext) -> Answers:
-    """Return what the model says of all images, in evaluation mode; asked once."""
-    return remembered(context, "answers", lambda: _ask(context))
-
-
-def _ask(context: CheckContext) -> Answers:
-    """Send all images through the model."""
-    parts, first = [], None
-    with frozen_eval(context.model), torch.no_grad():
-        for x, y in zip(
-            torch.split(context.x, context.batch_size),
-            torch.split(context.y, context.batch_size),
-            strict=True,
-        ):
-            logits = forward(context.model, x)
-            first = logits[:1] if first is None else first
-            top = logits.topk(min(2, logits.shape[1]), dim=1).values
-            parts.append(
-                (
-                    (logits.argmax(1) == y) & ~logits.isnan().any(1),
-                    top[:, 0] - top[:, -1],
-                    logits.isfinite().all(1),
-                    logits.amin(1),
-                    logits.amax(1),
-                    logits.sum(1),
-                    logits.logsumexp(1),
-                    (logits - first).abs().amax(1),
-                )
-            )
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Answers(logits.shape[1], logits.dtype, *columns)
+def answers(context: CheckContext) -> Tensor:
+    """Return the logits of all images in evaluation mode, of shape (n, classes); asked once."""
+    return remembered(context, "answers", lambda: clean_logits(context, context.x))
 
 
 def repeats(context: CheckContext) -> tuple[float, int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,10 @@ from arnas.evaluation.checks.base import (
     Status,
 )
 from arnas.evaluation.checks.probes import withstood
-from arnas.evaluation.checks.run import eval_mode
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED
+
+if TYPE_CHECKING:
+    from arnas.evaluation.monitor import EvalMonitor
 
 TIE = 1e-4
 """Difference of the two largest logits, over the size of the logits, that rounding can turn."""
@@ -28,45 +32,53 @@ NOISE = 2.58
 """Standard deviations that random answers may differ by: 99 % of a normal distribution."""
 
 
-def model_unchanged(context: CheckContext) -> Check:
-    """During the attacks every pass was in evaluation mode, and the model was not changed."""
-    assert context.monitor is not None
-    return eval_mode(context.monitor)._replace(id="model_unchanged")
-
-
 def ball_and_box(context: CheckContext) -> Check:
-    """Check 13: every example lies in the ball and the box; and what rounding to 8 bits changes."""
-    x_adv, stood, norm = _examples(context), withstood(context), context.threat.norm
+    """Fail if an example leaves the ball or [0, 1], warn if rounding to 8 bits undoes it."""
+    x_adv, robust, norm = _examples(context), withstood(context), context.threat.norm
     (excess, outside), allowed = _leaving(context, x_adv), _rounding(context, x_adv)
     bad = int(((excess > allowed) | (outside > TOLERANCE)).sum())
     low, high = (float(value) for value in x_adv.aminmax())
-    fell = (context.outcomes["clean"].cpu() == ROBUST) & ~stood
-    rounded = (GREY_LEVELS * x_adv[fell]).round().clamp(0, GREY_LEVELS) / GREY_LEVELS
+    others = _others_outside(context.monitor, allowed)
+    broken = (context.outcomes["clean"].cpu() == ROBUST) & ~robust
+    rounded = (GREY_LEVELS * x_adv[broken]).round().clamp(0, GREY_LEVELS) / GREY_LEVELS
     kept, n = (
-        int(misclassified(_logits(context, rounded), context.y.cpu()[fell]).sum()),
-        int(fell.sum()),
+        int(misclassified(_logits(context, rounded), context.y.cpu()[broken]).sum()),
+        int(broken.sum()),
     )
-    further, _ = _leaving(context, rounded, fell)
+    further, _ = _leaving(context, rounded, broken)
     level = float(length(torch.full((1, *x_adv.shape[1:]), 0.5 / GREY_LEVELS), norm))
     leaves, far = (int((further > allowed + more).sum()) for more in (0.0, level))
     lost = n - kept > max(SLACK * n, FEW) and context.expectation == 1  # else chance restores them
     status: Status = "WARN" if lost else "PASS"
     return Check(
         "ball_and_box",
-        "FAIL" if bad else status,
+        "FAIL" if bad or others else status,
         f"{bad} of {len(x_adv)} examples leave the ball or the box (epsilon exceeded by "
         f"{max(float(excess.max()), 0.0):.2g} at most, pixels from {low:.6g} to {high:.6g}); "
         f"rounded to 8 bits {kept} of {n} still break the model, {leaves} leave the ball, {far} by "
-        "more than half a grey level",
+        f"more than half a grey level{others}",
         "project onto the ball, then clip to [0, 1], in input units"
-        if bad
+        if bad or others
         else "the claim is about float images: quote the accuracy on rounded ones beside it",
+    )
+
+
+def _others_outside(monitor: EvalMonitor | None, allowed: float) -> str:
+    """Return that examples which were not kept have left the ball or the box, in words, or ''."""
+    if monitor is None or not monitor.examples:
+        return ""
+    inside = monitor.low >= -TOLERANCE and monitor.high <= 1 + TOLERANCE
+    if monitor.finite and inside and monitor.excess <= allowed:
+        return ""
+    return (
+        f"; of all {monitor.examples} examples that the attacks made some exceed epsilon by "
+        f"{monitor.excess:.2g}, have pixels from {monitor.low:.6g} to {monitor.high:.6g}, or NaN"
     )
 
 
 def _examples(context: CheckContext) -> Tensor:
     """Return the examples on the CPU."""
-    if context.x_adv is None or not len(context.y):
+    if context.x_adv is None:
         raise NotApplicableError("no attack has been run yet")
     if context.x_adv.shape != context.x.shape:
         shapes = tuple(context.x_adv.shape), tuple(context.x.shape)
@@ -106,30 +118,30 @@ def _logits(context: CheckContext, x: Tensor) -> Tensor:
 
 
 def examples_valid(context: CheckContext) -> Check:
-    """Check 14: examples are numbers, and the image itself where it was wrong or has stood."""
-    x_adv, stood = _examples(context), withstood(context)
+    """Fail if an example holds NaN, or an image was changed that no attack broke."""
+    x_adv, robust = _examples(context), withstood(context)
     wrong = context.outcomes["clean"].cpu() != ROBUST
     broken = ~x_adv.flatten(1).isfinite().all(1)
-    touched = (x_adv != context.x.cpu().to(x_adv)).flatten(1).any(1) & (wrong | stood) & ~broken
+    touched = (x_adv != context.x.cpu().to(x_adv)).flatten(1).any(1) & (wrong | robust) & ~broken
     bad = int(broken.sum()) + int(touched.sum())
     return Check(
         "examples_valid",
         "FAIL" if bad else "PASS",
         f"{int(broken.sum())} of {len(x_adv)} examples hold NaN or infinity; {int(touched.sum())} "
-        f"of {int((wrong | stood).sum())} images that were wrong or have stood were changed",
+        f"of {int((wrong | robust).sum())} images that were wrong or robust were changed",
         "attack only images that are classified correctly, and look for NaN in the gradient",
     )
 
 
 def examples_reproduce(context: CheckContext) -> Check:
-    """Check 15: the stored examples, classified again, give the robust accuracy that is claimed."""
+    """Fail if the stored examples, classified again, give another robust accuracy."""
     claimed, n = withstood(context), len(context.y)
     logits = _logits(context, _examples(context))
     again = ~misclassified(logits, context.y.cpu())
     different = claimed != again
     count, lead = int(different.sum()), int(again.sum()) - int(claimed.sum())
     evidence = (
-        f"{int(claimed.sum())} of {n} images are claimed to stand, {int(again.sum())} do when the "
+        f"{int(claimed.sum())} of {n} images are reported robust, {int(again.sum())} are when the "
         f"stored examples are classified again; {count} differ"
     )
     status: Status = "FAIL" if count else "PASS"
@@ -139,7 +151,7 @@ def examples_reproduce(context: CheckContext) -> Check:
         noise = NOISE * (2 * share * (1 - share) * n) ** 0.5
         status = "PASS" if abs(lead) <= noise else "WARN" if lead > 0 else "FAIL"
         evidence += f", where random answers may differ by {noise:.1f}"
-        advice = "attacks and recount drew other random numbers: quote the mean of many recounts"
+        advice = "the attacks drew other random numbers: quote the mean of many repetitions"
     elif count and bool(_is_tie(logits)[different].all()):
         status, advice = "WARN", "rounding decides these images: evaluate in float64 to be sure"
         evidence += ", all of them with two equal logits but for rounding"
@@ -155,10 +167,8 @@ def _is_tie(logits: Tensor) -> Tensor:
 
 
 def epsilon_zero(context: CheckContext) -> Check:
-    """Check 16: an attack without a budget changes no image and no answer."""
+    """Fail if an attack with epsilon 0 changes an image or a prediction."""
     x, y = (values.detach().clone() for values in context.probe())
-    if not len(y):
-        raise NotApplicableError("there are no images")
     nothing = Threat(context.threat.norm, 0.0)
     clean = ~misclassified(context.logits(x), y).cpu()
     if context.outcomes:
@@ -171,19 +181,19 @@ def epsilon_zero(context: CheckContext) -> Check:
     return Check(
         "epsilon_zero",
         "FAIL" if changed or (different and not random) else "PASS",
-        f"epsilon 0 changes {changed} of {len(y)} images, and {different} are judged differently"
+        f"epsilon 0 changes {changed} of {len(y)} images, {different} are classified differently"
         + (", as random answers are" if random else ""),
         "the model draws random numbers, or clean and attacked images are prepared differently",
     )
 
 
 def union(context: CheckContext) -> Check:
-    """Check 24: robust is, image by image, who withstood every attack."""
+    """Fail if robust accuracy is not the share of images that withstood every attack."""
     outcomes = {name: value.cpu() for name, value in context.outcomes.items()}
-    stood = withstood(context)
+    flags = withstood(context)
     left, faults, most = outcomes["clean"] == ROBUST, [], ("none", 0)
     if bool((outcomes["clean"] == SKIPPED).any()):
-        faults.append("clean spares images")
+        faults.append("clean skips images")
     if set(outcomes) - {"clean"} != set(context.attacks):
         faults.append("attacks and outcomes have other names")
     for name, result in context.attacks.items():
@@ -193,21 +203,21 @@ def union(context: CheckContext) -> Check:
             faults.append(f"{name} was not run on exactly the images that it should attack")
             break
         left = left & (outcome == ROBUST)
-        fell = int((outcome == BROKEN).sum())
+        broken = int((outcome == BROKEN).sum())
         counted = (result.attacked, result.broken, *result.robust_accuracy[:2])
-        if counted != (int((outcome != SKIPPED).sum()), fell, int(left.sum()), len(left)):
+        if counted != (int((outcome != SKIPPED).sum()), broken, int(left.sum()), len(left)):
             faults.append(f"the counts of {name} are not those of its outcomes")
-        most = max(most, (name, fell), key=lambda found: found[1])
-    clean, robust = int((outcomes["clean"] == ROBUST).sum()), int(stood.sum())
-    if not faults and not bool((left == stood).all()):
+        most = max(most, (name, broken), key=lambda found: found[1])
+    clean, robust = int((outcomes["clean"] == ROBUST).sum()), int(flags.sum())
+    if not faults and not bool((left == flags).all()):
         faults.append("the union is not what every attack leaves")
     if robust > clean:
         faults.append("robust exceeds clean")
     return Check(
         "union",
         "FAIL" if faults else "PASS",
-        f"{clean} of {len(stood)} images are classified correctly and {robust} withstand all of "
-        f"{len(context.attacks)} attacks; most fall to {most[0]} ({most[1]})"
+        f"{clean} of {len(flags)} images are classified correctly and {robust} withstand all of "
+        f"{len(context.attacks)} attacks; {most[0]} breaks most ({most[1]})"
         + "".join(f"; {fault}" for fault in faults),
         "count an image as robust only if it withstood every attack, image by image",
     )

@@ -84,7 +84,7 @@ class _Comparison(NamedTuple):
 
 
 def finite_differences(context: CheckContext) -> Check:
-    """8: along random directions, and its own, the gradient is the derivative of the logits."""
+    """Fail if the gradient is not the derivative of the logits."""
     check_labels(context)
     x, y = _chosen(context)
     probe = _exact_probe(context, x, y) or _probe(context.model, context.seed, x.float(), y)
@@ -94,7 +94,7 @@ def finite_differences(context: CheckContext) -> Check:
     if probe.gradient is None:
         return Check(NAME, "FAIL", "the logits have no gradient by the image", DETACHED)
     with frozen_eval(probe.model), torch.no_grad():
-        return _judge(probe, context.seed)
+        return _check_gradient(probe, context.seed)
 
 
 def _chosen(context: CheckContext) -> tuple[Tensor, Tensor]:
@@ -147,8 +147,8 @@ def _logits(model: nn.Module, x: Tensor, seed: int) -> Tensor:
         return forward(model, x)
 
 
-def _judge(probe: _Probe, seed: int) -> Check:
-    """Return the verdict on a gradient."""
+def _check_gradient(probe: _Probe, seed: int) -> Check:
+    """Return the check of a gradient."""
     kind = probe.x.dtype
     with own_randomness("directions", seed):
         directions = [torch.randn_like(probe.x) for _ in range(DIRECTIONS)]

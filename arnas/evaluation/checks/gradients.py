@@ -10,7 +10,7 @@ from torch import Tensor
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.projection import project, random_perturbation
-from arnas.evaluation.checks.answers import Answers, answers, forward
+from arnas.evaluation.checks.answers import answers, forward
 from arnas.evaluation.checks.base import Check, CheckContext, Status
 from arnas.runtime.errors import UserError
 
@@ -23,25 +23,31 @@ SATURATED = 0.10
 STUCK = 0.01
 """Share of the images whose margin may be without one, and at most one image."""
 TINY = 1e-30
+OBJECTIVES = (cross_entropy, margin)
 SAME_ANSWER = 1e-6
 """Distance of all images' logits, relative to their size, up to which they are constant."""
 
 
 def logits(context: CheckContext) -> Check:
-    """6: the outputs are logits, finite, of enough classes, and not too large."""
-    found = answers(context)
-    n = len(found.gap)
-    limit = saturation(found.dtype)
-    wide = int((found.gap > limit).sum())
-    median = float(found.gap.nanmedian())
+    """Fail if the outputs are no logits, or so large that the cross-entropy has no gradient."""
+    outputs = answers(context)
+    n, classes = outputs.shape
+    top = outputs.topk(min(2, classes), dim=1).values
+    gap = top[:, 0] - top[:, -1]
+    limit, median = saturation(outputs.dtype), float(gap.nanmedian())
+    wide = int((gap > limit).sum())
     evidence = (
-        f"{found.classes} classes, largest logit above the second by {median:.3g} (median), by "
+        f"{classes} classes, largest logit above the second by {median:.3g} (median), by "
         f"more than {limit:.0f} on {100 * wide / n:.1f} % of {n} images"
     )
-    verdict = _no_logits(context, found) or _large_logits(median, wide / n) or _few_classes(found)
-    if verdict is None:
+    finding = (
+        _unusable(context, outputs, gap)
+        or _probabilities(outputs)
+        or _doubtful(classes, median, wide / n)
+    )
+    if finding is None:
         return Check("logits", "PASS", evidence, "")
-    status, problem, advice = verdict
+    status, problem, advice = finding
     return Check("logits", status, f"{problem}; {evidence}", advice)
 
 
@@ -59,125 +65,80 @@ _Finding = tuple[Status, str, str]
 """Status, what was found, what to do."""
 
 
-def _no_logits(context: CheckContext, found: Answers) -> _Finding | None:
-    """Return why the outputs are no logits that can be attacked, if so."""
-    broken = int((~found.finite).sum())
-    low, high = int(context.y.min()), int(context.y.max())
-    furthest, gap = float(found.first.max()), float(found.gap.max())
-    exact = max(SUM_TO_ONE, 4 * torch.finfo(found.dtype).eps)
-    inside = float(found.low.min()) >= -exact and float(found.high.max()) <= 1 + exact
-    one = float((found.total - 1).abs().max()) <= exact
+def _unusable(context: CheckContext, outputs: Tensor, gap: Tensor) -> _Finding | None:
+    """Return why the outputs cannot be attacked, if so."""
+    n, classes = outputs.shape
+    broken, low, high = int((~outputs.isfinite()).any(1).sum()), *context.y.aminmax()
+    if broken:
+        problem = f"NaN or infinite logits on {broken} of {n} images"
+        return "FAIL", problem, "look for divisions by zero, logarithms and overflow in the model"
+    if classes == 1:
+        advice = "return a logit for each class: a single logit z of two classes becomes (0, z)"
+        return "FAIL", "one class only", advice
+    if low < 0 or high >= classes:
+        advice = "give labels from 0 to classes - 1: these are not the model's images"
+        return "FAIL", f"labels from {low} to {high}", advice
+    furthest = float((outputs - outputs[:1]).abs().max())
+    if n > 1 and furthest <= SAME_ANSWER * max(float(gap.max()), TINY):
+        advice = "the model does not look at its images: is it trained, and loaded?"
+        return "FAIL", "all images have the same logits", advice
+    return None
+
+
+def _probabilities(outputs: Tensor) -> _Finding | None:
+    """Return that the outputs are probabilities, or their logarithms, if so."""
+    exact, lowest = max(SUM_TO_ONE, 4 * torch.finfo(outputs.dtype).eps), float(outputs.min())
+    if lowest >= -exact and float(outputs.max()) <= 1 + exact:
+        if float((outputs.sum(1) - 1).abs().max()) <= exact:
+            advice = "return the logits: leave out the softmax, whose gradient vanishes"
+            return "FAIL", "the outputs are probabilities, with a sum of 1", advice
+        advice = "return the logits: leave out what keeps them there, for its gradient vanishes"
+        return "WARN", "all outputs lie between 0 and 1", advice
     # Rounding grows with the largest of the logits.
-    rounding = exact * max(1.0, -float(found.low.min()))
-    findings: tuple[tuple[bool, _Finding], ...] = (
-        (
-            broken > 0,
-            (
-                "FAIL",
-                f"NaN or infinite logits on {broken} of {len(found.finite)} images",
-                "look for divisions by zero, logarithms and overflow in the model",
-            ),
-        ),
-        (
-            found.classes == 1,
-            (
-                "FAIL",
-                "one class only",
-                "return a logit for each class: a single logit z of two classes becomes (0, z)",
-            ),
-        ),
-        (
-            low < 0 or high >= found.classes,
-            (
-                "FAIL",
-                f"labels from {low} to {high}",
-                "give labels from 0 to classes - 1: these are not the model's images",
-            ),
-        ),
-        (
-            len(found.first) > 1 and furthest <= SAME_ANSWER * max(gap, TINY),
-            (
-                "FAIL",
-                "all images have the same logits",
-                "the model does not look at its images: is it trained, and loaded?",
-            ),
-        ),
-        (
-            inside and one,
-            (
-                "FAIL",
-                "the outputs are probabilities, with a sum of 1",
-                "return the logits: leave out the softmax, whose gradient vanishes",
-            ),
-        ),
-        (
-            inside,
-            (
-                "WARN",
-                "all outputs lie between 0 and 1",
-                "return the logits: leave out what keeps them there, for its gradient vanishes",
-            ),
-        ),
-        (
-            float(found.log_total.abs().max()) <= rounding,
-            (
-                "WARN",
-                "the outputs are logarithms of probabilities",
-                "return the logits; the attacks' objectives are the same for both",
-            ),
-        ),
-    )
-    return next((finding for applies, finding in findings if applies), None)
+    if float(outputs.logsumexp(1).abs().max()) <= exact * max(1.0, -lowest):
+        advice = "return the logits; the attacks' objectives are the same for both"
+        return "WARN", "the outputs are logarithms of probabilities", advice
+    return None
 
 
-def _large_logits(median: float, share: float) -> _Finding | None:
-    """Return what is wrong with the logits' size, if anything."""
+def _doubtful(classes: int, median: float, share: float) -> _Finding | None:
+    """Return what is wrong with the logits' size, or the number of classes, if anything."""
     advice = "quote an attack on the margin, and scale the logits down in training or evaluation"
     if share > SATURATED:
         problem = f"the cross-entropy has no gradient on {100 * share:.1f} % of the images"
         return "FAIL", problem, advice
-    return ("WARN", "large logits", advice) if median > WIDE_GAP else None
-
-
-def _few_classes(found: Answers) -> _Finding | None:
-    """Return that objectives by ratios need more classes, if so."""
-    if found.classes > 3:
-        return None
-    missing = "ratio losses" if found.classes == 2 else "targeted ratio losses"
-    return (
-        "WARN",
-        f"{missing} are not defined for {found.classes} classes",
-        "name the objective: attacks take the margin instead",
-    )
+    if median > WIDE_GAP:
+        return "WARN", "large logits", advice
+    if classes <= 3:
+        missing = "ratio losses" if classes == 2 else "targeted ratio losses"
+        problem = f"{missing} are not defined for {classes} classes"
+        return "WARN", problem, "name the objective: attacks take the margin instead"
+    return None
 
 
 def gradient(context: CheckContext) -> Check:
-    """7: a gradient reaches every image, of the cross-entropy and of the margin."""
+    """Fail if no gradient reaches some images, so that attacks cannot move them."""
     x, y = context.probe()
     name, n = "gradient", len(x)
     check_labels(context)
     unit = context.uniform("gradient", n)
     away = x + project(x, random_perturbation(unit, context.threat), context.threat)
-    counts: dict[str, tuple[int, int]] = {}
+    missing = {objective: torch.zeros_like(y, dtype=torch.bool) for objective in OBJECTIVES}
+    odd = {objective: torch.zeros_like(y, dtype=torch.bool) for objective in OBJECTIVES}
     with frozen_eval(context.model):
-        for objective in (cross_entropy, margin):
-            missing = torch.zeros(n, dtype=torch.bool, device=x.device)
-            odd = missing.clone()
+        for objective in OBJECTIVES:
             for images in (x, away):
                 slope = _slope(context, images, y, objective)
                 if slope is None:
-                    return Check(
-                        name,
-                        "FAIL",
-                        "the logits have no gradient by the image",
-                        "remove detach(), no_grad() and NumPy from the forward pass, or attack a "
-                        "differentiable approximation",
+                    advice = (
+                        "remove detach(), no_grad() and NumPy from the forward pass, or attack "
                     )
-                missing |= (slope == 0).flatten(1).all(1)
-                odd |= ~slope.isfinite().flatten(1).all(1)
-            counts[objective.__name__] = int(missing.sum()), int(odd.sum())
-    (entropy, entropy_odd), (of_margin, margin_odd) = counts.values()
-    odd_images = max(entropy_odd, margin_odd)
+                    advice += "a differentiable approximation"
+                    return Check(name, "FAIL", "the logits have no gradient by the image", advice)
+                missing[objective] |= (slope == 0).flatten(1).all(1)
+                odd[objective] |= ~slope.isfinite().flatten(1).all(1)
+    entropy, of_margin = (int(flags.sum()) for flags in missing.values())
+    odd_images = max(int(flags.sum()) for flags in odd.values())
     evidence = (
         f"of {n} images {entropy} without a gradient of the cross-entropy, {of_margin} without one "
         f"of the margin, {odd_images} with NaN or infinity in one"
@@ -217,6 +178,6 @@ def check_labels(context: CheckContext) -> None:
     UserError
         Naming the labels.
     """
-    low, high, classes = int(context.y.min()), int(context.y.max()), answers(context).classes
+    low, high, classes = *context.y.aminmax(), answers(context).shape[1]
     if low < 0 or high >= classes:
         raise UserError(f"labels run from {low} to {high}, the model has {classes} classes")

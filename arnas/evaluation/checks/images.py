@@ -11,6 +11,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import ROUNDING
 from arnas.attacks.threat import GREY_LEVELS, parse_amount
 from arnas.evaluation.checks.answers import answers, clean_logits, is_random
@@ -55,7 +56,7 @@ EXPECTED = 10
 
 
 def input_range(context: CheckContext) -> Check:
-    """4: pixels in [0, 1], in float32, normalised once, and that inside the model."""
+    """Fail if pixels leave [0, 1], or the model expects images normalised outside it."""
     x, y = context.x, context.y
     name = "input_range"
     if len(y) != len(x):
@@ -228,10 +229,11 @@ def _accuracy(context: CheckContext, x: Tensor, y: Tensor) -> Accuracy:
     return wilson(int((clean_logits(context, x).argmax(1) == y).sum()), len(y))
 
 
-def clean_accuracy(context: CheckContext) -> Check:
-    """5: the clean accuracy is that which was recorded with the checkpoint."""
+def clean_accuracy_recorded(context: CheckContext) -> Check:
+    """Fail if the clean accuracy is not the one recorded with the checkpoint."""
     name = "clean_accuracy_recorded"
-    measured = wilson(int(answers(context).correct.sum()), len(context.x))
+    right = ~misclassified(answers(context), context.y)
+    measured = wilson(int(right.sum()), len(context.x))
     evidence = f"clean accuracy {measured.percent:.2f} % on {measured.n} images"
     recorded = _numbers(context.known.get("clean_accuracy"))
     if recorded is None or len(recorded) != 1 or not 0 <= recorded[0] <= 100:
@@ -263,7 +265,7 @@ def _contradicts(measured: Accuracy, stated: float) -> bool:
 
 
 def epsilon_unit(context: CheckContext) -> Check:
-    """9: the budget in three units, and whether it looks like another one."""
+    """Fail if epsilon is not the one written, warn if it looks like another (0.031, 8/255)."""
     threat, written = context.threat, context.known.get("epsilon_written")
     evidence = str(threat)
     if written is not None:
@@ -304,8 +306,8 @@ def _doubt(norm: str, epsilon: float, pixels: int) -> str:
     return next((doubt for applies, doubt in doubts if applies), "")
 
 
-def subset(context: CheckContext) -> Check:
-    """10: which images, how many, and what they can tell."""
+def test_subset(context: CheckContext) -> Check:
+    """Fail if the indices do not fit, warn if images are few, repeated or unbalanced."""
     x, y, n = context.x, context.y, len(context.x)
     indices = torch.arange(n) if context.indices is None else context.indices.detach().cpu().long()
     digest = hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()[:12]
@@ -344,7 +346,7 @@ def _crowd(context: CheckContext, y: Tensor) -> str:
     """Return what is odd about the numbers of images of each class, or nothing."""
     classes = int(y.max()) + 1
     try:
-        classes = max(classes, answers(context).classes)
+        classes = max(classes, answers(context).shape[1])
     except Preempted:
         raise
     except Exception:  # the check of logits says what is wrong with the model

@@ -1,10 +1,7 @@
 """Checks of a model before it is attacked: modes, batches, randomness, precision.
 
-The first twelve checks of an evaluation, in their order, are in `MODEL_CHECKS`; those of images and
-budget are in `arnas.evaluation.checks.images`, those of logits and gradients in
-`arnas.evaluation.checks.gradients`. They look for what makes a robust accuracy wrong before any
-attack has run (Athalye et al., arXiv 1802.00420; Carlini et al., arXiv 1902.06705, section 3; Croce
-et al., arXiv 2010.09670, section 2): FAIL says that it would be, WARN that somebody should look.
+They look for what makes a robust accuracy wrong before any attack has run: FAIL says that it would
+be, WARN that somebody should look.
 """
 
 from __future__ import annotations
@@ -51,7 +48,7 @@ ASLEEP = (_BatchNorm, _DropoutNd, nn.modules.instancenorm._InstanceNorm)
 
 
 def eval_mode(context: CheckContext) -> Check:
-    """1: every submodule goes into evaluation mode, where a pass changes nothing."""
+    """Fail if a layer stays in training mode after eval(), or a pass changes the model."""
     modules = list(context.model.modules())
     awake = sum(module.training for module in modules)
     images = context.x[: context.batch_size]
@@ -84,7 +81,7 @@ def eval_mode(context: CheckContext) -> Check:
 
 
 def batch_size_invariance(context: CheckContext) -> Check:
-    """2: an image's logits are the same in every batch."""
+    """Fail if the logits of an image depend on the other images of its batch."""
     name = "batch_size_invariance"
     advice = "use running statistics in evaluation mode: an image must not see its neighbours"
     if is_random(context):
@@ -113,7 +110,7 @@ def batch_size_invariance(context: CheckContext) -> Check:
 
 
 def determinism(context: CheckContext) -> Check:
-    """3: equal passes give equal logits, or the attacks average over the random numbers."""
+    """Fail if the model draws random numbers and is attacked as if it did not."""
     worst, flips, images = repeats(context)
     evidence = (
         f"logits of {PASSES} passes over {images} images differ by {worst:.1e} of their size, "
@@ -127,17 +124,17 @@ def determinism(context: CheckContext) -> Check:
         if is_random(context):
             status = "WARN" if context.expectation > 1 else "FAIL"
             advice = (
-                "quote it as randomised: on another draw other images stand"
+                "report it as randomised: with other random numbers other images are robust"
                 if context.expectation > 1
                 else 'the model draws random numbers: use suite="rand", or expectation=20'
             )
             if context.expectation > 1:
-                evidence += f"; randomised, judged with EoT {context.expectation}"
+                evidence += f"; randomised, evaluated with EoT {context.expectation}"
     return Check("determinism", status, evidence, advice)
 
 
 def precision(context: CheckContext) -> Check:
-    """11: nothing is computed in less than float32, or the predictions are the same in it."""
+    """Fail if predictions change when everything is computed in float32."""
     found = _coarse(context.model, context.x[:2])
     if not found:
         evidence = f"{str(context.x.dtype).removeprefix('torch.')} throughout, no autocast, no TF32"
@@ -228,7 +225,7 @@ def _full_float32(context: CheckContext) -> Iterator[None]:
 
 
 def frozen_while_crafting(context: CheckContext) -> Check:
-    """12: while examples are made, weights are frozen and no layer is in training mode."""
+    """Fail if batch norm or dropout is in training mode while examples are made."""
     awake: set[str] = set()
     handles = []
 

@@ -1,6 +1,6 @@
-"""Small attacks of the checks' own, on a few images of a context.
+"""Small attacks that the checks run, on the first images.
 
-They are kept simple and apart from the attacks of a suite, which they are to cast doubt on.
+They are simple and independent of the attacks of a suite, which they test.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Probe(NamedTuple):
 
     x: Tensor
     y: Tensor
-    stood: Tensor
+    robust: Tensor
     """bool: whether the image withstood the suite; all of them if there is no result yet."""
     places: Tensor
-    """int64: the images' places in the context."""
+    """int64: the images' places among the first ones."""
     labels: Tensor
     """Of all first images, those classified wrongly too."""
 
 
 class PgdTrace(NamedTuple):
-    """Steps along a gradient: what every iterate came to, the start first."""
+    """PGD iterate by iterate, the start first."""
 
     values: Tensor
     """Of the objective, of shape (steps + 1, N)."""
@@ -65,13 +65,11 @@ def probe_of(context: CheckContext) -> Probe:
 
     def measure() -> Probe:
         x, y = (values.detach().clone() for values in context.probe())
-        if not len(y):
-            raise NotApplicableError("there are no images")
         places = (~misclassified(context.logits(x), y)).nonzero().flatten()
-        stood = torch.ones(len(y), dtype=torch.bool)
+        robust = torch.ones(len(y), dtype=torch.bool)
         if context.outcomes:
-            stood = withstood(context)[: len(y)]
-        return Probe(x[places], y[places], stood.to(places.device)[places], places, y)
+            robust = withstood(context)[: len(y)]
+        return Probe(x[places], y[places], robust.to(places.device)[places], places, y)
 
     probe = remembered(context, "probe", measure)
     if not len(probe.y):
@@ -97,24 +95,10 @@ def pgd_trace(
     steps: int = STEPS,
     size: float | None = None,
 ) -> PgdTrace:
-    """Climb an objective as `arnas.attacks.pgd.pgd` does, and keep what it passes.
+    """Maximise an objective as `arnas.attacks.pgd.pgd` does, and record every iterate.
 
-    Parameters
-    ----------
-    context
-        The model on context; its random passes are averaged over.
-    x, y
-        Images, at least one, and labels.
-    start
-        Perturbation to start from; projected first.
-    objective
-        Objective to maximise.
-    threat
-        Norm and budget; by default those of the context.
-    steps
-        Number of steps, from 0 up.
-    size
-        Length of a step in input units; by default ``2.5 * epsilon / steps``.
+    Random passes are averaged over. The start is a perturbation and is projected first; the threat
+    is by default that of the context, the length of a step ``2.5 * epsilon / steps``.
     """
     threat = threat or context.threat
     size = 2.5 * threat.epsilon / max(steps, 1) if size is None else size
@@ -144,7 +128,7 @@ def _step(x: Tensor, delta: Tensor, slope: Tensor, size: float, threat: Threat) 
 
 
 def numeric_ascent(context: CheckContext, x: Tensor, y: Tensor) -> Tensor:
-    """Return which images fall to ascent of the margin along differences of forward passes.
+    """Return which images are broken along the margin's finite differences of forward passes.
 
     Simultaneous perturbation (SPSA; Uesato et al., arXiv 1802.05666, section 4): the slope is the
     mean over random directions of half a budget's length, so that it sees over the steps of rounded

@@ -1,9 +1,4 @@
-"""Checks for the known ways of measuring a robustness that is not there.
-
-Each returns its verdict with the evidence it rests on and what to do. They follow the signs of
-obfuscated gradients of Athalye et al. (arXiv 1802.00420) and the checklist of Carlini et al.
-(arXiv 1902.06705).
-"""
+"""Checks of plain data: attacks against each other, networks against each other, and the splits."""
 
 from __future__ import annotations
 
@@ -24,19 +19,19 @@ CONVERGED = 2.0
 
 
 def not_run(name: str, evidence: str, advice: str) -> Check:
-    """Return the verdict of a check whose attacks were not asked for."""
+    """Return a check whose attacks were not asked for."""
     return Check(name, "WARN", evidence, advice)
 
 
-def eval_mode(monitor: EvalMonitor) -> Check:
-    """Check that every pass is in evaluation mode and that the model comes out unchanged."""
+def model_unchanged(monitor: EvalMonitor) -> Check:
+    """Fail if a pass of an attack was in training mode, or an attack changed the model."""
     evidence = (
         f"{monitor.awake} of {monitor.forwards} forward passes with a submodule in training mode, "
         f"weights and buffers {'changed' if monitor.changed else 'unchanged'}"
     )
     bad = monitor.awake or monitor.changed
     return Check(
-        "eval_mode",
+        "model_unchanged",
         "FAIL" if bad else "PASS",
         evidence,
         "call model.eval() for every submodule and keep it so while attacking",
@@ -68,7 +63,7 @@ def box_and_ball(monitor: EvalMonitor) -> Check:
 
 
 def blackbox_ball_and_box(monitor: EvalMonitor) -> Check:
-    """Check the same of the examples that are shown to other networks, and of Square's."""
+    """Fail if an example for other networks, or of Square, leaves the ball or [0, 1]."""
     return box_and_ball(monitor)._replace(id="blackbox_ball_and_box")
 
 
@@ -84,17 +79,9 @@ def epsilon_zero(clean: Tensor, attacked: Tensor) -> Check:
 
 
 def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
-    """Check that an attack that may make any image of an image breaks the model.
+    """Check that a budget (`epsilon`, in words) that allows every image breaks the model.
 
-    Parameters
-    ----------
-    standing
-        Images that withstood it.
-    epsilon
-        The budget, in words.
-    labels
-        int64 of shape (n,): the images' classes. A model that always names the most frequent one
-        cannot be broken on its images.
+    A model that always names the most frequent of the `labels` cannot be broken on its images.
     """
     constant = int(labels.bincount().max())
     status: Status = "PASS" if standing.correct == 0 else "WARN"
@@ -110,21 +97,21 @@ def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
 
 
 def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
-    """Check that many small steps break at least as many images as one large step."""
+    """Fail if PGD-20 breaks clearly fewer images than FGSM."""
     surplus = int(iterative.sum()) - int(single.sum())
     lost = int(((iterative == 1) & (single == 0)).sum())
     return Check(
         "iterative_not_weaker",
         _lag(surplus, len(single)),
-        f"{_percent(single)} withstand FGSM, {_percent(iterative)} PGD-20; {lost} images fell to "
-        "FGSM only",
+        f"{_percent(single)} withstand FGSM, {_percent(iterative)} PGD-20; only FGSM "
+        f"breaks {lost} images",
         "one step beats twenty: a sign of masked gradients; try a margin loss and a black-box "
         "attack",
     )
 
 
 def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
-    """Check that more steps break at least as many images, and few more."""
+    """Fail if PGD-100 breaks clearly fewer images than PGD-20, warn if far more."""
     status = _lag(int(more.sum()) - int(fewer.sum()), len(fewer))
     drop = 100 * (int(fewer.sum()) - int(more.sum())) / len(fewer)
     if status == "PASS" and drop > CONVERGED:
@@ -138,7 +125,7 @@ def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
 
 
 def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
-    """Check that an attack on the margin does not break many more images than the cross-entropy.
+    """Fail if CW-inf breaks over 10 points more than PGD-100: the loss saturates.
 
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
     """
@@ -156,7 +143,7 @@ def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
 
 
 def _lag(surplus: int, n: int) -> Status:
-    """Return the verdict on an attack that leaves `surplus` images more than a weaker one."""
+    """Return the status of an attack that leaves `surplus` images more than a weaker one."""
     if surplus <= 0:
         return "PASS"
     return "WARN" if surplus <= max(SLACK * n, FEW) else "FAIL"
@@ -165,40 +152,29 @@ def _lag(surplus: int, n: int) -> Status:
 def selection_not_test(
     recorded: float, measured: float, images: int, leaked: tuple[int, int]
 ) -> Check:
-    """Check that the checkpoint was chosen on the selection images, and that no test image leaked.
+    """Fail if the checkpoint was not chosen on the validation images, or splits overlap.
 
-    Parameters
-    ----------
-    recorded
-        Clean accuracy on the selection images that training noted for the checkpoint, in percent.
-    measured
-        The same, measured now.
-    images
-        Number of selection images; one may be judged differently by another device's rounding.
-    leaked
-        Test images that are also in another part, and those that have an equal copy there.
+    `recorded` and `measured` are clean accuracies on these images in percent, `images` their number
+    (one may be rounded differently on another device), `leaked` the test images that are also in
+    another split, and those that have an equal copy there.
     """
     shared, copies = leaked
     same = abs(recorded - measured) < 100 / images + 1e-3
     return Check(
         "selection_not_test",
         "FAIL" if shared or not same else "WARN" if copies else "PASS",
-        f"clean accuracy on the selection images is {measured:.2f} %, noted when it was chosen "
-        f"{recorded:.2f} %; {shared} test images are in another part, {copies} have a copy there",
+        f"clean accuracy on the validation images is {measured:.2f} %, noted when it was chosen "
+        f"{recorded:.2f} %; {shared} test images are in another split, {copies} have a copy there",
         "remove the copies from the dataset"
         if same and not shared
-        else "retrain: the checkpoint was not chosen on these selection images",
+        else "retrain: the checkpoint was not chosen on these validation images",
     )
 
 
 def control_falls(control: Mapping[str, Accuracy]) -> Check:
-    """Check that an undefended network falls, or the attacks are too weak to say anything.
+    """Fail if the undefended network keeps its accuracy: the attacks do not work.
 
-    Parameters
-    ----------
-    control
-        The undefended network's accuracies, ``clean`` and ``union`` (under all attacks); empty if
-        there is none.
+    `control` holds the network's accuracies ``clean`` and ``union`` (under all attacks), if any.
     """
     if not control:
         return not_run(
@@ -207,28 +183,24 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
             "add a network with loss natural to run.networks, and the dataset to run.networks_on",
         )
     clean, robust = control["clean"], control["union"]
-    fell = robust.high < clean.low
+    lower = robust.high < clean.low
     enough = robust.percent <= (1 - CONTROL_LOSS) * clean.percent
     return Check(
         "control_falls",
-        "PASS" if fell and enough else "WARN" if fell else "FAIL",
+        "PASS" if lower and enough else "WARN" if lower else "FAIL",
         f"the undefended network falls from {clean.percent:.1f} % clean to {robust.percent:.1f} % "
         "under attack",
         "raise epsilon: this one hardly tells defended networks from undefended ones"
-        if fell
+        if lower
         else "the attacks do not work here: look at their steps and at the model's gradients",
     )
 
 
 def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> Check:
-    """Check that no image falls only to attacks that do not see the model.
+    """Fail if a black-box attack leaves clearly fewer images than all white-box ones.
 
-    Parameters
-    ----------
-    whitebox
-        uint8 flags of the images that withstand every white-box attack.
-    blackbox
-        Attack or source to flags of the same images, or of the first of them.
+    All flags are uint8, 1 where an image withstands: `whitebox` every white-box attack, `blackbox`
+    the attack or source of that name. Those may be flags of the first images only.
     """
     if not blackbox:
         return not_run(
@@ -236,13 +208,13 @@ def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> C
             "no black-box attack was run",
             "run the stage blackbox on this dataset",
         )
-    # The worst verdict of all sources; of equals the one with the most images, then by name.
-    verdicts = [
-        (*_blackbox_verdict(whitebox[: len(flags)], flags), len(flags), name)
+    # The worst of all sources; of equals the one with the most images, then by name.
+    sources = [
+        (*_compare_blackbox(whitebox[: len(flags)], flags), len(flags), name)
         for name, flags in sorted(blackbox.items())
     ]
     rank = ("PASS", "WARN", "FAIL")
-    status, count, n, name = max(verdicts, key=lambda found: (rank.index(found[0]), found[1]))
+    status, count, n, name = max(sources, key=lambda found: (rank.index(found[0]), found[1]))
     return Check(
         "blackbox_not_stronger",
         status,
@@ -253,8 +225,8 @@ def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> C
     )
 
 
-def _blackbox_verdict(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
-    """Return the verdict on one black-box attack and how many images fall to it only."""
+def _compare_blackbox(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
+    """Return the status of one black-box attack and how many images it alone breaks."""
     count = int(((blackbox == 0) & (whitebox == 1)).sum())
     surplus = int(whitebox.sum()) - int(blackbox.sum())
     if surplus > max(SLACK * len(blackbox), FEW):

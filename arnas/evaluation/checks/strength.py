@@ -1,10 +1,9 @@
 """Checks whether the attacks were strong enough for their result to mean anything.
 
-Each runs small attacks of its own on the images of `CheckContext.probe` that the
-model classifies correctly, and looks for the signs of obfuscated gradients of Athalye et al. (arXiv
-1802.00420, section 3.1), of the checklist of Carlini et al. (arXiv 1902.06705) and of the
-indicators of attack failure of Pintor et al. (arXiv 2106.09947). What one has measured is kept in
-the context's notes for the others.
+They attack the images of `CheckContext.probe` that the model classifies correctly, and look for the
+signs of obfuscated gradients of Athalye et al. (arXiv 1802.00420, section 3.1), of the checklist of
+Carlini et al. (arXiv 1902.06705) and of the indicators of attack failure of Pintor et al. (arXiv
+2106.09947). PGD runs once on each objective and serves all of them.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ SHARE, ONE = 0.005, 1
 CLOSE = 0.01
 """Share of the images by which the margin may be ahead of the cross-entropy."""
 SUSPECT = 0.005
-"""Share of the images that may fall to black-box attacks only before masking is suspected."""
+"""Share of the images that black-box attacks alone may break before masking is suspected."""
 CORROBORATED = 3
-"""Fewest images that must fall to black-box attacks only before masking is suspected."""
+"""Fewest images that black-box attacks alone must break before masking is suspected."""
 UNREACHED = 0.1
 """Share of the images that may withstand a budget that allows every image, for want of steps."""
 SATURATED = 0.5
@@ -81,13 +80,13 @@ def _pgd_and_on(context: CheckContext, objective: Objective) -> PgdTrace:
 
 
 def attack_converged(context: CheckContext) -> Check:
-    """Check 17: twenty steps break what one step breaks, and twice the effort hardly more."""
+    """Fail if one step beats twenty, warn if more steps or starts break clearly more."""
     probe, entropy = probe_of(context), pgd_entropy(context)
     single, second = _fgsm(context, probe), _second_start(context, probe, entropy.broken(STEPS))
     twenty, forty, n = entropy.broken(STEPS), entropy.broken(), len(probe.y)
     lag, lost = int(single.sum() - twenty.sum()), int((single & ~twenty).sum())
     steps, starts = int((forty & ~twenty).sum()), int((second & ~twenty).sum())
-    missed = int(((single | forty | second) & probe.stood).sum())
+    missed = int(((single | forty | second) & probe.robust).sum())
     status: Status = "PASS"
     if max(steps, starts) > SHARE * n + ONE or lag > 0:
         status = "WARN"
@@ -96,9 +95,9 @@ def attack_converged(context: CheckContext) -> Check:
     return Check(
         "attack_converged",
         status,
-        f"of {n} images {int(single.sum())} fall to FGSM, {int(twenty.sum())} to PGD-20 ({lost} to "
-        f"FGSM only); twice the steps break {steps} more, a second start {starts} more; {missed} "
-        f"of all these {_had_withstood(context)}",
+        f"of {n} images FGSM breaks {int(single.sum())}, PGD-20 {int(twenty.sum())} ({lost} only "
+        f"FGSM); twice the steps break {steps} more, a second start {starts} more; {missed} of "
+        f"these {'withstood the suite' if context.outcomes else 'were classified correctly'}",
         "one step beats twenty: a sign of masked gradients; try the margin and a black-box attack"
         if status == "FAIL"
         else "PGD-20 has not converged here: quote longer attacks, with several starts",
@@ -123,45 +122,40 @@ def _second_start(context: CheckContext, probe: Probe, first: Tensor) -> Tensor:
     return broken
 
 
-def _had_withstood(context: CheckContext) -> str:
-    """Return what the flags of the probe's images tell, in words."""
-    return "had withstood the suite" if context.outcomes else "stood before"
-
-
 def unbounded_attack(context: CheckContext) -> Check:
-    """Check 18: accuracy falls along epsilon, to nothing where every image is allowed."""
+    """Fail if images withstand a budget that allows every image."""
     probe, full = probe_of(context), full_range(context)
     n, curve = len(probe.y), []
-    standing, at = torch.arange(n, device=probe.y.device), probe.x
-    half = torch.zeros_like(probe.stood)
+    robust, at = torch.arange(n, device=probe.y.device), probe.x
+    half = torch.zeros_like(probe.robust)
     for factor in (0.5, 1.0, 2.0, 4.0):
         if not 0 < factor * context.threat.epsilon < full.epsilon:
             continue
         threat = Threat(context.threat.norm, factor * context.threat.epsilon)
-        standing, at = _go_on(context, standing, at, threat)
-        curve.append(f"{len(standing)} at {threat.epsilon:.4g}")
+        robust, at = _attack_on(context, robust, at, threat)
+        curve.append(f"{len(robust)} at {threat.epsilon:.4g}")
         if factor < 1:
-            half = torch.ones_like(half).index_fill(0, standing, False)
-    standing, at = _go_on(context, standing, at, full)
+            half = torch.ones_like(half).index_fill(0, robust, False)
+    robust, at = _attack_on(context, robust, at, full)
     for objective in (cross_entropy, margin):
-        start = perturbation(context, f"full range {objective.__name__}", full)[standing]
-        standing, at = _go_on(context, standing, probe.x[standing] + start, full, objective)
-    curve.append(f"{len(standing)} at {full.epsilon:.4g}, which allows every image")
+        start = perturbation(context, f"full range {objective.__name__}", full)[robust]
+        robust, at = _attack_on(context, robust, probe.x[robust] + start, full, objective)
+    curve.append(f"{len(robust)} at {full.epsilon:.4g}, which allows every image")
     # Broken with half the budget, and by neither attack with all of it.
     lost = int((half & ~pgd_entropy(context).broken() & ~pgd_margin(context).broken()).sum())
-    status: Status = "WARN" if len(standing) or lost > max(SLACK * n, FEW) else "PASS"
-    if len(standing) > _may_stand(probe):
+    status: Status = "WARN" if len(robust) or lost > max(SLACK * n, FEW) else "PASS"
+    if len(robust) > _may_be_robust(probe):
         status = "FAIL"
     return Check(
         "unbounded_attack",
         status,
-        f"of {n} images stand {', '.join(curve)}; {lost} fall to half of epsilon but not to "
-        "epsilon itself",
+        f"of {n} images remain robust: {', '.join(curve)}; half of epsilon breaks {lost} that "
+        "epsilon itself does not",
         "the gradients mislead the attack: look for saturated, rounded or random outputs",
     )
 
 
-def _may_stand(probe: Probe) -> float:
+def _may_be_robust(probe: Probe) -> float:
     """Return how many images may withstand an attack that may turn them into any image.
 
     A model that names one class whatever it sees cannot be broken on that class. One that tells
@@ -181,28 +175,28 @@ def full_range(context: CheckContext) -> Threat:
     )
 
 
-def _go_on(
+def _attack_on(
     context: CheckContext,
-    standing: Tensor,
+    robust: Tensor,
     at: Tensor,
     threat: Threat,
     objective: Objective = margin,
 ) -> tuple[Tensor, Tensor]:
-    """Attack the images that stand from where they are; return those left and their best tries."""
-    if not len(standing):
-        return standing, at
+    """Attack the robust images from where they are; return those still robust and their points."""
+    if not len(robust):
+        return robust, at
     probe = probe_of(context)
-    x, y = probe.x[standing], probe.y[standing]
+    x, y = probe.x[robust], probe.y[robust]
     found = pgd_trace(context, x, y, at - x, objective=objective, threat=threat)
     left = ~found.broken()
-    return standing[left], found.best[left]
+    return robust[left], found.best[left]
 
 
 def margin_against_entropy(context: CheckContext) -> Check:
-    """Check 19: an attack on the margin breaks no more images than one on the cross-entropy.
+    """Fail if the margin's gradient breaks many images the cross-entropy's does not.
 
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
-    The other way round there is no such reason: where several classes are near, climbing the margin
+    The other way round there is no such reason: where several classes are near, PGD on the margin
     is a little weaker on honest models too, and only a large difference is worth a look.
     """
     entropy, rival = pgd_entropy(context).broken(), pgd_margin(context).broken()
@@ -216,8 +210,8 @@ def margin_against_entropy(context: CheckContext) -> Check:
     return Check(
         "margin_against_entropy",
         status,
-        f"of {n} images {int(entropy.sum())} fall to PGD-40 on the cross-entropy, "
-        f"{int(rival.sum())} to PGD-40 on the margin",
+        f"of {n} images PGD-40 on the cross-entropy breaks {int(entropy.sum())}, PGD-40 on the "
+        f"margin {int(rival.sum())}",
         "masking: the cross-entropy saturates; look at the size of the logits and attack the margin"
         if lead > 0
         else "the margin's gradients mislead: quote the union of both",
@@ -225,12 +219,12 @@ def margin_against_entropy(context: CheckContext) -> Check:
 
 
 def blackbox(context: CheckContext) -> Check:
-    """Check 20: no image falls only to attacks that do not see the model's gradients."""
+    """Fail if attacks without gradients break more and other signs of masking are there."""
     probe, n = probe_of(context), len(context.y)
     unseen = black_box_breaks(context)
     only = sum(unseen.values())
     seen = pgd_entropy(context).broken() | pgd_margin(context).broken()
-    left = (probe.stood & ~seen).nonzero().flatten()[:NUMERIC_IMAGES]
+    left = (probe.robust & ~seen).nonzero().flatten()[:NUMERIC_IMAGES]
     numeric = int(numeric_ascent(context, probe.x[left], probe.y[left]).sum())
     signs = _signs_of_masking(context)
     status: Status = "WARN" if only or numeric else "PASS"
@@ -242,10 +236,10 @@ def blackbox(context: CheckContext) -> Check:
     return Check(
         "blackbox",
         status,
-        f"{only} of {n} images fall only to {', '.join(unseen) or 'a black-box attack'}; along "
-        f"numerical gradients {numeric} fall of {len(left)} that withstood all else"
+        f"{only} of {n} images are broken only by {', '.join(unseen) or 'a black-box attack'}; "
+        f"numerical gradients break {numeric} of {len(left)} that withstood all else"
         + (f"; {', and '.join(signs)}" if signs else ""),
-        "masking is suspected: replace what has no gradient by a smooth stand-in and attack again"
+        "masking is suspected: attack a smooth approximation of what has no gradient"
         if status == "FAIL"
         else "attacks that see the gradient should find these: give them more steps and starts",
     )
@@ -285,12 +279,12 @@ def stuck(context: CheckContext) -> float:
 
 
 def random_corners(context: CheckContext) -> Check:
-    """Check 21: random points of the ball's surface break nothing that the attacks left."""
+    """Fail if random points of the ball break images that the attacks did not."""
     probe = probe_of(context)
-    x, y = probe.x[probe.stood], probe.y[probe.stood]
+    x, y = probe.x[probe.robust], probe.y[probe.robust]
     broken = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for number in range(CORNERS if len(y) else 0):
-        delta = perturbation(context, f"corner {number}")[probe.stood]
+        delta = perturbation(context, f"corner {number}")[probe.robust]
         if context.threat.norm == "linf":
             delta = context.threat.epsilon * delta.sign()
         else:
@@ -305,14 +299,14 @@ def random_corners(context: CheckContext) -> Check:
     return Check(
         "random_corners",
         status,
-        f"{count} of {len(y)} images that withstood the suite fall to one of {CORNERS} random "
-        "corners of the ball",
+        f"{count} of {len(y)} images that withstood the suite are broken by one of {CORNERS} "
+        "random corners of the ball",
         "chance finds what the attacks missed: the gradients are masked or the attacks too short",
     )
 
 
 def silent_success(context: CheckContext) -> Check:
-    """Check 22: how many images an attack that keeps its last iterate would lose."""
+    """Warn if an attack that returns its last iterate loses images it had broken."""
     wrong = pgd_entropy(context).wrong[: STEPS + 1]
     count, n = int((wrong.any(0) & ~wrong[-1]).sum()), wrong.shape[1]
     return Check(
@@ -324,7 +318,7 @@ def silent_success(context: CheckContext) -> Check:
 
 
 def loss_still_rising(context: CheckContext) -> Check:
-    """Check 23: the loss of the images that stand has stopped rising.
+    """Warn if the loss of the images that withstand PGD-40 has not stopped rising.
 
     Looked at are the last ten of forty steps: with twenty of this size, ten are still on their way
     from a random start to the other side of the ball, and the loss of nearly every image rises.

@@ -22,7 +22,7 @@ NEEDED = {
 
 
 def selection(context: CheckContext) -> Check:
-    """Check 26: the checkpoint was not chosen on the images that it is judged on."""
+    """Warn if the checkpoint was chosen on the images that it is evaluated on."""
     how = context.known.get("selection")
     if how is None:
         raise NotApplicableError("it is not known how the checkpoint was chosen")
@@ -50,12 +50,15 @@ def _course(history: Any) -> list[float]:
     """Return the robust accuracies of epochs, which are numbers or rows of a training history."""
     if not isinstance(history, Sequence) or isinstance(history, str):
         return []
-    rows = [row.get("selection_robust") if isinstance(row, Mapping) else row for row in history]
+    rows = [
+        row.get("val_robust", row.get("selection_robust")) if isinstance(row, Mapping) else row
+        for row in history
+    ]
     return [float(value) for value in rows if value is not None]
 
 
 def catastrophic_overfitting(context: CheckContext) -> Check:
-    """Check 27: robust accuracy never collapsed from one epoch to the next."""
+    """Warn if robust accuracy fell by over 20 points in one epoch of training."""
     course = _course(context.known.get("training_history"))
     if len(course) < 2:
         raise NotApplicableError("the robust accuracies of the training's epochs are not known")
@@ -72,7 +75,7 @@ def catastrophic_overfitting(context: CheckContext) -> Check:
 
 
 def corruptions(context: CheckContext) -> Check:
-    """Check 28: the accuracy on corrupted images belongs to images of this size."""
+    """Warn if the accuracy on corrupted images is that of images of another size."""
     found = context.known.get("corruptions")
     if not isinstance(found, Mapping) or not {"mean", "size"} <= set(found):
         raise NotApplicableError("no accuracy on corrupted images is known")
@@ -81,13 +84,13 @@ def corruptions(context: CheckContext) -> Check:
         "corruptions",
         "PASS" if size == own else "WARN",
         f"mean accuracy {float(found['mean']):.2f} % on corrupted images of {size} pixels a side; "
-        f"the model is judged on {own}",
+        f"the model is evaluated on {own}",
         "corrupt images of the size that the model takes: resizing afterwards changes ranks",
     )
 
 
 def provenance(context: CheckContext) -> Check:
-    """Check 29: the row says what was evaluated and how."""
+    """Warn if a digest, a version, the device or an attack's settings are not recorded."""
     missing = [name for name, keys in NEEDED.items() if not any(map(context.known.get, keys))]
     if not context.attacks or not all(a.settings and a.citation for a in context.attacks.values()):
         missing.append("the attacks' settings")
@@ -101,7 +104,7 @@ def provenance(context: CheckContext) -> Check:
 
 
 def ranking(context: CheckContext) -> Check:
-    """Check 30: a row with a failed check is written, but kept out of rankings."""
+    """Warn if a check has failed, so that the row is kept out of rankings."""
     if "checks" not in context.notes:
         raise NotApplicableError("no other check was made")
     failed = failed_checks(context.notes["checks"])

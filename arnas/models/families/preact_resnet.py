@@ -137,3 +137,13 @@ def draw_wide_weights(network: nn.Module) -> None:
             nn.init.normal_(module.weight, 0, math.sqrt(2 / (kernel * module.out_channels)))
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
+
+
+def preact_resnet18(**sizes: int) -> PreActivationNetwork:
+    """Return PreActResNet-18."""
+    return PreActivationNetwork(PREACT_STAGES, wide=False, **sizes)
+
+
+def wide_resnet(depth: int, widths: Sequence[int], **sizes: int) -> PreActivationNetwork:
+    """Return a wide residual network; see `wide_stages`."""
+    return PreActivationNetwork(wide_stages(depth, widths), wide=True, **sizes)

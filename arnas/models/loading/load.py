@@ -1,30 +1,25 @@
-"""Any model to put on trial: of the zoo, of a weight file, or of the user's own code."""
+"""Any model to evaluate: of the zoo, of a weight file, or of the user's own code."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from arnas.data.untrusted import HEAD, read_foreign
 from arnas.models.loading.factory import make_model
-from arnas.models.loading.torch_files import ENDINGS, read_state_dict
-from arnas.models.registry import MODELS, build_model, load_weights
+from arnas.models.loading.torch_files import ENDINGS, StateDict, read_state_dict
+from arnas.models.registry import MODELS, build_model
+from arnas.models.weight_files import load_weights
 from arnas.models.weights import check_values, load_state_dict_checked, weights_sha256
 from arnas.runtime.errors import UserError, one_line
-from arnas.runtime.files import (
-    description_path,
-    load_tensors,
-    read_description,
-    read_json_lines,
-    sha256_bytes,
-)
+from arnas.runtime.files import load_tensors, read_description, read_json_lines, sha256_bytes
 from arnas.runtime.references import FORM, is_reference
 from arnas.runtime.seeds import seeded
 from arnas.spaces.network import Normalise
@@ -35,10 +30,35 @@ LAST_LAYER = "classifier.weight"
 """The tensor of every model of the zoo that has one row for each class."""
 HISTORY = "history.jsonl"
 """What the stage `retrain` leaves beside its weights."""
-SELECTED = "the epoch that was best on the selection images"
+SELECTED = "the epoch that was best on the validation images"
 LAST = "the last epoch"
 SIDE = 32
 """Side of the images in pixels that a model of the zoo is built for where nobody says."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model from its weights and its file; None where nothing is."""
+
+    model_sha256: str
+    """Of all weights, see `arnas.models.weights.weights_sha256`."""
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    """Constants of the normalisation inside the model."""
+    trained: Mapping[str, Any] | None = None
+    """The file's own account of its training."""
+    clean_accuracy: float | None = None
+    """In percent."""
+    clean_accuracy_on: str | None = None
+    """On which images."""
+    selection: str | None = None
+    """How the checkpoint was chosen."""
+    training_history: Sequence[float] | None = None
+    """Robust accuracy by epoch, in percent."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is known, as JSON values by the name of the field."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -48,33 +68,16 @@ class LoadedModel:
     model: nn.Module
     """Pixels in [0, 1] to logits; in evaluation mode, on the CPU."""
     name: str
-    sha256: str
-    """Of all weights, see `arnas.models.weights.weights_sha256`."""
     source: str
     """Where it comes from, in words."""
-    known: Mapping[str, Any]
-    """What its file says of it, JSON values with the keys of `CheckContext.known`,
-    besides ``trained``, the file's own account of its training."""
+    info: ModelInfo
     warnings: tuple[str, ...]
     """Sentences without their full stop."""
 
-
-class _Weights(NamedTuple):
-    """The content of a weight file that does not say which network it is for."""
-
-    tensors: Mapping[str, Tensor]
-    source: str
-    notes: tuple[str, ...]
-
-
-class _Made(NamedTuple):
-    """A model before it has been looked at."""
-
-    model: nn.Module
-    name: str
-    source: str
-    known: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
+    @property
+    def sha256(self) -> str:
+        """Return the digest of all weights."""
+        return self.info.model_sha256
 
 
 def load_model(
@@ -110,53 +113,65 @@ def load_model(
         When the text names nothing, or a file is damaged, unsafe, of another network or of another
         kind, or the model does not take such images.
     """
-    path = None if weights is None else Path(weights)
-    made = _made(spec, path, num_classes, in_channels, image_size)
-    notes = [*made.notes, *check_values(made.model, made.source)]
-    made.model.cpu().eval()
-    if in_channels is not None and image_size is not None:
-        notes += _tried(made, num_classes, in_channels, image_size)
-    made.model.eval()  # whatever its own code has done
-    sha256 = weights_sha256(made.model)
-    known = {**made.known, **_constants(made.model), "model_sha256": sha256}
-    return LoadedModel(made.model, made.name, sha256, made.source, known, tuple(notes))
-
-
-def _made(
-    spec: str,
-    weights: Path | None,
-    num_classes: int | None,
-    in_channels: int | None,
-    image_size: int | tuple[int, int] | None,
-) -> _Made:
-    """Return the model that a text names, with its weights."""
+    path = None if weights is None else _weight_file(Path(weights))
     if spec in MODELS:
-        if weights is None:
+        if path is None:
             raise UserError(
                 f"the model is '{spec}', a network whose weights are drawn at random, and nothing "
                 "can be said of such a one: name trained weights with --weights FILE, or give the "
                 "weight file itself as the model."
             )
         side = image_size if isinstance(image_size, int) else min(image_size or [SIDE])
-        return _of_zoo(spec, _found(weights), num_classes, in_channels or 3, side)
-    if is_reference(spec):
-        # The file first: whoever made it is less known than the code.
-        content = None if weights is None else _read(_found(weights))
-        model = make_model(spec)
-        if content is None:
-            return _Made(model, spec, f"{spec}, with the weights that it sets itself", {})
-        notes = load_state_dict_checked(model, content.tensors, content.source)
-        source = f"{spec} with the weights of {content.source}"
-        return _Made(model, spec, source, {}, (*content.notes, *notes))
-    if weights is not None:
+        loaded = _of_zoo(spec, path, num_classes, in_channels or 3, side)
+    elif is_reference(spec):
+        loaded = _of_user(spec, path)
+    elif path is not None:
         raise UserError(
-            f"the model is '{one_line(spec, 100)}' and the weights are {one_line(weights, 100)}: "
+            f"the model is '{one_line(spec, 100)}' and the weights are {one_line(path, 100)}: "
             f"with weights, the model is a name ({', '.join(MODELS)}) or {FORM}."
         )
-    return _of_file(_found(Path(spec)))
+    else:
+        loaded = _of_file(_weight_file(Path(spec)))
+    if in_channels is None or image_size is None:
+        return loaded
+    notes = _try_on_images(loaded, num_classes, in_channels, image_size)
+    loaded.model.eval()  # whatever its own code has done
+    return replace(loaded, warnings=(*loaded.warnings, *notes))
 
 
-def _found(path: Path) -> Path:
+def _loaded(
+    model: nn.Module,
+    name: str,
+    source: str,
+    notes: Sequence[str] = (),
+    account: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """Return a model with what its weights and the account of its training say of it."""
+    notes = (*notes, *check_values(model, source))
+    model.cpu().eval()
+    info = ModelInfo(weights_sha256(model), **_constants(model), **(account or {}))
+    return LoadedModel(model, name, source, info, notes)
+
+
+def _with_weights(model: nn.Module, name: str, file: str, content: StateDict) -> LoadedModel:
+    """Return a model with the weights of a file that does not say which network it is for."""
+    notes = load_state_dict_checked(model, content.tensors, file)
+    what = name if is_reference(name) else f"{name} of the zoo"
+    return _loaded(model, name, f"{what} with the weights of {file}", (*content.warnings, *notes))
+
+
+def _of_user(spec: str, path: Path | None) -> LoadedModel:
+    """Return a model of the user's own code, with the weights of a file if there is one."""
+    if path is None:
+        return _loaded(make_model(spec), spec, f"{spec}, with the weights that it sets itself")
+    described = _described(path)
+    if described is not None and described.get("model") == spec:
+        return _own(path, run_own_code=True)
+    content = _read(path)  # first: whoever made it is less known than the code
+    return _with_weights(make_model(spec), spec, one_line(path), content)
+
+
+def _weight_file(path: Path) -> Path:
     """Return the weight file at a path, which may be the folder that holds it."""
     shown = one_line(path, 200)
     # os.path, which finds no fault with names that are too long
@@ -178,10 +193,9 @@ def _found(path: Path) -> Path:
     raise UserError(f"{shown} is a folder, which {what}: name one .safetensors file.")
 
 
-def _of_file(path: Path) -> _Made:
+def _of_file(path: Path) -> LoadedModel:
     """Return the model of a file that says which network it is."""
-    described = _described(path)
-    if described is not None:
+    if _described(path) is not None:
         return _own(path)
     shown, content = one_line(path), _read(path)
     raise UserError(
@@ -193,16 +207,16 @@ def _of_file(path: Path) -> _Made:
 
 def _of_zoo(
     name: str, path: Path, num_classes: int | None, in_channels: int, image_size: int
-) -> _Made:
+) -> LoadedModel:
     """Return a model of the zoo with the weights of a file."""
-    described = _described(path)
+    shown, described = one_line(path), _described(path)
     if described is not None:
-        if described.get("model") != name:
-            own = described.get("model")
+        own = described.get("model")
+        if own != name:
             own = f"'{one_line(own, 60)}'" if isinstance(own, str) else "a genotype of its own"
             raise UserError(
-                f"{one_line(path)} says that its network is {own}, not '{name}': give the file "
-                "itself as the model."
+                f"{shown} says that its network is {own}, not '{name}': give the file itself as "
+                "the model."
             )
         return _own(path)
     content = _read(path)
@@ -210,45 +224,47 @@ def _of_zoo(
     classes = len(rows[0]) if len(rows) == 1 and rows[0].ndim == 2 else num_classes
     if classes is None:
         raise UserError(
-            f"{content.source} has no tensor '{LAST_LAYER}' that tells how many classes '{name}' "
-            "has: give weights that were written for it."
+            f"{shown} has no tensor '{LAST_LAYER}' that tells how many classes '{name}' has: give "
+            "weights that were written for it."
         )
     model = build_model(
         name, num_classes=max(classes, 2), in_channels=in_channels, image_size=image_size
     )
-    notes = load_state_dict_checked(model, content.tensors, content.source)
-    source = f"{name} of the zoo with the weights of {content.source}"
-    return _Made(model.eval(), name, source, {}, (*content.notes, *notes))
+    return _with_weights(model.eval(), name, shown, content)
 
 
 def _described(path: Path) -> Mapping[str, Any] | None:
-    """Return what the JSON beside a safetensors file says of its model, None without such a one."""
-    beside = description_path(path)
-    if path.suffix != ".safetensors" or not os.path.lexists(beside):
+    """Return what the header of a safetensors file says of its model, None if it says nothing."""
+    if path.suffix != ".safetensors":
         return None
-    found = read_description(beside).get("model")
+    read_foreign(path, frozenset({"safetensors"}), most=HEAD)
+    found = read_description(path).get("model")
     return found if isinstance(found, dict) else None
 
 
-def _own(path: Path) -> _Made:
-    """Return a model of a file of the project's own, with what the file says of it."""
-    model, provenance = load_weights(path)
+def _own(path: Path, *, run_own_code: bool = False) -> LoadedModel:
+    """Return a model of a weight file of arnas, with what the file says of it."""
+    model, provenance = load_weights(path, run_own_code=run_own_code)
     network = provenance.get("network")
     name = network if isinstance(network, str) and network else path.stem
-    known = {**_account(provenance), **_history(path.with_name(HISTORY), provenance)}
-    return _Made(model, name, f"{one_line(path)}, verified", known)
+    account = {**_account(provenance), **_history(path.with_name(HISTORY), provenance)}
+    return _loaded(model, name, f"{one_line(path)}, verified", account=account)
 
 
 def _account(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file says of its training, under the keys that the checks know."""
+    """Return what a file says of its training, as fields of `ModelInfo`."""
     known: dict[str, Any] = {"trained": dict(provenance)} if provenance else {}
     dataset = provenance.get("dataset")
-    for key, where in (("clean_accuracy", "clean_accuracy_on"), ("selection_clean", None)):
+    for key, where in (
+        ("clean_accuracy", "clean_accuracy_on"),
+        ("val_clean", None),
+        ("selection_clean", None),  # of weights that earlier versions exported
+    ):
         value = provenance.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             known["clean_accuracy"] = float(value)
             images = (
-                f"the selection images of {dataset}" if where is None else provenance.get(where)
+                f"the validation images of {dataset}" if where is None else provenance.get(where)
             )
             known["clean_accuracy_on"] = str(images or "images that are not named")
             break
@@ -256,7 +272,7 @@ def _account(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return known if chosen is None else {**known, "selection": chosen}
 
 
-def _history(path: Path, provenance: Mapping[str, Any]) -> dict[str, list[float]]:
+def _history(path: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the robust accuracies of the epochs of the training, if they lie beside its weights.
 
     They are a help and no condition: what is damaged, or of another training, is left out.
@@ -266,17 +282,14 @@ def _history(path: Path, provenance: Mapping[str, Any]) -> dict[str, list[float]
     try:
         rows = read_json_lines(path)
         chosen = rows[provenance["epoch"] - 1]
-        fits = all(
-            chosen[key] == provenance[key]
-            for key in ("epoch", "selection_clean", "selection_robust")
-        )
-        course = [float(row["selection_robust"]) for row in rows]
+        fits = all(chosen[key] == provenance[key] for key in ("epoch", "val_clean", "val_robust"))
+        course = [float(row["val_robust"]) for row in rows]
     except (UserError, LookupError, TypeError, ValueError):
         return {}
     return {"training_history": course} if fits and len(rows) == provenance.get("epochs") else {}
 
 
-def _constants(model: nn.Module) -> dict[str, list[float]]:
+def _constants(model: nn.Module) -> dict[str, Any]:
     """Return the normalisation inside a model of the zoo."""
     inside = getattr(model, "normalise", None)
     if not isinstance(inside, Normalise):
@@ -284,65 +297,59 @@ def _constants(model: nn.Module) -> dict[str, list[float]]:
     return {key: getattr(inside, key).flatten().tolist() for key in ("mean", "std")}
 
 
-def _read(path: Path) -> _Weights:
+def _read(path: Path) -> StateDict:
     """Return the tensors of a weight file of any kind."""
     shown, name = one_line(path), path.name.lower()
     if name.endswith(ENDINGS):
-        content = read_state_dict(path)
-        return _Weights(
-            content.tensors, shown, (*_unverified(shown, content.sha256), *content.warnings)
+        content, verified = read_state_dict(path), False
+    elif name.endswith(".safetensors"):
+        sha256 = sha256_bytes(read_foreign(path, frozenset({"safetensors"})))
+        with warnings.catch_warnings(record=True) as unverified:
+            warnings.simplefilter("always")
+            content = StateDict(load_tensors(path).tensors, sha256, ())
+        verified = not unverified
+    else:
+        # Says what it is, if that is known and no weight file.
+        read_foreign(path, frozenset({"zip", "pickle", "safetensors"}), most=HEAD)
+        raise UserError(
+            f"{shown} is no weight file by its name: allowed are the endings .safetensors, "
+            f"{', '.join(ENDINGS)}."
         )
-    if name.endswith(".safetensors"):
-        return _read_safetensors(path, shown)
-    # Says what it is, if that is known and no weight file.
-    read_foreign(path, frozenset({"zip", "pickle", "safetensors"}), most=HEAD)
-    raise UserError(
-        f"{shown} is no weight file by its name: allowed are the endings .safetensors, "
-        f"{', '.join(ENDINGS)}."
-    )
+    if verified:
+        return content
+    note = f"{shown} comes without a recorded sha256 to verify it by; it has {content.sha256}"
+    return content._replace(warnings=(note, *content.warnings))
 
 
-def _read_safetensors(path: Path, shown: str) -> _Weights:
-    """Return the tensors of a safetensors file that does not say which network they are of."""
-    data = read_foreign(path, frozenset({"safetensors"}))
-    recorded = os.path.lexists(description_path(path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its lack of a sha256 is told below
-        tensors = load_tensors(path).tensors
-    return _Weights(tensors, shown, () if recorded else _unverified(shown, sha256_bytes(data)))
-
-
-def _unverified(shown: str, sha256: str) -> tuple[str, ...]:
-    """Return the warning about a file of which no digest is recorded."""
-    return (f"{shown} comes without a recorded sha256 to verify it by; it has {sha256}",)
-
-
-def _tried(
-    made: _Made, num_classes: int | None, in_channels: int, image_size: int | tuple[int, int]
+def _try_on_images(
+    loaded: LoadedModel,
+    num_classes: int | None,
+    in_channels: int,
+    image_size: int | tuple[int, int],
 ) -> list[str]:
     """Let a model classify two grey images, and say what is odd about its answer."""
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     shape = (2, in_channels, *size)
     try:
         with seeded("load_model"), torch.no_grad():
-            found = made.model(torch.full(shape, 0.5))
+            found = loaded.model(torch.full(shape, 0.5))
     except Exception as error:  # whatever a network of another shape raises
         raise UserError(
-            f"{made.source} fails on images of shape {shape} ({one_line(error, 200)}): give images "
-            "of the shape that it takes, or another model."
+            f"{loaded.source} fails on images of shape {shape} ({one_line(error, 200)}): give "
+            "images of the shape that it takes, or another model."
         ) from None
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise UserError(
-            f"{made.source} answers images of shape {shape} with {what}, needed are logits of "
+            f"{loaded.source} answers images of shape {shape} with {what}, needed are logits of "
             "shape (2, classes): wrap it in a module that returns these."
         )
     logits = found.shape[1]
     if num_classes is not None and logits < num_classes:
         raise UserError(
-            f"{made.source} has {logits} classes, but the images have {num_classes}: give images "
+            f"{loaded.source} has {logits} classes, but the images have {num_classes}: give images "
             "of the dataset that it was trained on."
         )
     if num_classes is not None and logits > num_classes:
-        return [f"{made.source} has {logits} classes, the images have {num_classes}"]
+        return [f"{loaded.source} has {logits} classes, the images have {num_classes}"]
     return []

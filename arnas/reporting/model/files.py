@@ -1,4 +1,4 @@
-"""What others read of an evaluation: a continuous integration, an image viewer, a terminal."""
+"""An evaluation for a terminal, for continuous integration and for image viewers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from arnas.evaluation.checks.base import Check
 from arnas.evaluation.predict import logits
 from arnas.evaluation.result import EvalResult
 from arnas.evaluation.statistics import Accuracy, wilson
-from arnas.reporting.model.page import check_pictures, fallen, pixels, png_bytes
+from arnas.reporting.format import accuracy_text, interval, percent
+from arnas.reporting.model.page import broken_flags, check_images, pixels, png_bytes
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import write_bytes
 
@@ -48,14 +49,14 @@ class Rounded(NamedTuple):
 
 
 def gate(
-    assessment: EvalResult, fail_under: float | None, *, allow_flagged: bool = False
+    result: EvalResult, fail_under: float | None, *, allow_flagged: bool = False
 ) -> str | None:
     """Return why an evaluation does not pass, in one sentence, or None if it does.
 
     Parameters
     ----------
-    assessment
-        What came out.
+    result
+        Of the evaluation.
     fail_under
         Least robust accuracy in percent; None asks only for checks that did not fail.
     allow_flagged
@@ -68,39 +69,30 @@ def gate(
     """
     if fail_under is not None:
         check_percentage(fail_under)
-    failed = assessment.failed
-    if failed and not allow_flagged:
+    robust = result.robust_accuracy
+    if result.failed and not allow_flagged:
         return (
-            f"The robust accuracy of {assessment.robust:.2f} % is unreliable, for these checks "
-            f"failed: {', '.join(failed)}."
+            f"The robust accuracy of {percent(robust)} is unreliable, because these checks failed: "
+            f"{', '.join(result.failed)}."
         )
-    if fail_under is not None and assessment.robust < fail_under:
-        found = assessment.robust_accuracy
+    if fail_under is not None and robust.percent < fail_under:
         return (
-            f"The robust accuracy is {found.percent:.2f} % ({found.correct} of {found.n} images), "
+            f"The robust accuracy is {percent(robust)} ({robust.correct} of {robust.n} images), "
             f"which is below {fail_under:g} %."
         )
     return None
 
 
 def check_percentage(value: float) -> None:
-    """Raise unless a threshold is a percentage; a share such as 0.4 would let everything pass.
-
-    Raises
-    ------
-    UserError
-        With what to write.
-    """
+    """Raise unless a threshold is a percentage; a share such as 0.4 would let everything pass."""
     if not 0 <= value <= 100 or 0 < value < 1:
-        way_out = f"; write {100 * value:g} if a share is meant" if 0 < value < 1 else ""
-        raise UserError(
-            f"fail-under is {value:g}: needed is 0, or a percentage from 1 to 100{way_out}."
-        )
+        fix = f"; write {100 * value:g} if a share is meant" if 0 < value < 1 else ""
+        raise UserError(f"fail-under is {value:g}: allowed are 0, or 1 to 100 percent{fix}.")
 
 
 def write_junit(
     path: Path,
-    assessment: EvalResult,
+    result: EvalResult,
     fail_under: float | None = None,
     *,
     allow_flagged: bool = False,
@@ -108,24 +100,16 @@ def write_junit(
     """Write the checks and the gate as a JUnit test suite, atomically.
 
     As Jenkins and GitLab read it: a failed check and a gate that does not pass are failures, a
-    check with nothing to look at is skipped, a warning passes and says so in its output.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.xml``.
-    assessment
-        What came out.
-    fail_under, allow_flagged
-        As for `gate`.
+    check that does not apply is skipped, a warning passes and says so in its output. The
+    parameters are those of `gate`.
 
     Raises
     ------
     UserError
         When `fail_under` is no percentage, or the file cannot be written.
     """
-    refusal = gate(assessment, fail_under, allow_flagged=allow_flagged)
-    statuses = [check.status for check in assessment.checks]
+    refusal = gate(result, fail_under, allow_flagged=allow_flagged)
+    statuses = [check.status for check in result.checks]
     totals = {
         "name": "arnas evaluation",
         "tests": str(len(statuses) + 1),
@@ -136,50 +120,39 @@ def write_junit(
     root = ET.Element("testsuites", {k: v for k, v in totals.items() if k != "skipped"})
     suite = ET.SubElement(root, "testsuite", totals)
     properties = ET.SubElement(suite, "properties")
-    for name, value in _properties(assessment).items():
+    for name, value in {
+        "threat": str(result.threat),
+        "suite": result.suite,
+        "images": str(result.n),
+        "clean accuracy": accuracy_text(result.clean_accuracy),
+        "robust accuracy": accuracy_text(result.robust_accuracy),
+    }.items():
         ET.SubElement(properties, "property", {"name": name, "value": _xml(value)})
-    for check in assessment.checks:
+    for check in result.checks:
         _add_check(suite, check)
-    name = _gate(fail_under, allow_flagged)
-    case = ET.SubElement(suite, "testcase", {"classname": "arnas.gate", "name": name})
+    parts = [] if allow_flagged else ["no check failed"]
+    if fail_under is not None:
+        parts.append(f"robust accuracy is at least {fail_under:g} percent")
+    names = {"classname": "arnas.gate", "name": " and ".join(parts) or "evaluated"}
+    case = ET.SubElement(suite, "testcase", names)
     if refusal:
         ET.SubElement(case, "failure", {"type": "gate", "message": _xml(refusal)})
     ET.indent(root)
     write_bytes(path, ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
 
 
-def _gate(fail_under: float | None, allow_flagged: bool) -> str:
-    """Return what the gate asks for."""
-    parts = [] if allow_flagged else ["no check failed"]
-    if fail_under is not None:
-        parts.append(f"robust accuracy is at least {fail_under:g} percent")
-    return " and ".join(parts) or "evaluated"
-
-
-def _properties(assessment: EvalResult) -> dict[str, str]:
-    """Return the figures that a reader of the tests needs."""
-    return {
-        "threat": str(assessment.threat),
-        "suite": assessment.suite,
-        "images": str(assessment.n),
-        "clean accuracy": shown(assessment.clean_accuracy),
-        "robust accuracy": shown(assessment.robust_accuracy),
-    }
-
-
 def _add_check(suite: ET.Element, check: Check) -> None:
     """Add the test case of one check."""
-    names = {"classname": "arnas.checks", "name": _xml(check.id)}
-    case = ET.SubElement(suite, "testcase", names)
+    case = ET.SubElement(suite, "testcase", {"classname": "arnas.checks", "name": _xml(check.id)})
+    evidence, fix = _xml(check.evidence), _xml(f" Fix: {check.advice}.")
     if check.status == "FAIL":
-        failure = ET.SubElement(case, "failure", {"type": "check", "message": _xml(check.evidence)})
-        failure.text = _xml(f"{check.evidence}. Fix: {check.advice}.")
+        failure = ET.SubElement(case, "failure", {"type": "check", "message": evidence})
+        failure.text = f"{evidence}.{fix}"
     elif check.status == "SKIP":
-        ET.SubElement(case, "skipped", {"message": _xml(check.evidence)})
+        ET.SubElement(case, "skipped", {"message": evidence})
     else:
-        warned = f" Fix: {check.advice}." if check.status == "WARN" else ""
         output = ET.SubElement(case, "system-out")
-        output.text = _xml(f"{check.status}: {check.evidence}.{warned}")
+        output.text = f"{check.status}: {evidence}.{fix if check.status == 'WARN' else ''}"
 
 
 def _xml(text: str) -> str:
@@ -187,29 +160,24 @@ def _xml(text: str) -> str:
     return NOT_XML.sub("\ufffd", text)
 
 
-def shown(accuracy: Accuracy) -> str:
-    """Return an accuracy with its interval in words."""
-    return f"{accuracy.percent:.2f} % [{accuracy.low:.2f}, {accuracy.high:.2f}]"
-
-
-def as_table(assessment: EvalResult, title: str = "") -> Table:
+def as_table(result: EvalResult, title: str = "") -> Table:
     """Return an evaluation as one table for a terminal.
 
     Names are shown as they are: square brackets in them are no markup.
 
     Parameters
     ----------
-    assessment
-        What came out.
+    result
+        Of the evaluation.
     title
         Names the model and the data.
     """
-    failed = assessment.failed
-    warned = sum(check.status == "WARN" for check in assessment.checks)
-    caption = f"{len(assessment.checks)} checks: {len(failed)} failed, {warned} warned"
+    failed = result.failed
+    warned = sum(check.status == "WARN" for check in result.checks)
+    caption = f"{len(result.checks)} checks: {len(failed)} failed, {warned} warned"
     if failed:
-        caption += f"; UNRELIABLE, for these failed: {', '.join(failed)}"
-    what = f"{assessment.suite}, {assessment.threat}, {assessment.n} images"
+        caption += f"; UNRELIABLE, because these failed: {', '.join(failed)}"
+    what = f"{result.suite}, {result.threat}, {result.n} images"
     table = Table(
         title=Text("\n".join(filter(None, (title, what)))),
         caption=Text(caption, style="bold red" if failed else ""),
@@ -217,40 +185,38 @@ def as_table(assessment: EvalResult, title: str = "") -> Table:
     table.add_column("attack")
     for name in ("accuracy after it", "95 % interval", "attacked", "broken", "passes"):
         table.add_column(name, justify="right")
-    table.add_row("clean", *_percent(assessment.clean_accuracy), "", "", "")
-    for result in assessment.attacks.values():
+    table.add_row("clean", *_cells(result.clean_accuracy), "", "", "")
+    for attack in result.attacks.values():
         table.add_row(
-            Text(result.name),
-            *_percent(result.robust_accuracy),
-            str(result.attacked),
-            str(result.broken),
-            f"{result.forwards + result.backwards:,}",
+            Text(attack.name),
+            *_cells(attack.robust_accuracy),
+            str(attack.attacked),
+            str(attack.broken),
+            f"{attack.forwards + attack.backwards:,}",
         )
     table.add_section()
     last = Text("robust, unreliable", "bold red") if failed else Text("robust", "bold")
-    table.add_row(last, *_percent(assessment.robust_accuracy), "", "", "")
+    table.add_row(last, *_cells(result.robust_accuracy), "", "", "")
     return table
 
 
-def _percent(accuracy: Accuracy) -> tuple[str, str]:
+def _cells(accuracy: Accuracy) -> tuple[str, str]:
     """Return the cells of an accuracy."""
-    return f"{accuracy.percent:.2f} %", f"{accuracy.low:.2f} to {accuracy.high:.2f}"
+    return percent(accuracy), interval(accuracy)
 
 
-def recount_rounded(
-    model: nn.Module, assessment: EvalResult, x: Tensor, batch_size: int
-) -> Rounded:
-    """Judge the examples again as an image file holds them: rounded to 8 bits.
+def recount_rounded(model: nn.Module, result: EvalResult, x: Tensor, batch_size: int) -> Rounded:
+    """Classify the examples again as an image file holds them: rounded to 8 bits.
 
-    Rounding moves a pixel by up to half a grey level. It may take an example back over the
-    boundary, so that the image stands, and out of the ball where epsilon is no whole number of grey
-    levels or the image is not on their grid.
+    Rounding moves a pixel by up to half a grey level. It may undo an attack, and take an example
+    out of the ball where epsilon is no whole number of grey levels or the image is not on their
+    grid.
 
     Parameters
     ----------
     model
         The model that was evaluated.
-    assessment
+    result
         With examples.
     x
         The images, float of shape (n, C, H, W) in [0, 1].
@@ -262,33 +228,33 @@ def recount_rounded(
     UserError
         When the evaluation has no examples, or `x` is not its images.
     """
-    _check_examples(assessment, x)
-    x_adv = assessment.x_adv.detach().cpu()
+    _check_examples(result, x)
+    x_adv = result.x_adv.detach().cpu()
     rounded = (x_adv.clamp(0, 1) * LEVELS).round() / LEVELS
-    wrong = misclassified(logits(model, rounded, batch_size), assessment.labels.cpu())
-    fell = fallen(assessment).cpu()
-    change = rounded[fell].double() - x.detach().cpu()[fell].double()
-    distance = length(change, assessment.threat.norm)
+    wrong = misclassified(logits(model, rounded, batch_size), result.labels.cpu())
+    broken = broken_flags(result).cpu()
+    change = rounded[broken].double() - x.detach().cpu()[broken].double()
+    distance = length(change, result.threat.norm)
     return Rounded(
-        wilson(int((~wrong).sum()), assessment.n),
-        int((distance > assessment.threat.epsilon + OUTSIDE).sum()),
+        wilson(int((~wrong).sum()), result.n),
+        int((distance > result.threat.epsilon + OUTSIDE).sum()),
         float(distance.max()) if len(distance) else 0.0,
     )
 
 
 def export_examples(
-    folder: Path, assessment: EvalResult, x: Tensor, predicted: Tensor | None = None
+    folder: Path, result: EvalResult, x: Tensor, predicted: Tensor | None = None
 ) -> list[Path]:
-    """Write the examples as one archive of arrays, and those of fallen images as PNGs.
+    """Write the examples as one archive of arrays, and those of broken images as PNGs.
 
     Parameters
     ----------
     folder
         Where ``examples.npz`` goes with ``x_adv`` (float32), ``x`` (float32), ``y`` (int64) and
         ``outcomes`` (uint8, a row for ``clean`` and each attack, which ``attacks`` names); and
-        ``INDEX_TRUE_PREDICTED.png`` for each image that fell, of 1 or 3 channels. A path that ends
+        ``INDEX_TRUE_PREDICTED.png`` for each broken image, of 1 or 3 channels. A path that ends
         in ``.npz`` is the archive itself, without PNGs.
-    assessment
+    result
         With examples.
     x
         The images, float of shape (n, C, H, W) in [0, 1].
@@ -306,26 +272,26 @@ def export_examples(
     UserError
         When the evaluation has no examples, `x` is not its images, or a file cannot be written.
     """
-    _check_examples(assessment, x, predicted)
+    _check_examples(result, x, predicted)
     only_archive = folder.suffix == ".npz"
     archive = folder if only_archive else folder / ARCHIVE
     arrays = {
-        "x_adv": assessment.x_adv.detach().cpu().float().numpy(),
+        "x_adv": result.x_adv.detach().cpu().float().numpy(),
         "x": x.detach().cpu().float().numpy(),
-        "y": assessment.labels.cpu().numpy(),
-        "outcomes": torch.stack([*assessment.outcomes.values()]).cpu().numpy(),
-        "attacks": np.array([*assessment.outcomes]),
+        "y": result.labels.cpu().numpy(),
+        "outcomes": torch.stack([*result.outcomes.values()]).cpu().numpy(),
+        "attacks": np.array([*result.outcomes]),
     }
     write_bytes(archive, npz_bytes(arrays))
     written = [archive]
-    if only_archive or assessment.x_adv.shape[1] not in (1, 3):
+    if only_archive or result.x_adv.shape[1] not in (1, 3):
         return written
-    width = len(str(assessment.n - 1))
-    for place in fallen(assessment).nonzero().flatten().tolist():
-        name = f"{place:0{width}}_{int(assessment.labels[place])}"
+    width = len(str(result.n - 1))
+    for place in broken_flags(result).nonzero().flatten().tolist():
+        name = f"{place:0{width}}_{int(result.labels[place])}"
         name += "" if predicted is None else f"_{int(predicted[place])}"
         path = folder / f"{name}.png"
-        write_bytes(path, png_bytes(pixels(assessment.x_adv[place].detach().cpu().float())))
+        write_bytes(path, png_bytes(pixels(result.x_adv[place].detach().cpu().float())))
         written.append(path)
     return written
 
@@ -342,11 +308,11 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return stream.getvalue()
 
 
-def _check_examples(assessment: EvalResult, x: Tensor, predicted: Tensor | None = None) -> None:
+def _check_examples(result: EvalResult, x: Tensor, predicted: Tensor | None = None) -> None:
     """Raise unless there are examples, and images and predictions fit them."""
-    if len(assessment.x_adv) != assessment.n:
+    if len(result.x_adv) != result.n:
         raise UserError(
             "the evaluation was read from a record, which holds no examples: evaluate the model "
             "again and export them then."
         )
-    check_pictures(assessment, x, predicted)
+    check_images(result, x, predicted)

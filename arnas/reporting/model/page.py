@@ -1,19 +1,17 @@
-"""The page of one evaluation: one HTML file that loads nothing from elsewhere."""
+"""The page of one network's evaluation: one HTML file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
@@ -21,20 +19,19 @@ from arnas.attacks.threat import parse_amount
 from arnas.evaluation.checks.base import Check, Status
 from arnas.evaluation.result import BROKEN, ROBUST, EvalResult, worst_class
 from arnas.evaluation.statistics import Accuracy
+from arnas.reporting.html import data_url, render_page
 from arnas.reporting.run.style import PALETTE
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import write_bytes
 
-TEMPLATE = "evaluation.html.j2"
+TEMPLATE, EVALUATION = "model/page.html.j2", "model/evaluation.html.j2"
 EXAMPLES = 8
 """Images shown with their examples."""
 CLASSES = 20
 """Most classes in the figure; of more, those with the lowest robust accuracy."""
 STATUSES: tuple[Status, ...] = ("FAIL", "WARN", "SKIP", "PASS")
 """In the order of the page."""
-STOOD_COLOUR, WRONG_COLOUR = "#d9e2e8", "#3a3f45"
-NAME_LENGTH = 22
-"""Most letters of a name in a figure; tables have it whole."""
+ROBUST_COLOUR, WRONG_COLOUR = "#d9e2e8", "#3a3f45"
 
 
 class Bar(NamedTuple):
@@ -56,11 +53,11 @@ class Point(NamedTuple):
 
 
 class Example(NamedTuple):
-    """An image that fell, as PNGs in URLs."""
+    """An image that an attack broke, as PNGs in URLs."""
 
     place: int
     """Among the images of the evaluation."""
-    label: str
+    label: int
     predicted: str
     attack: str
     image: str
@@ -68,43 +65,31 @@ class Example(NamedTuple):
     change: str
 
 
-class Fate(NamedTuple):
-    """What became of some of the images."""
+class LegendItem(NamedTuple):
+    """An outcome and how many images have it."""
 
     name: str
     colour: str
     images: int
 
 
-class Fates(NamedTuple):
-    """What became of every image."""
+class OutcomeMap(NamedTuple):
+    """The outcome of every image, as a picture."""
 
     url: str
-    """PNG with one pixel for each."""
+    """PNG with one pixel for each image."""
     columns: int
     rows: int
-    legend: tuple[Fate, ...]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What the page shows of images, which an `EvalResult` does not hold."""
-
-    x: Tensor | None = None
-    """The images that were attacked: float of shape (n, C, H, W) in [0, 1]."""
-    predicted: Tensor | None = None
-    """int64 of shape (n,): what the model says of each example."""
-    class_names: Sequence[str] = ()
+    legend: tuple[LegendItem, ...]
 
 
 def write_page(
     path: Path,
-    assessment: EvalResult,
+    result: EvalResult,
     title: str,
     *,
     x: Tensor | None = None,
     predicted: Tensor | None = None,
-    class_names: Sequence[str] = (),
 ) -> None:
     """Write the page of an evaluation, atomically; the same evaluation gives the same bytes.
 
@@ -112,7 +97,7 @@ def write_page(
     ----------
     path
         Ends in ``.html``.
-    assessment
+    result
         What to show; one read from a record has no examples, so none are shown.
     title
         Names the model.
@@ -121,56 +106,53 @@ def write_page(
         shows examples only.
     predicted
         int64 of shape (n,): the classes that the model gives to the examples.
-    class_names
-        Label to name; classes beyond it are shown by number.
 
     Raises
     ------
     UserError
         When the images are not those of the evaluation, or the file cannot be written.
     """
-    html = render(assessment, title, Pictures(x, predicted, class_names))
     # Names of folders may hold bytes that are no text.
-    write_bytes(path, html.encode("utf-8", "replace"))
+    write_bytes(path, render(result, title, x, predicted).encode("utf-8", "replace"))
 
 
-def render(assessment: EvalResult, title: str, pictures: Pictures | None = None) -> str:
+def render(
+    result: EvalResult, title: str, x: Tensor | None = None, predicted: Tensor | None = None
+) -> str:
     """Return the HTML of the page; parameters as for `write_page`."""
-    pictures = pictures or Pictures()
-    check_pictures(assessment, pictures.x, pictures.predicted)
-    environment = Environment(
-        loader=PackageLoader("arnas.reporting.model", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["short"] = _short
-    classes = class_bars(assessment, pictures.class_names)
-    return environment.get_template(TEMPLATE).render(
-        title=title,
-        assessment=assessment,
-        failed=[check for check in assessment.checks if check.status == "FAIL"],
-        course=[
-            Bar("clean", (assessment.clean_accuracy,)),
-            *(
-                Bar(f"+ {name}", (found.robust_accuracy,))
-                for name, found in assessment.attacks.items()
-            ),
+    body = render_evaluation(result, x=x, predicted=predicted)
+    return render_page(TEMPLATE, title=title, result=result, body=body)
+
+
+def render_evaluation(
+    result: EvalResult, prefix: str = "", x: Tensor | None = None, predicted: Tensor | None = None
+) -> Markup:
+    """Return what a page shows of an evaluation, as HTML; `prefix` begins the ids of its places."""
+    check_images(result, x, predicted)
+    classes = class_bars(result)
+    html = render_page(
+        EVALUATION,
+        prefix=prefix,
+        result=result,
+        failed=[check for check in result.checks if check.status == "FAIL"],
+        after_attacks=[
+            Bar("clean", (result.clean_accuracy,)),
+            *(Bar(f"+ {name}", (found.robust_accuracy,)) for name, found in result.attacks.items()),
         ],
-        curve=curve_points(assessment),
+        curve=curve_points(result),
         classes=classes,
         shown_classes=_lowest(classes),
         worst=next(bar for bar in classes if bar.marked),
-        fates=fates(assessment),
-        examples=examples(assessment, pictures),
-        amplified=_amplified(assessment, pictures.x),
-        groups=check_groups(assessment.checks),
-        provenance=flat(assessment.provenance),
+        outcomes=outcome_map(result),
+        examples=examples(result, x, predicted),
+        amplified=_amplified(result, x),
+        groups=check_groups(result.checks),
+        provenance=flat(result.provenance),
     )
+    return Markup(html)
 
 
-def check_pictures(assessment: EvalResult, x: Tensor | None, predicted: Tensor | None) -> None:
+def check_images(result: EvalResult, x: Tensor | None, predicted: Tensor | None) -> None:
     """Raise unless images and predictions are as many, and of the size, as those evaluated.
 
     Raises
@@ -178,43 +160,36 @@ def check_pictures(assessment: EvalResult, x: Tensor | None, predicted: Tensor |
     UserError
         With both shapes.
     """
-    wanted = tuple(assessment.x_adv.shape)
+    wanted = tuple(result.x_adv.shape)
     if x is not None and wanted[0] and tuple(x.shape) != wanted:
         raise UserError(
-            f"x has shape {tuple(x.shape)}, the examples have {wanted}: hand over the images that "
-            "were evaluated."
+            f"x has shape {tuple(x.shape)}, the examples have {wanted}: pass the images that were "
+            "evaluated."
         )
-    if predicted is not None and tuple(predicted.shape) != (assessment.n,):
+    if predicted is not None and tuple(predicted.shape) != (result.n,):
         raise UserError(
-            f"predicted has shape {tuple(predicted.shape)}: needed is one class for each of "
-            f"{assessment.n} images."
+            f"predicted has shape {tuple(predicted.shape)}: pass one class for each of the "
+            f"{result.n} images."
         )
 
 
-def fallen(assessment: EvalResult) -> Tensor:
-    """Return which images were classified correctly and fell to an attack, bool of shape (n,)."""
-    return (assessment.outcomes["clean"] == ROBUST) & ~assessment.robust_flags
+def broken_flags(result: EvalResult) -> Tensor:
+    """Return which images were classified correctly and broken by an attack, bool of shape (n,)."""
+    return (result.outcomes["clean"] == ROBUST) & ~result.robust_flags
 
 
-def broken_by(assessment: EvalResult, place: int) -> str:
-    """Return the attack that the image at a place fell to first, or nothing if it did not."""
-    for name in assessment.attacks:
-        if int(assessment.outcomes[name][place]) == BROKEN:
-            return name
-    return ""
+def broken_by(result: EvalResult, place: int) -> str:
+    """Return the first attack that broke the image at a place; empty if none did."""
+    names = (name for name in result.attacks if int(result.outcomes[name][place]) == BROKEN)
+    return next(names, "")
 
 
-def class_name(label: int, names: Sequence[str]) -> str:
-    """Return the name of a class, or its number where it has none."""
-    return str(names[label]) if 0 <= label < len(names) else str(label)
-
-
-def class_bars(assessment: EvalResult, names: Sequence[str]) -> list[Bar]:
+def class_bars(result: EvalResult) -> list[Bar]:
     """Return robust and clean accuracy of each class; the worst one is marked."""
-    worst = worst_class(assessment)
+    worst = worst_class(result)
     return [
-        Bar(class_name(label, names), (robust, clean), label == worst)
-        for label, (clean, robust) in assessment.per_class().items()
+        Bar(str(label), (robust, clean), label == worst)
+        for label, (clean, robust) in result.per_class().items()
     ]
 
 
@@ -224,84 +199,71 @@ def _lowest(bars: Sequence[Bar]) -> list[Bar]:
     return [bars[place] for place in sorted(order[:CLASSES])]
 
 
-def curve_points(assessment: EvalResult) -> list[Point]:
+def curve_points(result: EvalResult) -> list[Point]:
     """Return the curve with the places of its budgets, which grow with their square roots."""
-    budgets = {epsilon: parse_amount(epsilon) for epsilon in assessment.curve}
+    budgets = {epsilon: parse_amount(epsilon) for epsilon in result.curve}
     most = max(budgets.values(), default=0) or 1
     return [
-        Point(epsilon, math.sqrt(budgets[epsilon] / most), assessment.curve[epsilon])
+        Point(epsilon, math.sqrt(budgets[epsilon] / most), result.curve[epsilon])
         for epsilon in sorted(budgets, key=budgets.__getitem__)
     ]
 
 
-def fates(assessment: EvalResult) -> Fates:
-    """Return a picture with one pixel for each image, coloured by what it fell to first."""
-    names = ["withstands everything", "misclassified without an attack", *assessment.attacks]
-    colours = [STOOD_COLOUR, WRONG_COLOUR]
-    colours += [PALETTE[place % len(PALETTE)] for place in range(len(assessment.attacks))]
-    fate = torch.zeros(assessment.n, dtype=torch.int64)
-    for number, outcomes in reversed(list(enumerate(_in_order(assessment), start=1))):
-        fate[outcomes == BROKEN] = number
+def outcome_map(result: EvalResult) -> OutcomeMap:
+    """Return one pixel for each image, coloured by the first attack that broke it."""
+    names = ["robust under every attack", "misclassified without an attack", *result.attacks]
+    colours = [ROBUST_COLOUR, WRONG_COLOUR]
+    colours += [PALETTE[place % len(PALETTE)] for place in range(len(result.attacks))]
+    numbers = torch.zeros(result.n, dtype=torch.int64)
+    in_order = [result.outcomes[name] for name in ("clean", *result.attacks)]
+    for number, outcomes in reversed(list(enumerate(in_order, start=1))):
+        numbers[outcomes == BROKEN] = number
     # Wide enough to fit between two paragraphs, from ten to some thousand images.
-    columns = min(assessment.n, max(10, math.ceil(math.sqrt(4 * assessment.n))))
-    rows = -(-assessment.n // columns)
-    palette = np.array([_rgb(colour) for colour in colours] + [(255, 255, 255)], dtype=np.uint8)
+    columns = min(result.n, max(10, math.ceil(math.sqrt(4 * result.n))))
+    rows = -(-result.n // columns)
+    palette = np.array([[*bytes.fromhex(c[1:])] for c in [*colours, "#ffffff"]], dtype=np.uint8)
     cells = np.full(rows * columns, len(colours))
-    cells[: assessment.n] = fate.numpy()
+    cells[: result.n] = numbers.numpy()
     legend = tuple(
-        Fate(name, colour, int((fate == number).sum()))
+        LegendItem(name, colour, int((numbers == number).sum()))
         for number, (name, colour) in enumerate(zip(names, colours, strict=True))
     )
-    return Fates(png_url(palette[cells.reshape(rows, columns)]), columns, rows, legend)
+    return OutcomeMap(_png_url(palette[cells.reshape(rows, columns)]), columns, rows, legend)
 
 
-def _in_order(assessment: EvalResult) -> list[Tensor]:
-    """Return the outcomes without an attack and of each attack."""
-    return [assessment.outcomes[name] for name in ("clean", *assessment.attacks)]
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    """Return the three parts of a colour such as #0072b2."""
-    red, green, blue = bytes.fromhex(colour[1:])
-    return red, green, blue
-
-
-def examples(assessment: EvalResult, pictures: Pictures) -> list[Example]:
-    """Return the first images that fell, with their examples; none if there are no examples."""
-    if not assessment.x_adv.shape[0] or assessment.x_adv.shape[1] not in (1, 3):
+def examples(result: EvalResult, x: Tensor | None, predicted: Tensor | None) -> list[Example]:
+    """Return the first images that were broken, with their examples; none if there are none."""
+    if not result.x_adv.shape[0] or result.x_adv.shape[1] not in (1, 3):
         return []
-    scale = _amplified(assessment, pictures.x)
-    found = []
-    for place in fallen(assessment).nonzero().flatten().tolist()[:EXAMPLES]:
-        example = assessment.x_adv[place].detach().cpu().float()
+    scale = _amplified(result, x)
+    shown = []
+    for place in broken_flags(result).nonzero().flatten().tolist()[:EXAMPLES]:
+        example = result.x_adv[place].detach().cpu().float()
         image = change = ""
-        if pictures.x is not None:
-            clean = pictures.x[place].detach().cpu().float()
-            image = png_url(pixels(clean))
-            change = png_url(pixels(0.5 + scale * (example - clean)))
-        predicted = ""
-        if pictures.predicted is not None:
-            predicted = class_name(int(pictures.predicted[place]), pictures.class_names)
-        found.append(
+        if x is not None:
+            clean = x[place].detach().cpu().float()
+            image = _png_url(pixels(clean))
+            change = _png_url(pixels(0.5 + scale * (example - clean)))
+        shown.append(
             Example(
                 place,
-                class_name(int(assessment.labels[place]), pictures.class_names),
-                predicted,
-                broken_by(assessment, place),
+                int(result.labels[place]),
+                "" if predicted is None else str(int(predicted[place])),
+                broken_by(result, place),
                 image,
-                png_url(pixels(example)),
+                _png_url(pixels(example)),
                 change,
             )
         )
-    return found
+    return shown
 
 
-def _amplified(assessment: EvalResult, x: Tensor | None) -> float:
+def _amplified(result: EvalResult, x: Tensor | None) -> float:
     """Return the factor that makes the largest change among the examples shown fill the greys."""
-    places = fallen(assessment).nonzero().flatten()[:EXAMPLES]
-    if x is None or not len(places) or not len(assessment.x_adv):
+    places = broken_flags(result).nonzero().flatten()[:EXAMPLES]
+    if x is None or not len(places) or not len(result.x_adv):
         return 1.0
-    change = (assessment.x_adv[places].cpu().float() - x[places.to(x.device)].cpu().float()).abs()
+    change = (result.x_adv[places].cpu().float() - x[places.to(x.device)].cpu().float()).abs()
     return 0.5 / max(float(change.max()), 1e-6)
 
 
@@ -329,9 +291,9 @@ def png_bytes(levels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def png_url(levels: np.ndarray) -> str:
+def _png_url(levels: np.ndarray) -> str:
     """Return the same as a URL that holds it."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(levels)).decode()
+    return data_url(png_bytes(levels), "png")
 
 
 def check_groups(checks: Sequence[Check]) -> list[tuple[Status, list[tuple[int, Check]]]]:
@@ -340,7 +302,7 @@ def check_groups(checks: Sequence[Check]) -> list[tuple[Status, list[tuple[int, 
         (status, [(n, check) for n, check in enumerate(checks, 1) if check.status == status])
         for status in STATUSES
     ]
-    return [(status, found) for status, found in groups if found]
+    return [(status, items) for status, items in groups if items]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -354,8 +316,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             rows.append((f"{prefix}{key}", text))
     return rows
-
-
-def _short(name: str, most: int = NAME_LENGTH) -> str:
-    """Return a name that fits into a figure."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"

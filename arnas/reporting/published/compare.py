@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
+from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import parse_amount
-from arnas.data.options import OFFICIAL
+from arnas.data.sources.registry import OFFICIAL
 from arnas.models.registry import MODELS
 from arnas.reporting.published.sources import (
     Attack,
@@ -22,31 +22,20 @@ from arnas.reporting.published.sources import (
 )
 from arnas.reporting.run.tables import DECIMALS, summary
 from arnas.spaces.published import GENOTYPES
+from arnas.training.options import RetrainOptions
+from arnas.training.registry import LossOptions
 
-STEPS = {"pgd20": 20, "pgd100": 100}
+NAMED_STEPS = ("pgd20", "pgd100")
 """Attacks whose names say how many steps they have."""
+LOSS_WEIGHTS = {"trades": "beta", "mart": "weight"}
+"""Losses with a weight that sources state, and the setting that holds it."""
 CLOSE = 1e-9
-"""Distances in input units that differ by less are one."""
+"""Distances in input units that differ by less are equal."""
 COLUMNS = (
-    "dataset",
-    "model",
-    "published_model",
-    "training",
-    "checkpoint",
-    "attack",
-    "epsilon",
-    "n",
-    "seeds",
-    "ours",
-    "sd",
-    "published",
-    "difference",
-    "source",
-    "recipe",
-    "protocol",
+    *("dataset", "model", "published_model", "training", "checkpoint", "attack", "epsilon"),
+    *("n", "seeds", "ours", "sd", "published", "difference", "source", "recipe", "protocol"),
 )
 """Columns of the table, also when it has no rows."""
-
 CHOICE: dict[Checkpoint, str] = {
     "held_out": "chosen on held-out images",
     "last": "of the last epoch",
@@ -60,7 +49,7 @@ OURS: dict[str, Checkpoint] = {"selected": "held_out", "last": "last"}
 
 @dataclass(frozen=True)
 class Network:
-    """What the files of a run say of one of its trained networks."""
+    """One of a run's trained networks, as far as others may have published it."""
 
     source: str
     """Where the images come from: a name of the data sources."""
@@ -68,57 +57,35 @@ class Network:
     """A name of the model registry, which need not be what the run calls the network."""
     channels: int
     cells: int | None
-    epochs: int | None
-    attacks: Mapping[str, str]
-    """Attack to its settings in words."""
+    recipe: RetrainOptions
+    loss: LossOptions
 
 
 def network(
-    model: Mapping[str, Any], origin: Mapping[str, Any], outcomes: Mapping[str, Any]
+    description: Mapping[str, Any], source: str, recipe: RetrainOptions, loss: LossOptions
 ) -> Network | None:
-    """Return the facts of a network; None for one that nobody else can have published.
+    """Return what identifies a network; None for one that nobody else can have published.
 
     That is one with a genotype of the run's own, or in another layout than the published one.
 
     Parameters
     ----------
-    model, origin
-        Description and provenance of its selected checkpoint.
-    outcomes
-        Description of its white-box outcomes.
+    description
+        Of its selected checkpoint.
+    source
+        The data source of its images.
+    recipe, loss
+        The settings of its training.
     """
-    name, space, epochs = model.get("model"), model.get("space"), origin.get("epochs")
+    name, space = description.get("model"), description.get("space")
     if not isinstance(name, str) or name not in MODELS:
         return None
     if space is not None and (
         name not in GENOTYPES or space != GENOTYPES[name].space.model_dump(mode="json")
     ):
         return None
-    attacks = outcomes.get("attacks")
-    return Network(
-        str(outcomes["dataset"].get("source")),
-        *size(name, model.get("channels"), model.get("cells")),
-        epochs if isinstance(epochs, int) else None,
-        {
-            attack: str(said.get("settings"))
-            for attack, said in (attacks if isinstance(attacks, dict) else {}).items()
-            if isinstance(said, dict)
-        },
-    )
-
-
-class Walk(NamedTuple):
-    """Steps of one of our iterative attacks."""
-
-    steps: int
-    divisor: int
-    """A step is epsilon divided by this."""
-
-
-def walk(settings: str) -> Walk | None:
-    """Read ``20 steps of epsilon/4 ...``; None for attacks without steps of a fixed length."""
-    found = re.match(r"(\d+) steps of epsilon/(\d+) ", settings)
-    return Walk(int(found[1]), int(found[2])) if found else None
+    sizes = size(name, description.get("channels"), description.get("cells"))
+    return Network(source, *sizes, recipe, loss)
 
 
 def compare(
@@ -126,7 +93,7 @@ def compare(
 ) -> pd.DataFrame:
     """Return each accuracy of ours beside every published one of the same network.
 
-    The same are the source of the images, the registry's model, its size and the loss. Where a
+    The source of the images, the registry's model, its size and the loss must agree. Where a
     source reports the last epoch, ours of the last epoch is compared, if it was measured.
 
     Parameters
@@ -134,7 +101,7 @@ def compare(
     whitebox
         Table ``whitebox.csv``.
     networks
-        Dataset and network, as the run calls them, to facts; without those of `network` None.
+        Dataset and network, as the run calls them, to what identifies the network.
     published
         What others have printed.
 
@@ -151,29 +118,28 @@ def compare(
     rows = []
     for keys, own in summary(whitebox).groupby(["dataset", "model"], sort=False):
         dataset, model = (str(key) for key in keys)
-        facts = networks.get((dataset, model))
-        if facts is None:
+        ours = networks.get((dataset, model))
+        if ours is None:
             continue
-        key = (facts.source, own["training"].iloc[0], facts.model, facts.channels, facts.cells)
-        for source, entry in published.seen():
+        key = (ours.source, own["training"].iloc[0], ours.model, ours.channels, ours.cells)
+        for source, entry in published.entries():
             if entry.key() != key:
                 continue
             remarks = [entry.remark] if entry.remark else []
             if (dataset, model) in unreliable:
                 remarks.append("a check of ours failed")
-            for attack, value in entry.seen.items():
+            for attack, value in entry.accuracy.items():
                 for row in _measured(own[own["attack"] == attack], source):
-                    flags = differences(row, facts, source, attack) + remarks
                     found = {
-                        "published_model": _named(facts),
+                        "published_model": _model_and_size(ours),
                         "ours": row["mean"],
                         "published": value,
                         "difference": round(row["mean"] - value, DECIMALS),
                         "source": f"{source.tag} ({source.reference})",
                         "recipe": source.recipe,
-                        "protocol": "; ".join(flags),
+                        "protocol": "; ".join(differences(row, ours, source, attack) + remarks),
                     }
-                    rows.append({**row, **found})
+                    rows.append(row | found)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -186,17 +152,15 @@ def _measured(own: pd.DataFrame, source: Source) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def _named(facts: Network) -> str:
+def _model_and_size(ours: Network) -> str:
     """Return a model with its size where that is not the registry's."""
-    if (facts.model, facts.channels, facts.cells) == size(facts.model, None, None):
-        return facts.model
-    cells = "" if facts.cells is None else f", {facts.cells} cells"
-    return f"{facts.model}, {facts.channels} channels{cells}"
+    if (ours.model, ours.channels, ours.cells) == size(ours.model, None, None):
+        return ours.model
+    cells = "" if ours.cells is None else f", {ours.cells} cells"
+    return f"{ours.model}, {ours.channels} channels{cells}"
 
 
-def differences(
-    row: Mapping[str, Any], facts: Network, source: Source, attack: Attack
-) -> list[str]:
+def differences(row: Mapping[str, Any], ours: Network, source: Source, attack: Attack) -> list[str]:
     """Return in a few words each how a source's protocol differs from that of a row of ours.
 
     Parameters
@@ -217,16 +181,18 @@ def differences(
         flags.append(f"checkpoint {CHOICE[source.checkpoint]}, ours {CHOICE[own]}")
     if source.epochs is None:
         flags.append("epochs not stated")
-    elif source.epochs != facts.epochs:
-        flags.append(f"{source.epochs} epochs, ours {facts.epochs or 'not stated'}")
-    if (loss := row["training"]) in ("trades", "mart"):
-        weight = source.loss_weight.get(loss)
-        stated = "not stated" if weight is None else f"{weight:g}"
-        flags.append(f"weight of {loss} {stated}, ours in the settings of retrain")
+    elif source.epochs != ours.recipe.epochs:
+        flags.append(f"{source.epochs} epochs, ours {ours.recipe.epochs}")
+    if (name := LOSS_WEIGHTS.get(loss := row["training"])) is not None:
+        weight, own_weight = source.loss_weight.get(loss), getattr(ours.loss, name)
+        if weight is None:
+            flags.append(f"weight of {loss} not stated")
+        elif weight != own_weight:
+            flags.append(f"weight of {loss} {weight:g}, ours {own_weight:g}")
     if source.extra_data != "none":
         flags.append(f"extra data: {source.extra_data}")
-    flags += _steps(facts, source, attack, budget)
-    n, official = int(row["n"]), OFFICIAL[facts.source].test
+    flags += _steps(source, attack, budget)
+    n, official = int(row["n"]), OFFICIAL[ours.source].test
     if n != official:
         flags.append(f"ours on {n:,} of {official:,} test images")
     if row["seeds"] == 1:
@@ -234,21 +200,23 @@ def differences(
     return flags
 
 
-def _steps(facts: Network, source: Source, attack: Attack, budget: float) -> list[str]:
+def _steps(source: Source, attack: Attack, budget: float) -> list[str]:
     """Return how the steps of an iterative attack differ; `budget` is our epsilon as a number."""
-    ours = walk(facts.attacks.get(attack, ""))
-    if ours is None:
+    own = ATTACKS.get(attack)
+    if own is None or own.steps in (None, 1) or own.step_size_over_epsilon is None:
         return []
     flags = []
-    details = source.attacks.get(attack, AttackDetails())
-    steps = details.steps or STEPS.get(attack)
+    theirs = source.attacks.get(attack, AttackDetails())
+    steps = theirs.steps or (own.steps if attack in NAMED_STEPS else None)
     if steps is None:
         flags.append("number of steps not stated")
-    elif steps != ours.steps:
-        flags.append(f"{steps} steps, ours {ours.steps}")
-    length = budget / ours.divisor
-    if details.step is None:
+    elif steps != own.steps:
+        flags.append(f"{steps} steps, ours {own.steps}")
+    length = budget * own.step_size_over_epsilon
+    if theirs.step is None:
         flags.append("length of steps not stated")
-    elif abs(parse_amount(details.step) - length) > CLOSE:
-        flags.append(f"steps of {details.step}, ours epsilon/{ours.divisor} = {length:.5f}")
+    elif abs(parse_amount(theirs.step) - length) > CLOSE:
+        flags.append(
+            f"steps of {theirs.step}, ours {own.step_size_over_epsilon:g} epsilon = {length:.5f}"
+        )
     return flags

@@ -1,20 +1,16 @@
-"""What others have printed: the numbers of ``published.yaml``, read and checked.
-
-Values known from memory only are counted, never shown.
-"""
+"""What others have printed: the numbers of ``published.yaml``, read and checked."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from arnas.attacks.threat import Amount, Norm, parse_amount
+from arnas.attacks.threat import Amount, Norm
 from arnas.models.registry import MODELS
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import check_form
@@ -26,7 +22,7 @@ Checkpoint = Literal["held_out", "last", "best_on_test", "unknown"]
 
 
 class Strict(BaseModel):
-    """What stands in the file: nothing else is allowed, nothing changes. They are no settings."""
+    """A block of the file: no other keys are allowed, and no value is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -41,7 +37,7 @@ class AttackDetails(Strict):
 
 
 class Entry(Strict):
-    """The values of one network in one source."""
+    """The accuracies of one network in one source."""
 
     model: str
     """A name of the model registry."""
@@ -50,33 +46,25 @@ class Entry(Strict):
     cells: int | None = Field(default=None, ge=1)
     """Number of cells; null for the registry's size."""
     dataset: Dataset
-    """A source of images."""
     training: Literal["pgd", "trades", "mart", "natural", "unknown"]
-    """The loss; `unknown` ones are never compared."""
+    """The loss; entries with `unknown` are never compared."""
     remark: str = ""
-    """What else to know before comparing; shown among the flags."""
-    seen: dict[Attack, float] = Field(default_factory=dict)
+    """What else to know before comparing; shown among the differences."""
+    accuracy: dict[Attack, float] = Field(min_length=1)
     """Attack to percent, as read in the source or in a text that quotes it."""
-    memory: dict[Attack, float] = Field(default_factory=dict)
-    """Attack to percent, as recalled; never shown."""
 
     @model_validator(mode="after")
-    def _is_plausible(self) -> Entry:
-        """Refuse unknown models, what is no percentage, and a value that stands twice."""
+    def _is_plausible(self) -> Self:
+        """Refuse unknown models and values that are no percentages."""
         if self.model not in MODELS:
             raise ValueError(f"model is {self.model!r}: allowed are {', '.join(MODELS)}")
-        values = [*self.seen.items(), *self.memory.items()]
-        for attack, value in values:
+        for attack, value in self.accuracy.items():
             if not 0 < value < 100:
                 raise ValueError(f"{attack} is {value:g}: allowed are percentages within 0 to 100")
-        if not values:
-            raise ValueError("neither seen nor memory has a value: give one, or leave it out")
-        if both := self.seen.keys() & self.memory.keys():
-            raise ValueError(f"{min(both)} stands in seen and in memory: keep one")
         return self
 
     def key(self) -> tuple[Any, ...]:
-        """Return what names the network, with its size filled in."""
+        """Return what identifies the network: dataset, loss, model, channels and cells."""
         return (self.dataset, self.training, *size(self.model, self.channels, self.cells))
 
 
@@ -89,9 +77,9 @@ class Source(Strict):
     reference: str = Field(min_length=1)
     """An arXiv number, a repository, or what else there is."""
     read_in: str = Field(min_length=1)
-    """Where the `seen` values were read."""
+    """Where the accuracies were read."""
     norm: Norm = "linf"
-    epsilon: str | None
+    epsilon: Amount | None
     """As printed; null where it is not stated."""
     recipe: str = Field(min_length=1)
     """The training in a few words."""
@@ -102,19 +90,15 @@ class Source(Strict):
     attacks: dict[Attack, AttackDetails] = Field(default_factory=dict)
     loss_weight: dict[Literal["trades", "mart"], float] = Field(default_factory=dict)
     """Weight of the divergence in a loss; without one it is not stated."""
-    values: list[Entry] = Field(min_length=1)
+    networks: list[Entry] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Source:
-        """Refuse an unreadable epsilon, and a network that stands twice."""
-        if self.epsilon is not None:
-            try:
-                parse_amount(self.epsilon)
-            except UserError as error:
-                raise ValueError(str(error)) from None
-        found = [(*e.key(), attack) for e in self.values for attack in (*e.seen, *e.memory)]
-        twice = [key for key, count in Counter(found).items() if count > 1]
-        if twice:
+    def _has_no_duplicates(self) -> Self:
+        """Refuse two values of one network under one attack."""
+        keys = Counter(
+            (*entry.key(), attack) for entry in self.networks for attack in entry.accuracy
+        )
+        if twice := [key for key, count in keys.items() if count > 1]:
             raise ValueError(f"{self.tag} has two values of {' '.join(map(str, twice[0]))}")
         return self
 
@@ -125,23 +109,16 @@ class Published(Strict):
     sources: list[Source]
 
     @model_validator(mode="after")
-    def _tags_differ(self) -> Published:
+    def _tags_differ(self) -> Self:
         """Refuse a tag that stands twice."""
         tags = Counter(source.tag for source in self.sources)
         if twice := [tag for tag, count in tags.items() if count > 1]:
             raise ValueError(f"two sources have the tag {twice[0]!r}: rename one")
         return self
 
-    def seen(self) -> Iterator[tuple[Source, Entry]]:
-        """Yield the entries that may be shown, each with its source."""
-        for source in self.sources:
-            for entry in source.values:
-                if entry.seen:
-                    yield source, entry
-
-    def recalled(self) -> int:
-        """Return how many values are known from memory only."""
-        return sum(len(entry.memory) for source in self.sources for entry in source.values)
+    def entries(self) -> list[tuple[Source, Entry]]:
+        """Return every network with its source."""
+        return [(source, entry) for source in self.sources for entry in source.networks]
 
 
 @cache
@@ -151,7 +128,7 @@ def load_published(path: Path = PUBLISHED) -> Published:
     Raises
     ------
     UserError
-        When the file is no YAML, or an entry is not as the models of this module ask.
+        When the file is no YAML, or an entry does not have the form of this module's models.
     """
     try:
         content = {"sources": yaml.safe_load(path.read_text(encoding="utf-8"))}
@@ -166,8 +143,4 @@ def load_published(path: Path = PUBLISHED) -> Published:
 def size(model: str, channels: int | None, cells: int | None) -> tuple[str, int, int | None]:
     """Return a registry name with its channels and cells, the registry's where none are given."""
     entry = MODELS[model]
-    return (
-        model,
-        entry.channels if channels is None else channels,
-        entry.cells if cells is None else cells,
-    )
+    return model, channels or entry.channels, cells or entry.cells

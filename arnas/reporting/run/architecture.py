@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arnas.data.splits import PARTS
+from arnas.data.splits import SPLITS
 from arnas.reporting.run.tables import Row
-from arnas.spaces.genotype import NODES, PRIMITIVES, Genotype
+from arnas.spaces.genotype import NODES, Genotype
 from arnas.spaces.layout import CellPlan
+from arnas.spaces.registry import PRIMITIVES
 
 DIGITS = 5
 """Decimals of softmax weights."""
 
 
 def dataset_row(info: Mapping[str, Any], counts: Mapping[str, int]) -> Row:
-    """Return what a dataset is and how many images each of its parts has."""
+    """Return what a dataset is and how many images each of its splits has."""
     keys = ("source", "synthetic", "num_classes", "image_size", "in_channels", "citation")
-    images = {part: counts[part] for part in PARTS}
+    images = {split: counts[split] for split in SPLITS}
     return {"dataset": info["name"], **{key: info[key] for key in keys}} | images
 
 
@@ -33,6 +34,8 @@ def operation_rows(
     ``channels`` and ``side`` are those of the cell's output on images of `side` pixels.
     """
     rows: list[Row] = []
+    everywhere = {e.primitive for cell in genotype.cells.values() for edges in cell for e in edges}
+    names = dict.fromkeys([*PRIMITIVES, *sorted(everywhere)])
     for depth, plan in enumerate(plans):
         side = -(-side // 2) if plan.reduction else side
         used = [edge.primitive for edges in genotype.cells[plan.kind] for edge in edges]
@@ -48,12 +51,16 @@ def operation_rows(
                 "count": used.count(primitive),
                 "share": round(100 * used.count(primitive) / len(used), 2),
             }
-            for primitive in PRIMITIVES
+            for primitive in names
         ]
     return rows
 
 
-def alpha_rows(origin: Row, trajectory: Sequence[Mapping[str, Tensor]]) -> list[Row]:
+def alpha_rows(
+    origin: Row,
+    trajectory: Sequence[Mapping[str, Tensor]],
+    primitives: Sequence[str] = PRIMITIVES,
+) -> list[Row]:
     """Return the softmax weight of each operation over the edges of each kind, epoch by epoch.
 
     Parameters
@@ -61,13 +68,15 @@ def alpha_rows(origin: Row, trajectory: Sequence[Mapping[str, Tensor]]) -> list[
     origin
         The columns that name the run, its search and the seed.
     trajectory
-        The architecture parameters, kind to shape (14, 7), initially and after each epoch.
+        The architecture parameters, kind to shape (14, primitives), initially and after each epoch.
+    primitives
+        The operations of the columns.
     """
     rows: list[Row] = []
     for epoch, tables in enumerate(trajectory):
         for kind, table in tables.items():
             weights = table.double().softmax(dim=1)
-            for number, primitive in enumerate(PRIMITIVES):
+            for number, primitive in enumerate(primitives):
                 column = weights[:, number]
                 rows.append(
                     {

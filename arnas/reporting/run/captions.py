@@ -16,42 +16,42 @@ class Caption(NamedTuple):
 
 CAPTIONS: dict[str, Caption] = {
     "tradeoff": Caption(
-        "Clean against robust against cost",
-        "Accuracy on clean images and under all full attacks together, for the selected "
+        "Clean accuracy, robust accuracy and cost",
+        "Accuracy on clean images and under the union of the attacks, for the selected "
         "checkpoints. The larger a marker, the more multiply-accumulates an image costs. Bars are "
         "Wilson 95 % intervals, or the standard deviation over several seeds.",
         "whitebox.csv, models.csv",
     ),
     "epsilon_curve": Caption(
         "Accuracy against epsilon",
-        "PGD-20 with growing budgets on the first test images. An image that fell to a budget "
-        "counts as fallen for every larger one. An honest network reaches 0 where epsilon allows "
-        "every image.",
+        "APGD with growing budgets on the first test images. An image that a budget breaks counts "
+        "as broken at every larger one. Without gradient masking the accuracy reaches 0 where "
+        "epsilon allows every image.",
         "curve.csv",
     ),
     "blackbox": Caption(
-        "Black-box: shown to one network, made on another",
-        "Accuracy of each network (row) on PGD examples that were made on the network of the "
-        "column, and under Square, which sees outputs only and ran on the first test images. Bold: "
-        "examples made on the network itself. A black-box figure below the white-box one would be "
-        "a sign of masked gradients.",
+        "Black-box and transfer attacks",
+        "Accuracy of each network (row) on PGD examples made on the network of the column, and "
+        "under Square, which sees outputs only and ran on the first test images. Bold: examples "
+        "made on the network itself. A black-box accuracy below the white-box one would be a sign "
+        "of masked gradients.",
         "blackbox.csv",
     ),
     "learning_curves": Caption(
         "Learning curves",
-        "Accuracy after every epoch, clean (blue) and under PGD (orange), on the selection images "
+        "Accuracy after every epoch, clean (blue) and under PGD (orange), on the validation images "
         "(solid) and on the first training images (dotted). A dotted orange line that leaves the "
         "solid one is robust overfitting. Dashed: the epoch that was selected.",
         "training.csv",
     ),
     "gamma": Caption(
-        "Which objective steers the search",
+        "Weight of the natural gradient in the search",
         "Gamma, the share of the natural gradient in the min-norm combination of the natural and "
         "the weighted adversarial gradient, at every architecture step of the second stage.",
         "gamma.csv",
     ),
     "alphas": Caption(
-        "Architecture weights through the search",
+        "Architecture parameters through the search",
         "Softmax weight of each operation: the mean over the 14 edges of a cell (line) and the "
         "range from the lowest to the highest edge (band), before the first epoch and after each. "
         "All start near one seventh.",
@@ -64,11 +64,11 @@ CAPTIONS: dict[str, Caption] = {
         "operations.csv",
     ),
     "examples": Caption(
-        "What the attack adds and what the network then says",
+        "Adversarial examples and predictions",
         "The first test images, not chosen. For each dataset: the clean images with their labels; "
         "then for each network the perturbation, amplified so that epsilon is full red (brighter) "
-        "or full blue (darker), and the attacked image with the class the network gives it and "
-        "how sure it is, in red where it is wrong. For colour images, grey is no change.",
+        "or full blue (darker), and the adversarial example with the predicted class and its "
+        "confidence, in red where it is wrong. For colour images, grey is no change.",
         "examples.csv",
     ),
 }

@@ -11,28 +11,10 @@ from matplotlib.patches import FancyArrowPatch
 from arnas.reporting.run.style import panels, styled, svg_bytes
 from arnas.runtime.files import write_bytes
 from arnas.spaces.genotype import INPUTS, NODES, Cell, Genotype
+from arnas.spaces.registry import colour_of, label_of
 
-SHORT = {
-    "max_pool_3x3": "max pool 3",
-    "avg_pool_3x3": "avg pool 3",
-    "skip_connect": "skip",
-    "sep_conv_3x3": "sep 3",
-    "sep_conv_5x5": "sep 5",
-    "dil_conv_3x3": "dil 3",
-    "dil_conv_5x5": "dil 5",
-}
 KINDS = ("accurate", "normal", "reduction", "robust")
 """The kinds in the order of the drawing, as they stand in a network."""
-COLOURS = {
-    "max_pool_3x3": "#b45f06",
-    "avg_pool_3x3": "#e69138",
-    "skip_connect": "#777777",
-    "sep_conv_3x3": "#6fa8dc",
-    "sep_conv_5x5": "#1f5fa8",
-    "dil_conv_3x3": "#93c47d",
-    "dil_conv_5x5": "#38761d",
-}
-"""Pools are orange, skips grey, separable convolutions blue, dilated ones green."""
 POSITIONS = ((0.0, 1.0), (0.0, -1.0), (1.6, 0.0), (3.2, 0.9), (4.8, -0.9), (6.4, 0.3))
 """Places of the two inputs and the four nodes."""
 OUTPUT = (7.9, 0.0)
@@ -81,7 +63,7 @@ def _arrow(axes: Axes, source: int, target: int, primitive: str) -> None:
     """Draw an operation; arrows over longer spans bend further out."""
     start, end = POSITIONS[source], POSITIONS[target]
     bend = 0.0 if target - source == 1 else 0.13 * (1 if start[1] <= end[1] else -1)
-    colour = COLOURS[primitive]
+    colour = colour_of(primitive)
     axes.add_patch(
         FancyArrowPatch(
             start,
@@ -104,7 +86,7 @@ def _arrow(axes: Axes, source: int, target: int, primitive: str) -> None:
     axes.text(
         along[0] + offset * across[0],
         along[1] + offset * across[1],
-        SHORT[primitive],
+        label_of(primitive),
         ha="center",
         va="center",
         fontsize=7,

@@ -10,21 +10,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from arnas.reporting.format import UNION, estimate
 from arnas.reporting.run.style import GREY, colours, markers, nothing, panels
-from arnas.reporting.run.tables import UNION
 
 CELL = ["dataset", "model", "training"]
 SMALLEST, LARGEST = 30.0, 260.0
 """Areas of the markers, in square points, of no and of the most multiply-accumulates."""
-
-
-def accuracy_of(rows: pd.DataFrame) -> tuple[float, float, float]:
-    """Return accuracy with its lower and upper end: a seed's interval, or mean and deviation."""
-    mean = float(rows["accuracy"].mean())
-    if len(rows) == 1:
-        return mean, float(rows["ci_low"].iloc[0]), float(rows["ci_high"].iloc[0])
-    deviation = float(rows["accuracy"].std())
-    return mean, mean - deviation, mean + deviation
 
 
 def over_seeds(rows: pd.DataFrame) -> str:
@@ -44,8 +35,8 @@ def tradeoff(whitebox: pd.DataFrame, models: pd.DataFrame) -> Figure:
         sizes = models[models["dataset"] == dataset].groupby("model")["macs"].first()
         for number, (name, rows) in enumerate(here.groupby("model", sort=False)):
             model = str(name)
-            x, x_low, x_high = accuracy_of(rows[rows["attack"] == "clean"])
-            y, y_low, y_high = accuracy_of(rows[rows["attack"] == UNION])
+            x, x_low, x_high, _ = estimate(rows[rows["attack"] == "clean"])
+            y, y_low, y_high, _ = estimate(rows[rows["attack"] == UNION])
             share = float(sizes[model]) / float(sizes.max())
             panel.errorbar(
                 x,
@@ -93,8 +84,8 @@ def epsilon_curve(curve: pd.DataFrame) -> Figure:
         values = [float(here["budget"][here["epsilon"] == text].iloc[0]) for text in texts]
         for name, rows in here.groupby("model", sort=False):
             model = str(name)
-            points = [accuracy_of(rows[rows["epsilon"] == text]) for text in texts]
-            mean, low, high = zip(*points, strict=True)
+            points = [estimate(rows[rows["epsilon"] == text]) for text in texts]
+            mean, low, high, _ = zip(*points, strict=True)
             panel.fill_between(values, low, high, color=colour[model], alpha=0.12, linewidth=0)
             panel.plot(
                 values, mean, color=colour[model], marker=marker[model], markersize=4, label=model
@@ -166,14 +157,14 @@ def _wrapped(name: str) -> str:
 
 
 def learning_curves(training: pd.DataFrame, whitebox: pd.DataFrame) -> Figure:
-    """Draw clean and robust accuracy on training and selection images, epoch by epoch."""
+    """Draw clean and robust accuracy on training and validation images, epoch by epoch."""
     cells = training[["dataset", "model"]].drop_duplicates().to_numpy().tolist()
     figure, axes = panels(len(cells), 1.75, columns=2)
     look: dict[str, tuple[str, Literal[":", "-"]]] = {
         "train_clean": ("#0072b2", ":"),
-        "selection_clean": ("#0072b2", "-"),
+        "val_clean": ("#0072b2", "-"),
         "train_robust": ("#d55e00", ":"),
-        "selection_robust": ("#d55e00", "-"),
+        "val_robust": ("#d55e00", "-"),
     }
     chosen = whitebox[whitebox["checkpoint"] == "selected"]
     for number, (panel, (dataset, model)) in enumerate(zip(axes, cells, strict=True)):

@@ -35,8 +35,8 @@ class _TrainingEpoch(BaseModel):
     train_accuracy: float
     train_clean: float
     train_robust: float
-    selection_clean: float
-    selection_robust: float
+    val_clean: float
+    val_robust: float
 
 
 def search_history(path: Path, stage: str) -> list[dict[str, Any]]:

@@ -1,21 +1,22 @@
-"""The report: one HTML file that loads nothing from elsewhere."""
+"""The report of a run: one HTML file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from arnas.reporting.published.sources import load_published
+from arnas.attacks.registry import attack_label
+from arnas.reporting.format import UNION, estimate, in_registry_order
+from arnas.reporting.html import data_url, render_page
 from arnas.reporting.run.captions import CAPTIONS
-from arnas.reporting.run.tables import CELL, UNION
-from arnas.reporting.run.words import LABELS, in_short, shown
+from arnas.reporting.run.tables import CELL
+from arnas.reporting.run.words import summarise
 
-TEMPLATE = "report.html.j2"
+TEMPLATE = "run/page.html.j2"
+RANK = {"SKIP": 0, "PASS": 1, "WARN": 2, "FAIL": 3}
 
 
 @dataclass(frozen=True)
@@ -40,61 +41,42 @@ class ReportContent:
     """A row for each result: stage, axes and what its manifest says."""
     versions: Mapping[str, str]
     """Package to version."""
+    evaluations: Sequence[tuple[str, str]] = ()
+    """Address and name of what a page of its own says of each network."""
 
 
 def render(content: ReportContent) -> str:
     """Return the HTML of a report."""
-    environment = Environment(
-        loader=PackageLoader("arnas.reporting.run", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    tables = content.tables
-    return environment.get_template(TEMPLATE).render(
+    tables, checks = content.tables, content.tables["checks"]
+    return render_page(
+        TEMPLATE,
+        title=content.name,
         content=content,
-        answer=in_short(
-            tables["whitebox"],
-            tables["models"],
-            tables["blackbox"],
-            tables["checks"],
-            content.searches,
-            content.search_dataset,
-        ),
+        answer=summarise(tables, content.searches, content.search_dataset),
         accuracies=accuracies(tables["whitebox"]),
         transfer=transferred(tables["whitebox"], content.searches, content.search_dataset),
         sizes=tables["models"].drop(columns="seed").drop_duplicates().to_dict("records"),
         layouts=layouts(tables["operations"]),
-        published=beside_published(tables["published"]),
-        recalled=load_published().recalled() if len(tables["published"]) else 0,
-        checks=check_matrix(tables["checks"]),
-        remarks=tables["checks"][tables["checks"]["status"] != "PASS"].to_dict("records"),
-        verdicts=tables["checks"].to_dict("records"),
+        published=published_rows(tables["published"]),
+        checks=check_matrix(checks),
+        remarks=checks[checks["status"].isin(["WARN", "FAIL"])].to_dict("records"),
+        check_rows=checks.to_dict("records"),
         captions=CAPTIONS,
-        figures={name: _data_url(svg) for name, svg in content.figures.items()},
-        cells={name: _data_url(svg) for name, svg in content.cells.items()},
+        figures={name: data_url(svg, "svg+xml") for name, svg in content.figures.items()},
+        cells={name: data_url(svg, "svg+xml") for name, svg in content.cells.items()},
     )
-
-
-def _data_url(svg: bytes) -> str:
-    """Return an image as a URL that holds it."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
 
 def accuracies(whitebox: pd.DataFrame) -> list[dict[str, Any]]:
     """Return, for each dataset, the columns and rows of its table of accuracies."""
-    found = []
+    tables = []
     for dataset, here in whitebox.groupby("dataset", sort=False):
-        attacks = [name for name in LABELS if name in set(here["attack"])]
+        attacks = in_registry_order(here["attack"])
+        usual = int(here["n"].max())
         rows = []
         for keys, group in here.groupby(["model", "training", "checkpoint"], sort=False):
             model, training, checkpoint = (str(key) for key in keys)
-            cells = {
-                str(attack): _cell(rows, int(here["n"].max()))
-                for attack, rows in group.groupby("attack", sort=False)
-            }
-            unreliable = bool((group["status"] != "ok").any())
+            cells = {name: _cell(rows, usual) for name, rows in group.groupby("attack", sort=False)}
             epochs = " and ".join(str(epoch) for epoch in sorted(set(group["epoch"])))
             rows.append(
                 {
@@ -102,19 +84,25 @@ def accuracies(whitebox: pd.DataFrame) -> list[dict[str, Any]]:
                     "training": training,
                     "checkpoint": f"{checkpoint}, epoch {epochs}",
                     "cells": [cells.get(attack) for attack in attacks],
-                    "unreliable": unreliable,
+                    "unreliable": bool((group["status"] != "ok").any()),
                 }
             )
-        found.append(
+        tables.append(
             {
                 "dataset": dataset,
-                "attacks": [LABELS[attack] for attack in attacks],
+                "attacks": [attack_label(attack) for attack in attacks],
                 "rows": rows,
-                "n": int(here["n"].max()),
+                "n": usual,
                 "threat": f"{here['norm'].iloc[0]} epsilon {here['epsilon'].iloc[0]}",
             }
         )
-    return found
+    return tables
+
+
+def _cell(rows: pd.DataFrame, usual: int) -> dict[str, str]:
+    """Return an accuracy, its interval, and the number of images where it is not the usual one."""
+    found, n = estimate(rows), int(rows["n"].iloc[0])
+    return {"value": found.value, "interval": found.basis, "n": "" if n == usual else f"n={n}"}
 
 
 def transferred(
@@ -126,17 +114,17 @@ def transferred(
         return []
     return [
         {
-            "model": str(keys[0]),
-            "dataset": str(keys[1]),
+            "model": str(model),
+            "dataset": str(dataset),
             "threat": f"{rows['norm'].iloc[0]} {rows['epsilon'].iloc[0]}",
-            "clean": shown(rows[rows["attack"] == "clean"]),
-            "robust": shown(rows[rows["attack"] == UNION]),
+            "clean": str(estimate(rows[rows["attack"] == "clean"])),
+            "robust": str(estimate(rows[rows["attack"] == UNION])),
         }
-        for keys, rows in chosen.groupby(["model", "dataset"], sort=False)
+        for (model, dataset), rows in chosen.groupby(["model", "dataset"], sort=False)
     ]
 
 
-def beside_published(table: pd.DataFrame) -> list[dict[str, str]]:
+def published_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     """Return table ``published.csv`` for reading; ours with its spread, seeds and images."""
     rows = []
     for row in table.astype(object).where(table.notna(), "").to_dict("records"):
@@ -144,10 +132,9 @@ def beside_published(table: pd.DataFrame) -> list[dict[str, str]]:
         spread = f" ± {row['sd']:.2f}" if several else ""
         seeds = f"{row['seeds']} seeds" if several else "one seed"
         rows.append(
-            {
-                **{key: str(row[key]) for key in ("dataset", "model", "training", "source")},
-                **{key: str(row[key]) for key in ("recipe", "protocol", "published_model")},
-                "attack": LABELS[row["attack"]],
+            {str(key): str(value) for key, value in row.items()}
+            | {
+                "attack": attack_label(row["attack"]),
                 "ours": f"{row['ours']:.2f}{spread}",
                 "basis": f"{row['checkpoint']}, {seeds}, n={row['n']:,}",
                 "published": f"{row['published']:.2f}",
@@ -155,17 +142,6 @@ def beside_published(table: pd.DataFrame) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def _cell(rows: pd.DataFrame, usual: int) -> dict[str, str]:
-    """Return an accuracy, its interval, and the number of images where it is not the usual one."""
-    value, _, rest = shown(rows).partition(" % ")
-    n = int(rows["n"].iloc[0])
-    return {
-        "value": value.removesuffix(" %"),
-        "interval": rest,
-        "n": "" if n == usual else f"n={n}",
-    }
 
 
 def layouts(operations: pd.DataFrame) -> list[dict[str, Any]]:
@@ -181,13 +157,12 @@ def layouts(operations: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def check_matrix(checks: pd.DataFrame) -> dict[str, Any]:
-    """Return the worst verdict of each check on each network over the seeds."""
-    rank = {"PASS": 0, "WARN": 1, "FAIL": 2}
+    """Return the worst status of each check on each network over the seeds."""
     networks = checks[checks["model"] != "all"][CELL[:2]].drop_duplicates().to_numpy().tolist()
     datasets = [[dataset, "all"] for dataset in dict.fromkeys(checks["dataset"])]
     rows = []
     for check, here in checks.groupby("check", sort=False):
-        worst = here.groupby(CELL[:2])["status"].agg(lambda found: max(found, key=rank.__getitem__))
+        worst = here.groupby(CELL[:2])["status"].agg(lambda all_: max(all_, key=RANK.__getitem__))
         cells = {(str(k[0]), str(k[1])): str(v) for k, v in worst.items()}  # type: ignore[index]
         rows.append({"check": check, "cells": cells})
     return {"networks": networks, "datasets": datasets, "rows": rows}

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from arnas.reporting.run.cells import COLOURS, SHORT
 from arnas.reporting.run.style import colours, nothing, panels
+from arnas.spaces.registry import colour_of, label_of
 
 
 def gamma(table: pd.DataFrame) -> Figure:
@@ -37,7 +37,7 @@ def alphas(table: pd.DataFrame) -> Figure:
     for panel, (search, kind) in zip(axes, cells, strict=True):
         here = table[(table["search"] == search) & (table["kind"] == kind)]
         for name, rows in here.groupby("primitive", sort=False):
-            colour = COLOURS[str(name)]
+            colour = colour_of(str(name))
             panel.fill_between(
                 rows["epoch"], rows["lowest"], rows["highest"], color=colour, alpha=0.08
             )
@@ -45,7 +45,8 @@ def alphas(table: pd.DataFrame) -> Figure:
         panel.set_title(f"{search}: {kind} cell{chosen}")
         panel.set_ylabel("weight")
     axes[-1].set_xlabel("epoch of the search")
-    keys = [Line2D([], [], color=COLOURS[name], label=text) for name, text in SHORT.items()]
+    names = dict.fromkeys(table["primitive"])
+    keys = [Line2D([], [], color=colour_of(name), label=label_of(name)) for name in names]
     figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure
 
@@ -62,16 +63,16 @@ def operations(table: pd.DataFrame) -> Figure:
     if table.empty:
         return nothing("no network of this run has cells")
     table, chosen = _first_seed(table)
-    models = list(dict.fromkeys(table["model"]))
+    models, names = dict.fromkeys(table["model"]), dict.fromkeys(table["primitive"])
     depth = int(table["cell"].max()) + 1
     figure, axes = panels(len(models), 0.75 + 0.24 * depth, columns=1)
     for panel, model in zip(axes, models, strict=True):
         here = table[table["model"] == model]
         cells = here[["cell", "kind"]].drop_duplicates()
         left = pd.Series(0.0, index=cells["cell"])
-        for name in SHORT:
+        for name in dict.fromkeys(here["primitive"]):
             share = here[here["primitive"] == name].set_index("cell")["share"]
-            panel.barh(share.index, share, left=left, color=COLOURS[name], height=0.8)
+            panel.barh(share.index, share, left=left, color=colour_of(name), height=0.8)
             left = left + share
         panel.set_yticks(cells["cell"], [f"{row.cell} {row.kind}" for row in cells.itertuples()])
         panel.invert_yaxis()
@@ -79,6 +80,6 @@ def operations(table: pd.DataFrame) -> Figure:
         panel.grid(visible=False, axis="y")
         panel.set_title(f"{model}{chosen}")
     axes[-1].set_xlabel("share of the cell's operations, percent")
-    keys = [Patch(color=COLOURS[name], label=text) for name, text in SHORT.items()]
+    keys = [Patch(color=colour_of(name), label=label_of(name)) for name in names]
     figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure

@@ -14,10 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from arnas.attacks.registry import ATTACKS
-from arnas.evaluation.checks import run as checks
 from arnas.evaluation.checks.base import Check
 from arnas.evaluation.statistics import wilson
+from arnas.reporting.format import UNION, in_registry_order
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_verified, write_bytes
 
@@ -27,52 +26,49 @@ CELL = ["dataset", "model", "training"]
 SUMMARY_KEYS = [*CELL, "checkpoint", "attack", "norm", "epsilon", "n"]
 
 
-UNION = "union"
-"""Name of what withstands every attack that was run on all images, image by image."""
-
-
 def whitebox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> list[Row]:
     """Return one row for each checkpoint and attack of an outcome file, and for their union.
 
     Parameters
     ----------
     tensors
-        ``<checkpoint>.<attack>`` to uint8 of shape (n,), 1 where the image stands.
+        ``<checkpoint>.<attack>`` to uint8 of shape (n,), 1 where the image is robust.
     description
         The outcome file's description.
     """
     rows = []
     for checkpoint in ("selected", "last"):
         origin = description["checkpoints"][checkpoint]
-        found = {
-            key.removeprefix(f"{checkpoint}."): flags
-            for key, flags in tensors.items()
-            if key.startswith(f"{checkpoint}.")
-        }
-        found[UNION] = union(found)
+        outcomes = outcomes_of(tensors, checkpoint)
+        outcomes[UNION] = union(outcomes)
         rows += [
             {
-                **_cell(description, origin["loss"]),
+                **network_columns(description, origin["loss"]),
                 "checkpoint": checkpoint,
                 "epoch": origin["epoch"],
                 "attack": attack,
                 "norm": description["threat"]["norm"],
                 "epsilon": description["threat"]["epsilon"],
-                **_accuracy(found[attack]),
+                **accuracy_columns(outcomes[attack]),
             }
-            for attack in ["clean", *ATTACKS, UNION]
-            if attack in found
+            for attack in in_registry_order(outcomes)
         ]
     return rows
 
 
-def union(found: Mapping[str, Tensor]) -> Tensor:
-    """Return which images withstand every attack that was run on all of them."""
-    n = len(found["clean"])
-    return torch.stack([flags for flags in found.values() if len(flags) == n]).amin(0)
+def outcomes_of(tensors: Mapping[str, Tensor], checkpoint: str) -> dict[str, Tensor]:
+    """Return the outcomes of one checkpoint by attack."""
+    start = f"{checkpoint}."
+    return {k.removeprefix(start): flags for k, flags in tensors.items() if k.startswith(start)}
 
 
-def _cell(description: Mapping[str, Any], training: str) -> Row:
+def union(outcomes: Mapping[str, Tensor]) -> Tensor:
+    """Return which images are robust under every attack that ran on all of them."""
+    n = len(outcomes["clean"])
+    return torch.stack([flags for flags in outcomes.values() if len(flags) == n]).amin(0)
+
+
+def network_columns(description: Mapping[str, Any], training: str) -> Row:
     """Return the columns that name a network."""
     return {
         "dataset": description["dataset"]["name"],
@@ -82,7 +78,7 @@ def _cell(description: Mapping[str, Any], training: str) -> Row:
     }
 
 
-def _accuracy(flags: Tensor) -> Row:
+def accuracy_columns(flags: Tensor) -> Row:
     """Return the columns of an accuracy from its images' flags."""
     accuracy = wilson(int(flags.sum()), len(flags))
     return {
@@ -96,7 +92,7 @@ def _accuracy(flags: Tensor) -> Row:
 
 def curve_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> list[Row]:
     """Return one row for each budget of an outcome file's curve of accuracy against epsilon."""
-    cell = _cell(description, description["checkpoints"]["selected"]["loss"])
+    cell = network_columns(description, description["checkpoints"]["selected"]["loss"])
     points = zip(description["epsilon_curve"], tensors["curve"], strict=True)
     return [
         {
@@ -105,7 +101,7 @@ def curve_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) ->
             "norm": description["threat"]["norm"],
             "epsilon": point["epsilon"],
             "budget": point["budget"],
-            **_accuracy(flags),
+            **accuracy_columns(flags),
         }
         for point, flags in points
     ]
@@ -117,7 +113,7 @@ def blackbox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any])
     Parameters
     ----------
     tensors
-        ``<seed>.<target>.<source>`` to uint8 of shape (n,), 1 where the image stands.
+        ``<seed>.<target>.<source>`` to uint8 of shape (n,), 1 where the image is robust.
     description
         The outcome file's description.
     """
@@ -132,7 +128,7 @@ def blackbox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any])
             "source": source,
             "norm": description["threat"]["norm"],
             "epsilon": description["threat"]["epsilon"],
-            **_accuracy(tensors[f"{seed}.{target}.{source}"]),
+            **accuracy_columns(tensors[f"{seed}.{target}.{source}"]),
         }
         for target in networks
         for seed in seeds
@@ -152,63 +148,24 @@ def transfer(whitebox: pd.DataFrame, searched_on: str, searches: Iterable[str]) 
     return table
 
 
-def check_rows(
-    outcomes: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Any]]],
-    blackbox: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]],
-) -> list[Row]:
-    """Return every verdict: those of the stages, and those that need several networks.
+def check_rows(cell: Row, checks: Iterable[Check]) -> list[Row]:
+    """Return a row for each check of the network in `cell`; advice where it did not pass."""
+    return [
+        {**cell, "check": check.id, "status": check.status, "evidence": check.evidence}
+        | {"advice": "" if check.status == "PASS" else check.advice}
+        for check in checks
+    ]
 
-    Parameters
-    ----------
-    outcomes
-        Tensors and description of each white-box outcome file.
-    blackbox
-        Dataset to tensors and description of its black-box outcome file.
+
+def with_status(whitebox: pd.DataFrame, checks: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracies with a status: ``unreliable`` where a check failed, else ``ok``.
+
+    A failed check of the model ``all`` concerns every network of its dataset and seed.
     """
-    rows: list[Row] = []
-    controls: dict[tuple[str, int], list[Check]] = {}
-    for tensors, description in outcomes:
-        cell = _cell(description, description["checkpoints"]["selected"]["loss"])
-        dataset, model, seed = cell["dataset"], cell["model"], cell["seed"]
-        found = {k.split(".")[1]: v for k, v in tensors.items() if k.startswith("selected.")}
-        all_white = union(found)
-        scored, described = blackbox.get(dataset, ({}, {"checks": {}}))
-        others = {
-            key.split(".")[2]: flags
-            for key, flags in scored.items()
-            if key.startswith(f"{seed}.{model}.") and not key.endswith(f".{model}")
-        }
-        given = [*description["checks"], *described["checks"].get(f"{seed}.{model}", [])]
-        own = [Check(**verdict) for verdict in given]
-        own.append(checks.blackbox_not_stronger(all_white, others))
-        rows += [_check_row(cell, check) for check in own]
-        known = controls.setdefault((dataset, seed), [])
-        if cell["training"] == "natural":
-            pair = {
-                name: wilson(int(flags.sum()), len(flags))
-                for name, flags in (("clean", found["clean"]), (UNION, all_white))
-            }
-            known.append(checks.control_falls(pair))
-    for (dataset, seed), known in controls.items():
-        cell = {"dataset": dataset, "model": "all", "training": "", "seed": seed}
-        rows += [_check_row(cell, check) for check in known or [checks.control_falls({})]]
-    return rows
-
-
-def _check_row(cell: Row, check: Check) -> Row:
-    """Return a verdict as a row."""
-    return {**cell, "check": check.id, "status": check.status} | {
-        "figure": check.evidence,
-        "advice": "" if check.status == "PASS" else check.advice,
-    }
-
-
-def judged(whitebox: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracies with a status: ``unreliable`` where a check failed, else ``ok``."""
-    failed = verdicts[verdicts["status"] == "FAIL"]
-    cells = set(zip(failed["dataset"], failed["model"], failed["seed"], strict=True))
+    failed = checks[checks["status"] == "FAIL"]
+    networks = set(zip(failed["dataset"], failed["model"], failed["seed"], strict=True))
     own = zip(whitebox["dataset"], whitebox["model"], whitebox["seed"], strict=True)
-    bad = [(d, m, s) in cells or (d, "all", s) in cells for d, m, s in own]
+    bad = [(d, m, s) in networks or (d, "all", s) in networks for d, m, s in own]
     return whitebox.assign(status=["unreliable" if flag else "ok" for flag in bad])
 
 
@@ -274,7 +231,7 @@ COLUMNS = {
     "whitebox": (*CELL, "checkpoint", "attack", "epsilon", *COUNTED),
     "curve": (*CELL, "attack", "epsilon", *COUNTED),
     "blackbox": (*CELL, "source", "epsilon", *COUNTED),
-    "checks": (*CELL, "seed", "check", "status", "figure", "advice"),
+    "checks": (*CELL, "seed", "check", "status", "evidence", "advice"),
     "published": (*CELL, "checkpoint", "attack", *BESIDE, "source", "recipe", "protocol"),
 }
 """Columns without which some tables are of no use; those of `NUMBERS` hold numbers."""

@@ -2,118 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from arnas.reporting.run.figures import accuracy_of
-from arnas.reporting.run.tables import UNION
-
-LABELS = {
-    "clean": "clean",
-    "fgsm": "FGSM",
-    "pgd20": "PGD-20",
-    "pgd100": "PGD-100",
-    "cw_inf": "CW-inf",
-    "apgd_ce": "APGD-CE",
-    "autoattack": "AutoAttack",
-    UNION: "union",
-}
-"""How the report writes the names of attacks."""
+from arnas.attacks.registry import attack_label
+from arnas.reporting.format import UNION, estimate, join
 
 
-def shown(rows: pd.DataFrame) -> str:
-    """Return an accuracy with its interval, or its mean and deviation over seeds."""
-    mean, low, high = accuracy_of(rows)
-    if len(rows) == 1:
-        return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
-    return f"{mean:.1f} ± {high - mean:.1f} % ({len(rows)} seeds)"
-
-
-def join(parts: Sequence[str]) -> str:
-    """Return parts as an enumeration in words."""
-    if len(parts) < 2:
-        return "".join(parts)
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def in_short(
-    whitebox: pd.DataFrame,
-    models: pd.DataFrame,
-    blackbox: pd.DataFrame,
-    checks: pd.DataFrame,
-    searches: Sequence[str],
-    search_dataset: str,
+def summarise(
+    tables: Mapping[str, pd.DataFrame], searches: Sequence[str], search_dataset: str
 ) -> list[str]:
-    """Return the answer of a run in a few sentences, for each dataset and for the checks."""
-    chosen = whitebox[whitebox["checkpoint"] == "selected"]
-    sentences = []
-    for name, here in chosen.groupby("dataset", sort=False):
+    """Return the results of a run in a few sentences, for each dataset and for the checks."""
+    whitebox, models, blackbox = (tables[name] for name in ("whitebox", "models", "blackbox"))
+    selected = whitebox[whitebox["checkpoint"] == "selected"]
+    sentences: list[str] = []
+    for name, rows in selected.groupby("dataset", sort=False):
         dataset = str(name)
-        others = blackbox[blackbox["dataset"] == dataset]
-        sentences += _dataset(dataset, here, others, searches, dataset != search_dataset)
+        origin = "found elsewhere, trained anew here" if dataset != search_dataset else ""
+        origins = dict.fromkeys(searches, f" ({origin or 'found by this run'})")
+        sentences += _robustness(dataset, rows, origins)
+        sentences += _other_attacks(rows, blackbox[blackbox["dataset"] == dataset])
         sizes = models[models["dataset"] == dataset]
         if sizes["parameters"].nunique() > 1:
             sentences.append(
-                f"These networks have {_range(sizes['parameters'])} parameters and "
-                f"{_range(sizes['macs'])} multiply-accumulates: they are not of one size."
+                f"These networks differ in size: {_range(sizes['parameters'])} parameters and "
+                f"{_range(sizes['macs'])} multiply-accumulates."
             )
-    return [*sentences, _verdict(checks)]
+    return [*sentences, _checks(tables["checks"])]
 
 
-def _dataset(
-    dataset: str,
-    here: pd.DataFrame,
-    blackbox: pd.DataFrame,
-    searches: Sequence[str],
-    transferred: bool,
-) -> list[str]:
-    """Return what one dataset's accuracies say."""
-    robust = here[here["attack"] == UNION]
+def _robustness(dataset: str, rows: pd.DataFrame, origins: dict[str, str]) -> Iterator[str]:
+    """Yield what one dataset's accuracies say of the defended networks and of the controls."""
+    robust = rows[rows["attack"] == UNION]
     n, norm, epsilon = (robust[key].iloc[0] for key in ("n", "norm", "epsilon"))
     defended = robust[robust["training"] != "natural"]
-    order = defended.groupby("model", sort=False)["accuracy"].mean().sort_values(ascending=False)
-    texts = []
-    for model in order.index:
-        origin = ""
-        if model in searches:
-            origin = (
-                " (found elsewhere, trained anew here)" if transferred else " (found by this run)"
-            )
-        texts.append(f"{model}{origin} {shown(defended[defended['model'] == model])}")
-    sentences = [
-        f"On {dataset}, {norm} epsilon {epsilon}, this share of {n} test images withstands every "
-        f"attack that ran on all of them: {join(texts)}."
-        if texts
-        else f"On {dataset} no network was trained adversarially."
-    ]
-    if len(order) > 1:
-        sentences.append(_ranking(defended, list(map(str, order.index))))
-    for control, rows in robust[robust["training"] == "natural"].groupby("model", sort=False):
-        model = str(control)
-        clean = here[(here["attack"] == "clean") & (here["model"] == model)]
-        sentences.append(
-            f"The undefended control {model} falls from {shown(clean)} to {shown(rows)}, so the "
-            "attacks work."
+    means = defended.groupby("model", sort=False)["accuracy"].mean()
+    order = [str(model) for model in means.sort_values(ascending=False).index]
+    if order:
+        texts = [
+            f"{model}{origins.get(model, '')} {estimate(defended[defended['model'] == model])}"
+            for model in order
+        ]
+        yield (
+            f"Robust accuracy on {dataset} ({norm} epsilon {epsilon}, {n} test images, union of "
+            f"the attacks that ran on all of them): {join(texts)}."
         )
-    auto = here[here["attack"] == "autoattack"]
+    else:
+        yield f"On {dataset} no network was trained adversarially."
+    if len(order) > 1:
+        yield _ranking(defended, order)
+    for control, found in robust[robust["training"] == "natural"].groupby("model", sort=False):
+        clean = rows[(rows["attack"] == "clean") & (rows["model"] == control)]
+        yield (
+            f"The accuracy of the undefended control {control} drops from {estimate(clean)} to "
+            f"{estimate(found)} under attack."
+        )
+
+
+def _other_attacks(rows: pd.DataFrame, blackbox: pd.DataFrame) -> Iterator[str]:
+    """Yield what attacks on fewer images and black-box attacks add."""
+    auto = rows[rows["attack"] == "autoattack"]
     if len(auto):
-        texts = [f"{m} {shown(r)}" for m, r in auto.groupby("model", sort=False)]
-        sentences.append(f"AutoAttack, on {auto['n'].iloc[0]} images: {join(texts)}.")
-    across = blackbox[blackbox["model"] != blackbox["source"]] if len(blackbox) else blackbox
-    across = across[across["training"] != "natural"] if len(across) else across
-    if len(across):
-        pairs = across.groupby(["model", "source"], sort=False)["accuracy"]
+        texts = [f"{m} {estimate(found)}" for m, found in auto.groupby("model", sort=False)]
+        yield f"{attack_label('autoattack')}, on {auto['n'].iloc[0]} images: {join(texts)}."
+    if blackbox.empty:
+        return
+    others = blackbox[
+        (blackbox["model"] != blackbox["source"]) & (blackbox["training"] != "natural")
+    ]
+    if len(others):
+        pairs = others.groupby(["model", "source"], sort=False)["accuracy"]
         means = pairs.agg(accuracy="mean", sd="std", seeds="count").reset_index()
         worst = means.sort_values("accuracy", kind="stable").iloc[0]
-        kept = f"{worst['accuracy']:.1f}"
-        kept += f" ± {worst['sd']:.1f} % ({worst['seeds']} seeds)" if worst["seeds"] > 1 else " %"
-        how = "Square" if worst["source"] == "square" else f"PGD on {worst['source']}"
-        sentences.append(
-            f"Without seeing the network, {how} comes closest to breaking a defended one: "
-            f"{worst['model']} keeps {kept}."
+        spread = f" ± {worst['sd']:.1f} % ({worst['seeds']} seeds)" if worst["seeds"] > 1 else " %"
+        attack = "Square" if worst["source"] == "square" else f"PGD on {worst['source']}"
+        yield (
+            f"The strongest black-box attack on a defended network is {attack}: "
+            f"{worst['model']} keeps {worst['accuracy']:.1f}{spread}."
         )
-    return sentences
 
 
 def _range(values: pd.Series[int]) -> str:
@@ -123,30 +90,28 @@ def _range(values: pd.Series[int]) -> str:
 
 
 def _ranking(defended: pd.DataFrame, order: list[str]) -> str:
-    """Say whether the intervals of the first network and the others lie apart."""
-    _, low, _ = accuracy_of(defended[defended["model"] == order[0]])
-    close = [
-        model for model in order[1:] if accuracy_of(defended[defended["model"] == model])[2] >= low
-    ]
-    apart = [model for model in order[1:] if model not in close]
-    first = order[0]
+    """Say whether the interval of the best network overlaps with those of the others."""
+    found = {model: estimate(defended[defended["model"] == model]) for model in order}
+    first, *others = order
+    close = [model for model in others if found[model].high >= found[first].low]
+    apart = [model for model in others if model not in close]
     if not close:
         return f"The interval of {first} lies above those of all others."
-    names = join([first, *close])
-    text = f"The intervals of {names} overlap, so these figures do not rank them"
-    return f"{text}; {join(apart)} lies below." if apart else f"{text}."
+    text = f"The intervals of {join([first, *close])} overlap, which does not rank them"
+    return (
+        f"{text}; {join(apart)} {'lies' if len(apart) == 1 else 'lie'} below."
+        if apart
+        else f"{text}."
+    )
 
 
-def _verdict(checks: pd.DataFrame) -> str:
-    """Return how the checks went."""
+def _checks(checks: pd.DataFrame) -> str:
+    """Return how many checks passed, and which networks have a failed one."""
     counts = checks["status"].value_counts()
-    passed, warned, failed = (int(counts.get(key, 0)) for key in ("PASS", "WARN", "FAIL"))
-    text = f"Of {len(checks)} checks of the evaluation itself, {passed} pass"
-    if warned:
-        text += f", {warned} warn"
-    text += f" and {failed} fail" if failed else " and none fails"
-    bad = checks[checks["status"] == "FAIL"]
-    if failed:
-        names = join([f"{r.model} on {r.dataset}" for r in bad.itertuples()])
-        text += f": do not rely on the figures of {names}"
+    texts = [f"{counts.get(status, 0)} {status}" for status in ("PASS", "WARN", "FAIL", "SKIP")]
+    text = f"{len(checks)} checks of the evaluation: {', '.join(texts)}"
+    failed = checks[checks["status"] == "FAIL"]
+    if len(failed):
+        names = [f"{row.model} on {row.dataset}" for row in failed.itertuples()]
+        text += f"; do not rely on the accuracies of {join(list(dict.fromkeys(names)))}"
     return f"{text}."

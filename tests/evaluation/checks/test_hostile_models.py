@@ -1,4 +1,4 @@
-"""The checks before the attack never raise and leave everything as it was."""
+"""Checks never raise and leave everything as it was, whatever the model does."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 from broken_models import (
-    HONEST,
     THREAT,
     Wrapped,
     context_of,
     model_of,
     trained,
 )
-from check_cases import MODEL_CHECKS, Stated, model_checks, of_model
+from check_cases import ATTACK_CHECKS, MODEL_CHECKS, Stated, finish, model_checks, of_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.evaluation.checks import run_check
+from arnas.evaluation.checks import CHECKS, run_check
 from arnas.evaluation.checks.base import Check, CheckContext, guarded
+from arnas.evaluation.result import ROBUST
 from arnas.runtime.errors import Preempted
 
 
@@ -68,20 +68,23 @@ def writes_into_everything(self: nn.Module, inner: nn.Module, x: Tensor) -> Tens
     return inner(x) + noise
 
 
-@pytest.mark.parametrize("name", [*HONEST, "dropout", "batch_statistics", "quantiser", "hostile"])
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["cnn_bn", "dropout", "batch_statistics", "hostile"])
 def test_model_images_and_random_numbers_are_left_alone(name: str) -> None:
     model = Stated(writes_into_everything) if name == "hostile" else model_of(name)
     model.train()
-    children = list(model.modules())
-    children[-1].eval()
-    first = next(model.parameters())
+    list(model.modules())[-1].eval()
+    first, second = list(model.parameters())[:2]
     first.requires_grad_(False)
-    list(model.parameters())[1].grad = torch.ones_like(list(model.parameters())[1])
+    second.grad = torch.ones_like(second)
     context = of_model(model)
+    if name != "hostile":
+        finish(context)
     x, y, before = context.x.clone(), context.y.clone(), digest(model)
     state, flags = global_randomness(), settings()
-    model_checks(context)
-    assert digest(model) == before
+    for check in (*MODEL_CHECKS, *ATTACK_CHECKS):
+        run_check(check, context)
+        assert digest(model) == before, check
     assert torch.equal(context.x, x)
     assert torch.equal(context.y, y)
     assert global_randomness() == state
@@ -199,6 +202,23 @@ def test_a_hostile_model_is_a_verdict_and_no_exception(name: str) -> None:
     assert figure in found[check].evidence
     assert "\n" not in "".join(one.evidence for one in found.values())
     assert all(one.advice for one in found.values() if one.status != "PASS")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "n"), [*((name, 5) for name in HOSTILE), ("raises", 1), ("all NaN", 1)]
+)
+def test_attacks_on_a_hostile_model_end_in_a_check(name: str, n: int) -> None:
+    context = of_model(Stated(HOSTILE[name][0]))
+    context.x, context.y = context.x[:n], context.y[:n]
+    stood = torch.full((n,), ROBUST, dtype=torch.uint8)
+    context.outcomes, context.x_adv = {"clean": stood, "pgd": stood}, context.x.clone()
+    for check in ATTACK_CHECKS:
+        found = run_check(check, context)
+        assert found.evidence
+        assert "\n" not in found.evidence
+        if name == "raises" and CHECKS[check].tier == "expensive" and check != "linear_control":
+            assert (found.status, found.evidence) == ("FAIL", "RuntimeError: no such kernel")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from broken_models import (
     THREAT,
     Wrapped,
     context_of,
+    model_of,
     trained,
 )
 from check_cases import of_model, on_digits
@@ -82,18 +83,18 @@ def test_normalisation_outside_is_told_by_the_accuracies() -> None:
 @pytest.mark.parametrize(
     ("known", "status"),
     [
-        ({"mean": [0.5], "std": [0.25]}, "PASS"),
-        ({"mean": 0.5004, "std": 0.25}, "PASS"),
-        ({"mean": [0.4914], "std": [0.25]}, "FAIL"),
+        ({"mean": [0.5], "std": [0.5]}, "PASS"),
+        ({"mean": 0.5004, "std": 0.5}, "PASS"),
+        ({"mean": [0.4914], "std": [0.5]}, "FAIL"),
         ({"mean": [0.5], "std": [0.2]}, "FAIL"),
-        ({"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}, "PASS"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, "PASS"),
         ({"mean": [0.5]}, "PASS"),
         ({"mean": "CIFAR-10", "std": object()}, "PASS"),
     ],
 )
 def test_recorded_normalisation_is_that_of_the_model(known: dict[str, Any], status: str) -> None:
     inside = nn.Sequential(
-        Normalise([OUTSIDE[0]], [OUTSIDE[1]]), trained("normalisation_outside")
+        Normalise([OUTSIDE[0]], [OUTSIDE[1]]), model_of("normalisation_outside")
     ).eval()
     assert run_check("input_range", of_model(inside, known=known)).status == status
 

@@ -100,7 +100,7 @@ def test_the_control_passes(norm: str, epsilon: float) -> None:
     check = run_check("linear_control", context_of("cnn", threat=Threat(norm, epsilon)))
     assert check.status == "PASS"
     assert "breaks 0 that cannot be broken" in check.evidence
-    assert "it is found out" in check.evidence
+    assert "masking is noticed" in check.evidence
 
 
 @pytest.mark.parametrize("epsilon", [0, 0.004])
@@ -133,7 +133,7 @@ def test_a_margin_that_does_not_see_masking_is_found_out(monkeypatch: pytest.Mon
     monkeypatch.setattr(control_check, "margin_against_entropy", lambda context: fine)
     check = run_check("linear_control", context_of("cnn", threat=Threat("linf", 0.15)))
     assert check.status == "FAIL"
-    assert "it is not found out (nothing seen)" in check.evidence
+    assert "masking is not noticed (nothing seen)" in check.evidence
 
 
 def test_few_of_the_images_that_hold_are_attacked(monkeypatch: pytest.MonkeyPatch) -> None:

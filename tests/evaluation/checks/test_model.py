@@ -159,7 +159,9 @@ def test_determinism_tells_rounding_from_randomness(
     context = of_model(random_one, expectation=expectation)
     found = run_check("determinism", context)
     assert found.status == status
-    assert ("randomised, judged with EoT 20" in found.evidence) == (noise > 0 and expectation == 20)
+    assert ("randomised, evaluated with EoT 20" in found.evidence) == (
+        noise > 0 and expectation == 20
+    )
 
 
 def test_a_random_model_judged_by_expectation_has_no_failure() -> None:

@@ -76,8 +76,8 @@ def test_the_probe_is_what_the_model_knows_of_the_first_images() -> None:
     assert torch.equal(probe.x, context.x[:64][known])
     assert torch.equal(probe.labels, context.y[:64])
     stood = (context.outcomes["pgd"] == ROBUST) & (context.outcomes["pgd_margin"] == ROBUST)
-    assert torch.equal(probe.stood, stood[:64][known])
-    assert 0 < probe.stood.sum() < len(probe.y) < 64
+    assert torch.equal(probe.robust, stood[:64][known])
+    assert 0 < probe.robust.sum() < len(probe.y) < 64
 
 
 def test_draws_belong_to_the_image() -> None:

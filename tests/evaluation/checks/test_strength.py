@@ -84,7 +84,7 @@ def test_limits_of_margin_against_entropy(entropy: int, margins: int, status: st
     context = by_hand(entropy=falling(entropy), margins=falling(margins))
     check = run_check("margin_against_entropy", context)
     assert check.status == status
-    assert f"{entropy} fall to PGD-40 on the cross-entropy, {margins} to" in check.evidence
+    assert f"cross-entropy breaks {entropy}, PGD-40 on the margin {margins}" in check.evidence
     assert check.advice.startswith("masking") == (margins > entropy and status != "PASS")
 
 
@@ -156,7 +156,7 @@ def test_limits_of_attack_converged(
     check = effort(monkeypatch, *flags)
     assert check.status == status
     assert (
-        f"{single} fall to FGSM, {twenty} to PGD-20 ({max(single - twenty, 0)} to" in check.evidence
+        f"FGSM breaks {single}, PGD-20 {twenty} ({max(single - twenty, 0)} only" in check.evidence
     )
     assert f"twice the steps break {forty - twenty} more" in check.evidence
     assert f"a second start {second - twenty} more" in check.evidence
@@ -167,8 +167,8 @@ def test_attack_converged_counts_image_by_image(monkeypatch: pytest.MonkeyPatch)
     single = (torch.arange(100) >= 30) & (torch.arange(100) < 50)
     check = effort(monkeypatch, single, falling(40), torch.zeros(100, dtype=torch.bool))
     assert check.status == "PASS"
-    assert "20 fall to FGSM, 40 to PGD-20 (10 to FGSM only)" in check.evidence
-    assert "50 of all these had" not in check.evidence, "there was no suite"
+    assert "FGSM breaks 20, PGD-20 40 (10 only FGSM)" in check.evidence
+    assert "50 of these withstood" not in check.evidence, "there was no suite"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_square_alone_is_no_proof(
     """AutoAttack's flag false-alarms on honest networks; here a second sign is asked for."""
     check = square_only(monkeypatch, square, 360)
     assert check.status == status
-    assert check.evidence.startswith(f"{square} of 360 images fall only to square;")
+    assert check.evidence.startswith(f"{square} of 360 images are broken only by square;")
 
 
 def square_only(monkeypatch: pytest.MonkeyPatch, square: int, n: int, **signs: Any) -> Check:
@@ -236,26 +236,6 @@ def test_black_box_attacks_count_after_those_that_see_gradients(
 # Trained models
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cnn",
-        "mlp",
-        *(
-            pytest.param(name, marks=pytest.mark.long)
-            for name in ("robust_cnn", "cnn_bn", "residual")
-        ),
-    ],
-)
-def test_honest_networks_do_not_fail(name: str) -> None:
-    """Nor do they warn, but where the loss is so rough that a second start finds more."""
-    context = attacked_context(name, count=64)
-    found = {check: run_check(check, context).status for check in STRENGTH}
-    warned = {check for check, status in found.items() if status != "PASS"}
-    assert warned <= {"attack_converged"}
-    assert found["attack_converged"] in ("PASS", "WARN")
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("name", HONEST)
 @pytest.mark.parametrize(
@@ -276,7 +256,7 @@ def test_loud_logits_are_masking(name: str, epsilon: float) -> None:
     context = attacked_model(loud, threat=Threat("linf", epsilon))
     check = run_check("margin_against_entropy", context)
     assert check.status == "FAIL"
-    assert " images 0 fall to PGD-40 on the cross-entropy" in check.evidence
+    assert "cross-entropy breaks 0," in check.evidence
     assert run_check("margin_against_entropy", attacked_model(trained(name))).status == "PASS"
 
 
@@ -341,13 +321,13 @@ def test_the_full_range_reaches_every_corner_of_the_box(norm: str, pixels: int) 
         ([0, 1, 2, 3], 4, 2),
     ],
 )
-def test_what_may_stand_where_every_image_is_allowed(
+def test_what_may_be_robust_where_every_image_is_allowed(
     labels: list[int], known: int, most: int
 ) -> None:
     y = torch.tensor(labels)
     x = torch.zeros(known, 1, 1, 1)
     probe = Probe(x, y[:known], y[:known] >= 0, torch.arange(known), y)
-    assert strength_checks._may_stand(probe) == most
+    assert strength_checks._may_be_robust(probe) == most
 
 
 def halves(slope: float) -> CheckContext:
@@ -398,7 +378,7 @@ def test_what_falls_to_half_the_budget_only_is_worth_a_look(
         )
     check = run_check("unbounded_attack", context)
     assert check.status == "WARN"
-    assert "; 0 fall to half" not in check.evidence
+    assert "half of epsilon breaks 0 " not in check.evidence
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -1,0 +1,173 @@
+"""The training losses, without torch: what settings, tables and docs say of them.
+
+A loss is a function in `arnas.training.losses`, or one of the user's own that is named
+``package.module:function``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializeAsAny,
+    ValidationError,
+    WithJsonSchema,
+    model_serializer,
+)
+from pydantic_core import PydanticCustomError
+
+from arnas.runtime.errors import UserError
+from arnas.runtime.options import Options
+from arnas.runtime.references import is_reference
+from arnas.runtime.registered import REFERENCE_PATTERN, Registered
+
+
+class LossOptions(Options):
+    """A training loss with its settings; base of all and enough for those without any."""
+
+    name: str
+
+    @model_serializer
+    def _short(self, info: SerializationInfo) -> Any:
+        """Return the name alone where nothing else is set."""
+        fields = {key: field.default for key, field in type(self).model_fields.items()}
+        values = {key: getattr(self, key) for key in [*fields, *(self.model_extra or {})]}
+        if info.exclude_defaults:
+            values = {k: v for k, v in values.items() if k == "name" or v != fields.get(k, ...)}
+        return self.name if len(values) == 1 else values
+
+
+class TradesOptions(LossOptions):
+    """Settings of the loss `trades`."""
+
+    beta: float = Field(default=6.0, ge=0)
+    """Weight of the divergence."""
+
+
+class MartOptions(LossOptions):
+    """Settings of the loss `mart`."""
+
+    weight: float = Field(default=5.0, ge=0)
+    """Weight of the divergence, lambda in the paper."""
+
+
+class OwnLossOptions(LossOptions):
+    """Settings of a user's own loss: any, which it finds in ``step.settings``."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+@dataclass(frozen=True)
+class LossEntry:
+    """What is known of a loss."""
+
+    function: str
+    """Reference to a function from `arnas.training.losses.Step` to `LossValue`."""
+    label: str
+    """Its name in docs and figures."""
+    citation: str
+    passes: int
+    """Forward passes of a training step, those of its attack apart."""
+    settings: type[LossOptions] = LossOptions
+    defended: bool = True
+    """Whether it trains for robustness."""
+    selects: Literal["robust", "clean"] = "robust"
+    """Accuracy on the validation images that picks the checkpoint."""
+
+
+LOSSES: dict[str, LossEntry] = {
+    "pgd": LossEntry(
+        "arnas.training.losses:pgd_loss",
+        "PGD training",
+        "Madry et al., ICLR 2018, arXiv 1706.06083",
+        1,
+    ),
+    "trades": LossEntry(
+        "arnas.training.losses:trades_loss",
+        "TRADES",
+        "Zhang et al., ICML 2019, arXiv 1901.08573",
+        3,
+        TradesOptions,
+    ),
+    "mart": LossEntry(
+        "arnas.training.losses:mart_loss",
+        "MART",
+        "Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified "
+        "Examples, ICLR 2020",
+        2,
+        MartOptions,
+    ),
+    "natural": LossEntry(
+        "arnas.training.losses:natural_loss",
+        "natural training",
+        "empirical risk minimisation",
+        1,
+        defended=False,
+        selects="clean",
+    ),
+}
+"""Name to loss."""
+
+
+def loss_entry(name: str) -> LossEntry:
+    """Return the entry of a loss; a user's own counts as adversarial training.
+
+    Raises
+    ------
+    UserError
+        When there is no such loss.
+    """
+    if is_reference(name):
+        return LossEntry(name, name.partition(":")[2], "your own", 1, OwnLossOptions)
+    if name not in LOSSES:
+        raise UserError(f"the loss is '{name}': allowed are {', '.join(LOSSES)}.")
+    return LOSSES[name]
+
+
+def loss_options(value: Any) -> LossOptions:
+    """Return the settings of a loss from its name, or from a block with its name and settings."""
+    if isinstance(value, LossOptions):
+        return value
+    block = {"name": value} if isinstance(value, str) else value
+    if not isinstance(block, dict) or not isinstance(block.get("name"), str):
+        raise PydanticCustomError("loss", "write a name, or a block with a name and its settings")
+    Registered(LOSSES).check(block["name"])
+    settings = loss_entry(block["name"]).settings
+    try:
+        return settings.model_validate(block)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        allowed = ", ".join(key for key in settings.model_fields if key != "name") or "none"
+        raise PydanticCustomError(
+            "loss",
+            "{key}: {problem}; settings of this loss are {allowed}",
+            {
+                "key": ".".join(map(str, problem["loc"])),
+                "problem": problem["msg"].lower(),
+                "allowed": allowed,
+            },
+        ) from None
+
+
+def _json_schema() -> dict[str, Any]:
+    """Return the schema of a name, or of a block for each loss with settings."""
+    blocks = []
+    for name, entry in LOSSES.items():
+        block = entry.settings.model_json_schema(mode="validation")
+        if len(block["properties"]) > 1:
+            named = {"name": {"const": name, "type": "string"}}
+            blocks.append(block | {"properties": block["properties"] | named})
+    own = {"name": {"type": "string", "pattern": REFERENCE_PATTERN}}
+    blocks.append({"type": "object", "properties": own, "required": ["name"]})
+    return {"anyOf": [*Registered(LOSSES).json_schema()["anyOf"], *blocks]}
+
+
+Loss = Annotated[
+    SerializeAsAny[LossOptions], BeforeValidator(loss_options), WithJsonSchema(_json_schema())
+]
+"""Type of a setting: ``pgd``, or ``{name: trades, beta: 3}``, or ``{name: "my:loss", ...}``."""

@@ -1,0 +1,180 @@
+"""Results that another engine made are judged by their manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from arnas.config.load import check_params, load_params
+from arnas.pipeline import jobs
+from arnas.pipeline.dvc import dvc_yaml
+from arnas.pipeline.freshness import LONG_AGO, expected, why_stale, write_token
+from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.plan import stage_versions
+from arnas.pipeline.runner import run_command
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import read_json
+from arnas.runtime.manifest import write_manifest
+from arnas.stages.data import run as run_data
+
+ROOT = Path(__file__).parents[2]
+AXES = {"dataset": "digits"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A folder in which `data` was run by hand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
+    text = (ROOT / "workflow/presets/smoke.yaml").read_text()
+    Path("params.yaml").write_text(text)
+    run_command("data", AXES, run_data)
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def token(settings: dict[str, Any]) -> Path:
+    params = check_params(settings, "test")
+    return write_token(find_instance("data", AXES, params), params)
+
+
+def reason(settings: dict[str, Any]) -> str | None:
+    params = check_params(settings, "test")
+    return why_stale(find_instance("data", AXES, params), params)
+
+
+def test_what_fits_the_settings_is_current(settings: dict[str, Any]) -> None:
+    assert reason(settings) is None
+    token_file = token(settings)
+    assert token_file.stat().st_mtime == LONG_AGO
+
+
+def test_changed_settings_make_it_stale_and_the_token_new(settings: dict[str, Any]) -> None:
+    current = token(settings).read_text()
+    settings["data"]["digits"]["split_seed"] = 5
+    assert reason(settings) == "data.digits.split_seed was 0, is 5"
+    token_file = token(settings)
+    manifest = Path("results/smoke/data/digits/manifest.json")
+    assert token_file.stat().st_mtime >= manifest.stat().st_mtime
+    assert token_file.read_text() != current
+    assert read_json(token_file)["stale"].startswith("data.digits.split_seed was ")
+
+
+def test_changed_and_reverted_settings_are_current_again(settings: dict[str, Any]) -> None:
+    first = token(settings).read_text()
+    settings["data"]["digits"]["split_seed"] = 5
+    token(settings)
+    settings["data"]["digits"]["split_seed"] = 0
+    token_file = token(settings)
+    assert token_file.read_text() == first
+    assert token_file.stat().st_mtime == LONG_AGO
+
+
+def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set_it(
+    settings: dict[str, Any],
+) -> None:
+    path = Path("results/smoke/data/digits/manifest.json")
+    manifest = read_json(path)
+    del manifest["settings"]["data.digits"]["split"]  # at its default now
+    write_manifest(path, manifest)
+    assert reason(settings) is None
+    settings["data"]["digits"]["split_seed"] = 5
+    assert reason(settings) == "data.digits.split_seed was 0, is 5"
+    settings["data"]["digits"] |= {"split_seed": 0, "split": "contiguous"}
+    assert reason(settings) == 'data.digits.split was not there, is "contiguous"'
+
+
+def test_an_older_version_is_stale(settings: dict[str, Any]) -> None:
+    path = Path("results/smoke/data/digits/manifest.json")
+    write_manifest(path, read_json(path) | {"version": 0})
+    assert reason(settings) == f"the stage's version was 0, is {stage_versions()['data']}"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"stage": "data"}'])
+def test_a_damaged_manifest_is_stale(settings: dict[str, Any], content: str) -> None:
+    Path("results/smoke/data/digits/manifest.json").write_text(content)
+    assert reason(settings) == "it has no manifest"
+    token(settings)
+
+
+def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -> None:
+    params = load_params()
+    axes = {"dataset": "digits", "network": "arnas", "seed": "0"}
+    retrain = find_instance("retrain", axes, params)
+    producer = read_json(Path("results/smoke/data/digits/manifest.json"))
+    made_from = {**expected(retrain, params), "inputs": dict(producer["outputs"])}
+    write_manifest(retrain.manifest, made_from)
+    assert why_stale(retrain, params) is None
+    changed = dict.fromkeys(producer["outputs"], "0" * 64)
+    manifest = Path("results/smoke/data/digits/manifest.json")
+    write_manifest(manifest, {**producer, "outputs": changed})
+    assert "has changed" in str(why_stale(retrain, params))
+
+
+def test_no_two_stale_tokens_are_alike(settings: dict[str, Any]) -> None:
+    """Snakemake compares contents; a first run from nothing had a stale token too."""
+    Path("results/smoke/data/digits/manifest.json").unlink()
+    first = token(settings).read_text()
+    assert token(settings).read_text() != first
+
+
+def test_a_mistake_leaves_the_manifest_of_unchanged_outputs(settings: dict[str, Any]) -> None:
+    manifest = Path("results/smoke/data/digits/manifest.json")
+    before = manifest.read_bytes()
+    settings["data"]["digits"]["test_images"] = 99999
+    Path("params.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match="images to divide"):
+        run_command("data", AXES, run_data)
+    assert manifest.read_bytes() == before
+
+
+def test_a_file_of_the_users_own_is_hashed(settings: dict[str, Any], tmp_path: Path) -> None:
+    images = np.full((200, 8, 8), 200, dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(200) % 2)
+    sizes = {"source": "npz", "path": "mine.npz", "test_images": 20, "val_images": 20}
+    settings["data"]["mine"] = sizes
+    Path("params.yaml").write_text(yaml.safe_dump(settings))
+    run_command("data", {"dataset": "mine"}, run_data)
+    params = load_params()
+    instance = find_instance("data", {"dataset": "mine"}, params)
+    assert why_stale(instance, params) is None
+    np.savez(tmp_path / "mine.npz", images=images + 1, labels=np.arange(200) % 2)
+    assert why_stale(instance, params) == "mine.npz has changed"
+
+
+def test_a_damaged_manifest_does_not_hide_the_mistake(settings: dict[str, Any]) -> None:
+    Path("results/smoke/data/digits/manifest.json").write_text("{")
+    settings["data"]["digits"]["test_images"] = 99999
+    Path("params.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match="images to divide"):
+        run_command("data", AXES, run_data)
+
+
+def test_code_of_the_users_own_is_an_input(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever setting names it; DVC depends on it once `dvc.yaml` is generated again."""
+    monkeypatch.setattr(jobs, "lookup", lambda *_: {"loss": "mine.losses:hinge", "epochs": 1})
+    Path("mine").mkdir()
+    code = Path("mine/losses.py")
+    code.write_text("def hinge(): ...\n")
+    assert reason(settings) == "its input files changed, now also mine/losses.py"
+    Path("dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.setenv("DVC_STAGE", "data@digits")
+    run_command("data", AXES, run_data)
+    assert "dvc.yaml does not name mine/losses.py" in capsys.readouterr().err
+    assert reason(settings) is None
+    code.write_text("def hinge(): return 1\n")
+    assert reason(settings) == "mine/losses.py has changed"
+    Path("dvc.yaml").write_text(dvc_yaml(load_params()))
+    run_command("data", AXES, run_data)
+    assert "does not name" not in capsys.readouterr().err
+
+
+def test_only_texts_of_that_form_name_code(settings: dict[str, Any]) -> None:
+    params = check_params(settings, "test")
+    assert jobs.user_code(params, ["data.digits", "whitebox", "retrain.digits", "run"]) == []
