@@ -59,8 +59,6 @@ class EvalResult:
 
     threat: Threat
     suite: str
-    combine: Combine
-    """Whether attacks skipped the images that earlier ones broke, or each attacked all."""
     clean_accuracy: Accuracy
     robust_accuracy: Accuracy
     """Images that withstood every attack."""
@@ -81,6 +79,8 @@ class EvalResult:
     curve: Mapping[str, Accuracy] = field(default_factory=dict)
     """Epsilon, as it was written, to the robust accuracy there; empty if none was asked for. Its n
     may be smaller: so many images, from the first."""
+    combine: Combine = "union"
+    """Whether attacks skipped the images that earlier ones broke, or each attacked all."""
     curve_robust: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
     """bool of shape (epsilons, images of the curve): which images were robust there."""
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from arnas.evaluation.whitebox import evaluate
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
@@ -10,7 +11,6 @@ from arnas.data.options import AugmentOptions
 from arnas.data.placement import SHARE, fits, gather, on_device, placed
 from arnas.data.splits import SPLITS, DatasetInfo, LabelledImages, Splits
 from arnas.evaluation.transfer import opinion, transfer_examples
-from arnas.evaluation.whitebox import evaluate
 from arnas.runtime.progress import silent
 from arnas.stages import attacked
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from rugged import uneven_model
 from torch import Tensor, nn
 
-from arnas.attacks.registry import ATTACKS, AttackEntry
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.run import box_and_ball
-from arnas.evaluation.whitebox import accuracy_curve, evaluate, predict
-from arnas.runtime.progress import silent
+from arnas.evaluation.evaluate import evaluate
+from arnas.evaluation.predict import predict
+from arnas.evaluation.result import ROBUST
 
 SIDE = 4
 
@@ -39,19 +40,10 @@ def threats(norm: str, *budgets: float) -> list[Threat]:
     return [Threat(norm, budget) for budget in budgets]
 
 
-def curve(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    along: list[Threat],
-    attack: str = "pgd20",
-    batch_size: int = 64,
-    seed: int = 0,
-) -> Tensor:
-    rows, _ = accuracy_curve(
-        model, x, y, along, attack=attack, batch_size=batch_size, seed=seed, report=silent
-    )
-    return rows
+def curve(model: nn.Module, x: Tensor, y: Tensor, along: list[Threat], **more: Any) -> Tensor:
+    epsilons = [threat.epsilon for threat in along]
+    given = {"suite": "", "checks": "none", "curve": epsilons, **more}
+    return evaluate(model, x, y, Threat(along[0].norm, 1.0), **given).curve_robust
 
 
 def standing_in_theory(model: nn.Sequential, x: Tensor, y: Tensor, along: list[Threat]) -> Tensor:
@@ -95,127 +87,44 @@ def test_a_linear_model_stands_where_its_margin_is_wide_enough(
     along = threats(norm, *budgets)
     expected = standing_in_theory(model, x, y, along)
     found = curve(model, x, y, along)
-    assert found.dtype == torch.uint8
-    assert torch.equal(found.bool(), expected)
+    assert torch.equal(found, expected)
     counts = expected.sum(1).tolist()
     assert len(set(counts)) >= 4, "the budgets must tell images apart"
 
 
-def test_without_a_budget_the_curve_starts_at_the_clean_accuracy() -> None:
-    model, x = uneven_model(SIDE**2), pictures(40)
-    y = torch.arange(40) % 3
-    clean = predict(model, x, 40) == y
-    assert 0 < int(clean.sum()) < 40
-    assert torch.equal(curve(model, x, y, threats("linf", 0))[0].bool(), clean)
-    assert torch.equal(curve(model, x, y, threats("l2", 0, 0.01))[0].bool(), clean)
-
-
-def test_where_every_image_is_allowed_none_stands() -> None:
-    model, x = linear_model(), pictures(40, 0.0, 1.0)
-    y = predict(model, x, 40)
-    assert curve(model, x, y, threats("linf", 1)).tolist() == [[0] * 40]
-
-
-def test_no_curve_rises_even_where_the_attack_gets_weaker() -> None:
-    """FGSM by itself is weaker at some larger budgets: there its one step jumps over the hills."""
-    model, x = uneven_model(SIDE**2), pictures(60)
-    y = predict(model, x, 60)
-    along = threats("linf", 0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1)
-    alone = torch.stack(
-        [
-            evaluate(
-                model, x, y, t, ["fgsm"], limit=60, batch_size=60, seed=0, report=silent
-            ).outcomes["fgsm"]
-            for t in along
-        ]
-    )
-    assert bool((alone.diff(dim=0) == 1).any()), "the case must be one where a larger ball misleads"
-    for attack in ("fgsm", "pgd20"):
-        rows = curve(model, x, y, along, attack)
-        assert bool((rows[1:] <= rows[:-1]).all())
-    rows = curve(model, x, y, along, "fgsm")
-    assert torch.equal(rows, alone.cummin(dim=0).values), "an image that has fallen stays down"
-
-
-def test_only_images_that_still_stand_are_attacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[float, Tensor] = {}
-    real = ATTACKS["fgsm"].run
-
-    def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
-        seen[threat.epsilon] = x
-        return real(model, x, y, threat, unit)
-
-    monkeypatch.setitem(ATTACKS, "fgsm", AttackEntry(spy, "a test", "a test"))
-    model, x = linear_model(), pictures(50)
-    y = torch.arange(50) % 2
-    rows = curve(model, x, y, threats("linf", 0.01, 0.03, 0.4, 0.5), "fgsm").bool()
-    assert torch.equal(seen[0.01], x[predict(model, x, 50) == y])
-    assert torch.equal(seen[0.03], x[rows[0]])
-    assert torch.equal(seen[0.4], x[rows[1]])
-    assert 0.5 not in seen, "all have fallen"
-    assert int(rows[3].sum()) == 0
-
-
-def test_the_curve_does_not_depend_on_the_batch() -> None:
-    """Nor on how many images stand beside."""
-    model, x = uneven_model(SIDE**2), pictures(40)
-    y = predict(model, x, 40)
-    along = threats("linf", 0.02, 0.05, 0.1)
-    whole = curve(model, x, y, along, batch_size=1000)
-    for size in (1, 7):
-        assert torch.equal(curve(model, x, y, along, batch_size=size), whole)
-    assert torch.equal(curve(model, x[:15], y[:15], along), whole[:, :15])
-    assert not torch.equal(curve(model, x, y, along, seed=1), whole), "the start must matter"
-
-
-def test_a_budget_s_attack_is_that_of_the_evaluation() -> None:
-    """With the same random starts: the curve's value at epsilon is the table's accuracy."""
-    model, x = uneven_model(SIDE**2), pictures(40)
-    y = torch.arange(40) % 3
-    threat = Threat("linf", 0.05)
-    found = evaluate(
-        model, x, y, threat, ["pgd20"], limit=40, batch_size=64, seed=3, report=silent
-    ).outcomes["pgd20"]
-    assert torch.equal(curve(model, x, y, [threat], seed=3)[0], found)
-
-
-def test_an_attack_that_cheats_at_one_budget_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, unit: Tensor) -> Tensor:
-        return x + (0.011 if threat.epsilon == 0.01 else 0)
-
-    monkeypatch.setitem(ATTACKS, "fgsm", AttackEntry(run, "a test", "a test"))
-    model, x = linear_model(), pictures(20)
+def rugged_case() -> tuple[nn.Module, Tensor, Tensor]:
+    model, x = uneven_model(SIDE**2), pictures(20)
     y = predict(model, x, 20)
-    for budgets, status in (((0.02, 0.03), "PASS"), ((0, 0.01, 0.03), "FAIL")):
-        _, witness = accuracy_curve(
-            model,
-            x,
-            y,
-            threats("linf", *budgets),
-            attack="fgsm",
-            batch_size=8,
-            seed=0,
-            report=silent,
-        )
-        assert box_and_ball(witness).status == status
+    y[::5] = (y[::5] + 1) % 3
+    return model, x, y
 
 
-def test_every_budget_is_reported() -> None:
-    model, x = linear_model(), pictures(8)
-    y = predict(model, x, 8)
-    y[0] = 1 - y[0]
-    said: list[tuple[int, int, str]] = []
-    accuracy_curve(
-        model,
-        x,
-        y,
-        threats("linf", 0, 1),
-        attack="fgsm",
-        batch_size=3,
-        seed=0,
-        report=lambda *words: said.append(words),
-    )
-    assert said == [
-        (1, 2, "fgsm at epsilon 0: 87.5 % of 8"),
-        (2, 2, "fgsm at epsilon 1: 0.0 % of 8"),
-    ]
+def test_a_curve_never_rises_and_falls_to_none() -> None:
+    """On a model on which single runs of an attack do; the order of budgets does not matter."""
+    model, x, y = rugged_case()
+    along = threats("linf", 0, 0.005, 0.01, 0.02, 1)
+    found = curve(model, x, y, along)
+    assert torch.equal(found[0], predict(model, x, 20) == y)
+    assert bool((found[1:] <= found[:-1]).all())
+    assert not found[-1].any()
+    assert torch.equal(curve(model, x, y, along[::-1]), found.flip(0))
+
+
+def test_neither_batch_nor_other_images_change_it() -> None:
+    model, x, y = rugged_case()
+    along = threats("linf", 0.005, 0.01, 0.02)
+    whole = curve(model, x, y, along)
+    assert torch.equal(curve(model, x, y, along, batch_size=3), whole)
+    assert torch.equal(curve(model, x, y, along, curve_images=7), whole[:, :7])
+
+
+def test_images_that_the_suite_broke_are_broken_from_its_budget_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x, y = rugged_case()
+    monkeypatch.setattr("arnas.evaluation.curve.apgd", lambda model, x, *rest, **more: x)
+    found = evaluate(model, x, y, "linf:0.05", "pgd20", checks="none", curve=[0, 0.01, 0.05, "0.1"])
+    clean, robust = found.outcomes["clean"] == ROBUST, found.robust_flags
+    assert int(robust.sum()) < int(clean.sum())
+    assert found.curve_robust.tolist() == [v.tolist() for v in (clean, clean, robust, robust)]
+    assert found.curve["0.1"] == found.robust_accuracy

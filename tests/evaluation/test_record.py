@@ -186,7 +186,7 @@ EDITS = {
         "the accuracy of robust is not that of its outcomes",
     ),
     "better attack": (
-        change("attacks.1.standing", wilson(9, 10)._asdict()),
+        change("attacks.1.robust_accuracy", wilson(9, 10)._asdict()),
         "the accuracy of apgd_t is not that of its outcomes",
     ),
     "flattering interval": (change("robust.low", 49.0), "5 of 10 images are not 50 %"),
@@ -212,7 +212,8 @@ EDITS = {
     "unreadable curve": (change("curve.0.epsilon", "x"), "'x' is not a distance"),
     "endless images": (change("curve.0.accuracy.n", 10**30), "curve.0.accuracy.n"),
     "class of other images": (change("per_class.0.robust.n", 4), "accuracies of its classes"),
-    "later format": (change("format", "arnas evaluation 2"), "format 'arnas evaluation 2'"),
+    "earlier format": (change("format", "arnas evaluation 1"), "run the evaluation again"),
+    "later format": (change("format", "arnas evaluation 3"), "format 'arnas evaluation 3'"),
     "other format": (change("format", "something"), "is no record of an evaluation"),
 }
 

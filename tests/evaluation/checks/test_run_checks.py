@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from arnas.evaluation.witness import EvalMonitor
 from checked_models import Loud, linear_model, pictures
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from arnas.evaluation.checks.run import (
     more_steps_not_weaker,
     selection_not_test,
 )
+from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.statistics import Accuracy, wilson
 
 THREAT = Threat("linf", 0.1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from arnas.attacks.suites import build_suite
 from arnas.evaluation.checks import CHECKS
 from arnas.evaluation.result import BROKEN, ROBUST
 from arnas.runtime.errors import UserError
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, FolderCheckpointer
 
 
 class Twice(nn.Module):
@@ -48,7 +51,8 @@ X, Y = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch
         ({"model": nn.Identity()}, r"\(1, classes\)"),
         ({"threat": "linf:8"}, "8/255"),
         ({"threat": "8/255"}, "linf:8/255"),
-        ({"suite": "autoattack"}, "standard, fast, rand"),
+        ({"suite": "deepfool"}, "standard, fast, rand"),
+        ({"curve_images": 0}, "curve_images is 0"),
         ({"indices": torch.arange(3)}, "indices"),
         ({"sources": {"other": linear(2)}}, "the source other has 2 classes"),
         ({"curve": ["wide"]}, "wide"),
@@ -139,3 +143,62 @@ def test_a_random_model_is_averaged_over_passes() -> None:
     assert build_suite("rand", "linf", 10).expectation == 20
     status = {check.id: check.status for check in found.checks}
     assert status["determinism"] == "WARN"
+
+
+def test_each_and_union_agree_on_who_is_robust() -> None:
+    case = context_of("robust_cnn")
+    found = {
+        combine: arnas.evaluate(
+            case.model,
+            case.x[:24],
+            case.y[:24],
+            THREAT,
+            "fgsm,pgd20,pgd40",
+            combine=combine,
+            checks="none",
+        )
+        for combine in ("each", "union")
+    }
+    each, union = found["each"], found["union"]
+    assert torch.equal(each.robust_flags, union.robust_flags)
+    assert torch.equal(each.x_adv, union.x_adv)
+    assert [a.robust_accuracy for a in each.attacks.values()] == [
+        a.robust_accuracy for a in union.attacks.values()
+    ]
+    correct = int((each.outcomes["clean"] == ROBUST).sum())
+    assert {attack.attacked for attack in each.attacks.values()} == {correct}
+    assert union.attacks["pgd40"].attacked < correct
+    assert not each.checks
+
+
+@pytest.mark.parametrize("stop_at", [2, 15, 20])
+def test_killed_between_checks_or_along_the_curve(stop_at: int, tmp_path: Path) -> None:
+    """The same command ends with the same record."""
+    case = context_of("robust_cnn")
+
+    def evaluated(checkpointer: Checkpointer) -> str:
+        return arnas.evaluate(
+            case.model,
+            case.x[:8],
+            case.y[:8],
+            THREAT,
+            "fgsm",
+            checks="cheap",
+            curve=[0.05, 0.1],
+            checkpointer=checkpointer,
+        ).to_json()
+
+    whole = evaluated(NO_CHECKPOINT)
+    checkpointer = FolderCheckpointer(tmp_path, interval=0)
+    keep, saves = checkpointer.maybe_save, []
+
+    def cut(snapshot: Any, now: bool = False) -> None:
+        keep(snapshot, now)
+        saves.append(snapshot)
+        if len(saves) == stop_at:
+            raise KeyboardInterrupt
+
+    checkpointer.maybe_save = cut  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(checkpointer)
+    assert evaluated(checkpointer) == whole

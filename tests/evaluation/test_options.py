@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import parse_amount
-from arnas.evaluation.options import AttackName, BlackboxOptions, WhiteboxOptions
-
-
-def test_the_names_of_attacks_are_those_of_the_registry() -> None:
-    assert set(get_args(AttackName)) == set(ATTACKS)
-    assert len(get_args(AttackName)) == len(ATTACKS)
+from arnas.evaluation.options import BlackboxOptions, WhiteboxOptions
 
 
 def test_every_attack_may_be_set() -> None:
     options = WhiteboxOptions(attacks=list(ATTACKS), last_attacks=[])
     assert options.attacks == list(ATTACKS)
+
+
+def test_suites_and_own_attacks_may_be_named_and_each_attack_runs_once() -> None:
+    options = WhiteboxOptions(attacks=["apgd_t", "fast", "my.attacks:mine", "autoattack"])
+    assert options.chosen(options.attacks, "digits", defended=True) == [
+        "apgd_t",
+        "apgd_ce",
+        "my.attacks:mine",
+        "autoattack",
+    ]
+    assert "autoattack" not in options.chosen(options.attacks, "digits", defended=False)
 
 
 def test_the_default_attacks_exist() -> None:
@@ -30,7 +36,10 @@ def test_the_default_attacks_exist() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"attacks": ["pgd21"]},
+        {"attacks": ["pgd0"]},
+        {"attacks": ["fgsm", "fgsm"]},
+        {"checks": "some"},
+        {"suite": "fast"},
         {"last_attacks": ["clean"]},
         {"autoattack_images": 0},
         {"autoattack_on": "undefended"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from arnas.attacks.oracle import AttackOutput, Oracle
 from arnas.attacks.suites import Component, RandomStreams, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED
-from arnas.evaluation.runner import SuiteRun, SuiteState
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, withstood
+from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.runtime.files import TensorFile
 from arnas.runtime.progress import silent
 from arnas.runtime.resume import NO_CHECKPOINT, Snapshot
@@ -49,6 +50,7 @@ def run_of(suite: Suite, **changed: Any) -> SuiteRun:
         torch.arange(len(y)),
         THREAT,
         suite,
+        combine="union",
         seed=0,
         batch_size=8,
         expectation=1,
@@ -59,8 +61,14 @@ def run_of(suite: Suite, **changed: Any) -> SuiteRun:
     return replace(run, **changed)
 
 
+def finish(run: SuiteRun) -> SuiteState:
+    state = SuiteState.load(run.checkpointer)
+    run.finish(state)
+    return state
+
+
 def outcomes(course: SuiteState) -> dict[str, list[int]]:
-    return {k: v.tolist() for k, v in course.tensors.items() if k != "x_adv"}
+    return {k: v.tolist() for k, v in course.outcomes.items()}
 
 
 class Recorder:
@@ -93,10 +101,10 @@ def component(run: Recorder, tries: int = 1, targeted: bool = False) -> Componen
     return Component(run, "fixed", "none", tries, targeted)
 
 
-def test_an_image_that_has_fallen_is_spared_the_rest() -> None:
+def test_an_image_that_was_broken_is_skipped_by_the_rest() -> None:
     first, second = Recorder(lambda image, _: image in {1, 2}), Recorder()
     suite = Suite({"first": component(first), "second": component(second)})
-    course = run_of(suite).finish()
+    course = finish(run_of(suite))
     wrong = {0, 6, 12, 18}
     assert {image for image, _ in first.tried} == set(range(24)) - wrong
     assert {image for image, _ in second.tried} == set(range(24)) - wrong - {1, 2}
@@ -104,9 +112,53 @@ def test_an_image_that_has_fallen_is_spared_the_rest() -> None:
     assert course.tensors["second"][1] == SKIPPED
 
 
+def test_each_attack_may_attack_every_image() -> None:
+    """The first example that broke an image is kept, and the union is the same."""
+    first, second = Recorder(lambda image, _: image in {1, 2}), Recorder(lambda image, _: image < 4)
+    suite = Suite({"first": component(first), "second": component(second)})
+    each, union = (finish(run_of(suite, combine=combine)) for combine in ("each", "union"))
+    assert {image for image, _ in second.tried} == set(range(24)) - {0, 6, 12, 18}
+    assert each.tensors["second"].tolist()[:5] == [SKIPPED, BROKEN, BROKEN, BROKEN, ROBUST]
+    assert torch.equal(withstood(each.outcomes), withstood(union.outcomes))
+    assert torch.equal(each.tensors["x_adv"], union.tensors["x_adv"])
+
+
+def test_pgd_starts_at_the_same_point_whatever_its_steps() -> None:
+    """So more steps are never weaker, image by image."""
+    suite = build_suite("pgd3,pgd9", "linf", 5)
+    state = finish(run_of(suite, combine="each", threat=Threat("linf", 0.06)))
+    three, nine = (state.tensors[name] == BROKEN for name in ("pgd3", "pgd9"))
+    assert bool((nine >= three).all())
+    assert int(nine.sum()) > int(three.sum())
+
+
+class Doubled(nn.Module):
+    """A network that calls its layers itself, so that folding them changes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6))
+        self.head = nn.Linear(216, 5)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.layers[1](2 * self.layers[0](x))).flatten(1))
+
+
+def test_examples_are_made_on_a_faster_copy_only_where_it_is_the_same_function() -> None:
+    x, _ = images()
+    other = Doubled()
+    other.layers[1].running_mean.fill_(-1)
+    model = nn.Sequential(*other.layers, nn.Flatten(), other.head).eval()
+    copy = faster_copy(model, x)
+    assert isinstance(copy[1], nn.Identity)
+    torch.testing.assert_close(copy(x), model(x))
+    assert faster_copy(other, x) is other
+
+
 def test_targets_are_tried_until_one_breaks_and_each_once() -> None:
     recorder = Recorder()
-    run_of(Suite({"t": component(recorder, 4, targeted=True)})).finish()
+    finish(run_of(Suite({"t": component(recorder, 4, targeted=True)})))
     x, y = images()
     with torch.no_grad():
         order = network()(x).argsort(1, descending=True)
@@ -127,7 +179,7 @@ def test_several_targets_share_a_batch_when_few_images_stand() -> None:
         return recorder(*arguments)
 
     suite = Suite({"t": Component(counted, "fixed", "none", 4, targeted=True)})
-    run_of(suite, x=x[1:4], y=y[1:4], indices=torch.arange(1, 4)).finish()
+    finish(run_of(suite, x=x[1:4], y=y[1:4], indices=torch.arange(1, 4)))
     assert calls == [6, 6]
 
 
@@ -137,7 +189,7 @@ def test_what_an_attack_only_believes_does_not_count() -> None:
     ) -> AttackOutput:
         return AttackOutput(torch.ones(len(x), dtype=torch.bool), x)
 
-    course = run_of(Suite({"liar": Component(liar, "fixed", "none")})).finish()
+    course = finish(run_of(Suite({"liar": Component(liar, "fixed", "none")})))
     assert BROKEN not in course.tensors["liar"].tolist()
 
 
@@ -149,11 +201,11 @@ def test_neither_batches_nor_order_change_an_outcome(norm: str, batch_size: int)
     suite = build_suite("pgd20,apgd_ce,fab_t", norm, 5)
     x, y = (values[:9] for values in images())
     indices = torch.arange(len(y))
-    plain = run_of(suite, threat=threat, x=x, y=y, indices=indices).finish()
+    plain = finish(run_of(suite, threat=threat, x=x, y=y, indices=indices))
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
-    shuffled = run_of(
-        suite, threat=threat, x=x[order], y=y[order], indices=order, batch_size=batch_size
-    ).finish()
+    shuffled = finish(
+        run_of(suite, threat=threat, x=x[order], y=y[order], indices=order, batch_size=batch_size)
+    )
     back = order.argsort()
     fallen = 0
     for name in ("clean", *suite.components):
@@ -180,11 +232,7 @@ class Dying:
     def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
         tensors, values = snapshot()
         copies = {name: value.clone() for name, value in tensors.items()}
-        copied = {
-            key: list(value) if isinstance(value, list) else {k: list(v) for k, v in value.items()}
-            for key, value in values.items()
-        }
-        self.kept = Snapshot(copies, copied)
+        self.kept = Snapshot(copies, json.loads(json.dumps(values)))
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
@@ -194,20 +242,21 @@ class Dying:
 def test_a_run_that_dies_goes_on_to_the_same_end(dies_at: int) -> None:
     """Outcomes, examples and even the counted passes are those of an undisturbed run."""
     suite = build_suite("apgd_ce,apgd_t,fab_t", "linf", 5)
-    whole = run_of(suite).finish()
+    whole = finish(run_of(suite))
     checkpointer = Dying(dies_at)
     with pytest.raises(KeyboardInterrupt):
-        run_of(suite, checkpointer=checkpointer).finish()
-    course = run_of(suite, checkpointer=checkpointer).finish()
+        finish(run_of(suite, checkpointer=checkpointer))
+    course = finish(run_of(suite, checkpointer=checkpointer))
     assert outcomes(course) == outcomes(whole)
     assert torch.equal(course.tensors["x_adv"], whole.tensors["x_adv"])
     assert course.passes == whole.passes
+    assert course.monitor == whole.monitor
 
 
 def test_a_signal_stops_between_two_passes() -> None:
     """And what is kept then is the end of the last batches, so nothing is counted twice."""
     suite = build_suite("pgd20,apgd_ce", "linf", 5)
-    whole = run_of(suite).finish()
+    whole = finish(run_of(suite))
     checkpointer = Dying(-1)
     passes = 0
 
@@ -228,9 +277,9 @@ def test_a_signal_stops_between_two_passes() -> None:
 
     checkpointer.maybe_save = maybe_save  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        run_of(suite, model=model, checkpointer=checkpointer).finish()
+        finish(run_of(suite, model=model, checkpointer=checkpointer))
     passes = 1000
-    course = run_of(suite, checkpointer=checkpointer).finish()
+    course = finish(run_of(suite, checkpointer=checkpointer))
     assert outcomes(course) == outcomes(whole)
     assert course.passes == whole.passes
 
@@ -244,7 +293,7 @@ def test_passes_are_those_of_the_model() -> None:
 
     model = network()
     model.register_forward_pre_hook(count)
-    course = run_of(build_suite("apgd_ce,square", "linf", 5), model=model).finish()
+    course = finish(run_of(build_suite("apgd_ce,square", "linf", 5), model=model))
     assert [sum(values) for values in zip(*course.passes.values(), strict=True)] == seen
     assert course.passes["square"][1] == 0
 

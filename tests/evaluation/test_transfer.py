@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from rugged import rugged_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.reference import square
 from arnas.attacks.threat import Threat
-from arnas.evaluation import transfer as blackbox
-from arnas.evaluation.ledger import Ledger
-from arnas.evaluation.transfer import opinion, square_examples, transfer_examples
-from arnas.evaluation.whitebox import predict
+from arnas.evaluation.predict import predict
+from arnas.evaluation.transfer import transfer_examples
+from arnas.runtime.resume import FolderCheckpointer
 from arnas.runtime.seeds import per_image_uniform
 
 SIDE = 5
@@ -183,87 +182,33 @@ def test_making_examples_leaves_the_model_and_the_random_numbers_alone() -> None
 
     before = everything()
     examples(model, pictures(4), labels(4), Threat("linf", 0.05), steps=2)
-    opinion(model, pictures(4), 3)
     assert everything() == before
 
 
 # Opinions
 
 
-def test_an_opinion_is_the_largest_softmax_probability() -> None:
-    """By numpy, from logits of a pass in evaluation mode."""
-    model, x = curved_model(), pictures(17)
-    with torch.no_grad():
-        logits = curved_model().eval()(x).numpy()
-    powers = np.exp(logits)
-    shares = powers / powers.sum(1, keepdims=True)
-    found = opinion(model, x, 4)
-    assert found.predicted.tolist() == logits.argmax(1).tolist()
-    assert found.predicted.dtype == torch.int64
-    np.testing.assert_allclose(found.confidence.numpy(), shares.max(1), rtol=1e-12)
-    assert len(set(found.predicted.tolist())) > 1
+def test_examples_are_made_once_though_a_run_is_cut_short(tmp_path: Path) -> None:
+    """The second run loads those of the first and makes the others only."""
+    model, x, y = curved_model(), pictures(10), labels(10)
+    settings = {"steps": 3, "batch_size": 3, "seed": 0}
+    whole = transfer_examples(model, x, y, Threat("linf", 0.05), **settings)
+    checkpointer, saves = FolderCheckpointer(tmp_path, interval=0), []
+    keep = checkpointer.maybe_save
 
+    def cut(snapshot: Any, now: bool = False) -> None:
+        keep(snapshot, now)
+        saves.append(snapshot)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
 
-@pytest.mark.parametrize("size", [1, 5, 17, 100])
-def test_an_opinion_does_not_depend_on_the_batch(size: int) -> None:
-    model, x = curved_model(torch.float32), pictures(17, torch.float32)
-    one, other = opinion(model, x, size), opinion(model, x, 17)
-    assert torch.equal(one.predicted, other.predicted)
-    assert one.confidence.dtype == torch.float32
-    torch.testing.assert_close(one.confidence, other.confidence, rtol=0, atol=1e-6)
-
-
-def test_huge_logits_are_a_certainty_and_no_overflow() -> None:
-    class Huge(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return 1e30 * torch.eye(2, 3)[: len(x)]
-
-    found = opinion(Huge(), torch.zeros(2, 1, 1, 1), 2)
-    assert found.predicted.tolist() == [0, 1]
-    assert found.confidence.tolist() == [1.0, 1.0]
-
-
-# Square
-
-
-def square_is_found(batch_size: int, ledger: Ledger | None = None) -> Tensor:
-    model, x = curved_model(torch.float32), pictures(6, torch.float32)
-    return square_examples(
-        model,
-        x,
-        labels(6),
-        Threat("linf", 0.3),
-        queries=20,
-        batch_size=batch_size,
-        ledger=ledger,
-    )
-
-
-def test_square_goes_batch_by_batch() -> None:
-    """Each batch is what the package finds on it alone."""
-    model, x = curved_model(torch.float32), pictures(6, torch.float32)
-    found = square_is_found(4)
-    parts = [
-        square(model, x[part], labels(6)[part], Threat("linf", 0.3), queries=20)
-        for part in (slice(0, 4), slice(4, 6))
-    ]
-    assert torch.equal(found, torch.cat(parts))
-    assert not torch.equal(found, x)
-
-
-def test_square_goes_on_after_the_last_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, asked = square_is_found(2), []
-
-    class Kept(Ledger):
-        def begin(self, name: str, like: Tensor) -> tuple[Tensor, int]:
-            start = like.clone()
-            start[:4] = whole[:4]
-            return start, 2
-
-    def spy(model: nn.Module, x: Tensor, *rest: Tensor, **settings: int) -> Tensor:
-        asked.append(len(x))
-        return square(model, x, *rest, **settings)
-
-    monkeypatch.setattr(blackbox, "square", spy)
-    assert torch.equal(square_is_found(2, Kept()), whole)
-    assert asked == [2]
+    checkpointer.maybe_save = cut  # type: ignore[method-assign]
+    for _ in range(2):
+        try:
+            found = transfer_examples(
+                model, x, y, Threat("linf", 0.05), checkpointer=checkpointer, **settings
+            )
+        except KeyboardInterrupt:
+            continue
+    assert torch.equal(found, whole)
+    assert len(saves) == 4
