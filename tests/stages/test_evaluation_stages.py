@@ -156,7 +156,7 @@ def test_the_command_gives_the_outcomes_of_the_table(settings: dict[str, Any]) -
     use(settings)
     tensors, description = attacked()
     line = EvalConfig(
-        model=str(instance("retrain", CELL).outputs["selected"]),
+        model=str(job("retrain", CELL).outputs["selected"]),
         data="results/smoke/data/digits/splits.safetensors",
         threat="linf:0.02",
         suite="fgsm,pgd20,cw_inf",

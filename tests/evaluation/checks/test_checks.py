@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from arnas.evaluation.witness import EvalMonitor
+from arnas.evaluation.monitor import EvalMonitor
 from broken_models import context_of
 from check_cases import ATTACK_CHECKS, MODEL_CHECKS, attacked_context
 

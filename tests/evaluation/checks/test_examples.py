@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from arnas.evaluation.witness import EvalMonitor
+from arnas.evaluation.monitor import EvalMonitor
 from broken_models import HONEST
 from check_cases import attacked_context
 from torch import Tensor, nn
