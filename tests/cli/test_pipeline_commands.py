@@ -41,11 +41,11 @@ def arnas(
 
 def cut_short(params: Params) -> Path:
     """Leave the state of a training behind and return its folder."""
-    instance = find_job("retrain", CELL, params)
-    folder = state_of(instance, params)
+    job = find_job("retrain", CELL, params)
+    folder = state_of(job, params)
     with (
         pytest.raises(UserError),
-        checkpointing(folder, instance.title, str(instance.manifest)) as checkpointer,
+        checkpointing(folder, job.title, str(job.manifest)) as checkpointer,
     ):
         values = {"epoch": 1, "step": 2}
         checkpointer.maybe_save(lambda: Snapshot({"w": torch.zeros(1000)}, values), now=True)
@@ -53,11 +53,11 @@ def cut_short(params: Params) -> Path:
     return folder
 
 
-def test_status_lists_every_instance(params: Params, arnas: Arnas) -> None:
+def test_status_lists_every_job(params: Params, arnas: Arnas) -> None:
     ended = arnas("status")
     assert ended.code in {0, None}
-    assert all(instance.title in ended.out for instance in planned_jobs(params))
-    assert "17 instances: 17 done\n" in ended.out
+    assert all(job.title in ended.out for job in planned_jobs(params))
+    assert "17 jobs: 17 done\n" in ended.out
     assert "DVC does not know 17 of the results" in ended.out
 
 
@@ -65,8 +65,8 @@ def test_status_as_json(params: Params, arnas: Arnas) -> None:
     content = json.loads(arnas("status --json").out)
     assert content["name"] == "smoke"
     assert content["counts"] == {"done": 17}
-    first = content["instances"][0]
-    assert (first["instance"], first["state"], first["device"]) == ("data digits", "done", "cpu")
+    first = content["jobs"][0]
+    assert (first["job"], first["state"], first["device"]) == ("data digits", "done", "cpu")
     assert content["unknown_to_dvc"] == 17
 
 
@@ -89,7 +89,7 @@ def test_explain_names_the_reason(params: Params, arnas: Arnas) -> None:
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("cells: 4}\n\nretrain", "cells: 5}\n\nretrain"))
     assert arnas("explain retrain digits/arnas_undefended/0").out == (
-        "1 instances would run for retrain digits/arnas_undefended/0:\n"
+        "1 jobs would run for retrain digits/arnas_undefended/0:\n"
         "  retrain digits/arnas_undefended/0: networks.arnas_undefended.cells was 4, is 5\n"
     )
     ended = arnas("explain retrain digits/arnas_undefended/7")
@@ -119,9 +119,9 @@ def test_state_of_other_settings_says_so(params: Params, arnas: Arnas) -> None:
 
 
 def test_state_at_work_stays(params: Params, arnas: Arnas) -> None:
-    instance = find_job("retrain", CELL, params)
-    folder = state_of(instance, params)
-    with checkpointing(folder, instance.title, str(instance.manifest)):
+    job = find_job("retrain", CELL, params)
+    folder = state_of(job, params)
+    with checkpointing(folder, job.title, str(job.manifest)):
         ended = arnas("clean --state --yes")
         assert f"held: {RETRAIN}, " in ended.out and "by process " in ended.out
         assert (folder / "0/lock").exists()
