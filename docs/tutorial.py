@@ -122,17 +122,14 @@ with torch.no_grad():
 # rough estimate, so each accuracy comes with its Wilson 95 % interval.
 
 # %%
+from arnas import evaluate
 from arnas.evaluation.statistics import wilson
-from arnas.evaluation.whitebox import evaluate
-from arnas.runtime.progress import silent
-
-ATTACKS = ["fgsm", "pgd20", "cw_inf"]
 
 
 def outcomes(model):
     """Return which images stand: ``clean`` and attack name to flags."""
-    options = {"limit": 16, "batch_size": 256, "seed": 0, "report": silent}
-    return evaluate(model, x, y, threat, ATTACKS, **options).outcomes
+    found = evaluate(model, x, y, threat, "fgsm,pgd20,cw_inf", combine="each", checks="none")
+    return {name: outcome == 1 for name, outcome in found.outcomes.items()}
 
 
 def show(table):
@@ -180,20 +177,16 @@ show(looks_robust)
 
 # %%
 from arnas.evaluation.checks import run as checks
+from arnas.evaluation.predict import predict
 from arnas.evaluation.transfer import transfer_examples
-from arnas.evaluation.whitebox import accuracy_curve, predict
 
 verdicts = {}
 for name, model, found in (("honest", net, honest), ("masked", masked, looks_robust)):
-    budgets = [Threat("linf", 1)]
-    rows, _ = accuracy_curve(
-        model, x, y, budgets, attack="pgd20", batch_size=256, seed=0, report=silent
-    )
-    standing = wilson(int(rows[-1].sum()), len(y))
+    standing = evaluate(model, x, y, Threat("linf", 1), "pgd20", checks="none").robust_accuracy
     white = found["clean"] & found["fgsm"] & found["pgd20"]
     other = net if name == "masked" else masked
     x_adv = transfer_examples(other, x, y, threat, steps=20, batch_size=256, seed=0)
-    stands = (predict(model, x_adv, 256) == y) & found["clean"].bool()
+    stands = (predict(model, x_adv, 256) == y) & found["clean"]
     verdicts[name] = [
         checks.margin_not_stronger(found["pgd20"], found["cw_inf"]),
         checks.full_range(standing, "1", y),
@@ -207,5 +200,5 @@ for name, model, found in (("honest", net, honest), ("masked", masked, looks_rob
 # Three lessons, which the pipeline follows by itself: attack with more than one loss, let the
 # checks decide whether a figure may be believed, and never quote a share without its interval.
 #
-# [Judge a checkpoint](../how-to/judge-a-checkpoint.md) does the same for a network of your own, and
+# [Evaluate any model](../how-to/evaluate-a-model.md) does the same for a network of your own, and
 # [What the numbers mean](../explanation/numbers.md) explains every check.

@@ -12,11 +12,12 @@ import pytest
 
 from arnas.attacks.registry import ATTACKS
 from arnas.config.load import load_params
-from arnas.models.options import LossName, ModelName
+from arnas.models.options import MODEL_NAMES
 from arnas.pipeline.jobs import planned_jobs
 from arnas.reporting.run.tables import overview, to_markdown
 from arnas.search.options import Combine
 from arnas.spaces.options import Kind
+from arnas.training.registry import LOSSES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,8 +48,8 @@ def test_the_graph_is_the_plan() -> None:
 @pytest.mark.parametrize(
     ("row", "names"),
     [
-        ("models", get_args(ModelName)),
-        ("losses", get_args(LossName)),
+        ("models", MODEL_NAMES),
+        ("losses", tuple(LOSSES)),
         ("attacks", tuple(ATTACKS)),
         ("search directions", get_args(Combine)),
         ("cells by stage of resolution", get_args(Kind)),

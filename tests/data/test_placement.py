@@ -2,17 +2,15 @@
 
 import pytest
 import torch
-from arnas.evaluation.whitebox import evaluate
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch, epoch_batches
 from arnas.data.options import AugmentOptions
 from arnas.data.placement import SHARE, fits, gather, on_device, placed
-from arnas.data.splits import SPLITS, DatasetInfo, LabelledImages, Splits
-from arnas.evaluation.transfer import opinion, transfer_examples
-from arnas.runtime.progress import silent
-from arnas.stages import attacked
+from arnas.data.splits import LabelledImages
+from arnas.evaluation.predict import predict
+from arnas.evaluation.transfer import transfer_examples
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
@@ -71,48 +69,19 @@ def test_gathering_is_indexing() -> None:
     assert torch.equal(picked.labels, index)
 
 
-def test_test_images_on_the_host_have_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = images(40).images
-    indices = dict.fromkeys(SPLITS, torch.arange(40))
-    info = DatasetInfo("tiny", "npz", False, 3, 8, 3, 255, "none")
-    splits = Splits(stored, torch.zeros(40).long(), indices, info)
-    near = attacked.pixels_to_attack(splits, stored, CPU)
-    assert torch.equal(near, stored / 255)
-    monkeypatch.setattr(attacked, "fits", lambda *_: False)
-    monkeypatch.setattr(attacked, "STEP", 16)
-    assert torch.equal(attacked.pixels_to_attack(splits, stored, CPU), near)
-
-
 @on_a_gpu
-def test_outcomes_from_the_host_are_those_from_the_device() -> None:
+def test_predictions_and_examples_from_the_host_are_those_from_the_device() -> None:
     device, data = torch.device("cuda", torch.cuda.current_device()), images(40)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).to(device).eval()
     x, threat = data.images / 255, Threat("linf", 8 / 255)
-    with torch.no_grad():
-        y = model(x.to(device)).argmax(1)
-    found = [
-        evaluate(
-            model,
-            place,
-            y,
-            threat,
-            ["fgsm", "pgd20"],
-            limit=8,
-            batch_size=16,
-            seed=0,
-            report=silent,
-        ).outcomes
-        for place in (x, x.to(device))
-    ]
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[1])
-    opinions = [opinion(model, place, 16, device) for place in (x, x.to(device))]
-    assert torch.equal(opinions[0].predicted, opinions[1].predicted)
+    places = (x, x.to(device))
+    y, other = (predict(model, place, 16, CPU) for place in places)
+    assert torch.equal(y, other)
     made = [
         transfer_examples(model, place, y, threat, steps=2, batch_size=16, seed=0)
-        for place in (x, x.to(device))
+        for place in places
     ]
-    assert made[0].device == CPU
     assert torch.equal(made[0], made[1].cpu())
 
 

@@ -39,7 +39,7 @@ from arnas.training.registry import loss_options
 
 TEXTS = {page: path.read_text() for page, path in PAGES.items()}
 TEXTS["tutorial.py"] = (DOCS / "tutorial.py").read_text()
-JUDGE = "how-to/judge-a-checkpoint.md"
+JUDGE = "how-to/evaluate-a-model.md"
 RESULTS = Path("results/digits")
 
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from certified_nets import ORDERS, linear_net, relu_net, small_digits
 from torch import Tensor, nn
 
 import arnas
-from arnas.attacks import suites
+from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import Threat
 from arnas.evaluation import evaluate as assess
 from arnas.evaluation.record import to_record
@@ -48,7 +49,8 @@ def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_square(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where two runs are compared, 200 queries of Square do as well as 5000."""
-    monkeypatch.setattr(suites, "QUERIES", 200)
+    short = replace(ATTACKS["square"], arguments={"queries": 200})
+    monkeypatch.setitem(ATTACKS, "square", short)
 
 
 # Golden counts

@@ -93,7 +93,7 @@ def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
     images, y = splits().subset("val")
     right = predict(model, splits().pixels(images), 256) == y
     paths = job("retrain", axes).outputs
-    loss = load_params(Path("params.yaml")).networks[axes["network"]].loss
+    loss = load_params(Path("params.yaml")).networks[axes["network"]].loss.name
     for key in ("selected", "last"):
         provenance = {
             "dataset": axes["dataset"],

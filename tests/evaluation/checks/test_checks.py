@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from arnas.evaluation.monitor import EvalMonitor
 from broken_models import context_of
 from check_cases import ATTACK_CHECKS, MODEL_CHECKS, attacked_context
 
 from arnas.evaluation.checks import CHECKS, OLD_IDS, read_check, run_check, run_checks
 from arnas.evaluation.checks.base import Check
+from arnas.evaluation.monitor import EvalMonitor
 
 
 def test_every_entry_is_complete() -> None:

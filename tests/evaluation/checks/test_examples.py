@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from arnas.evaluation.monitor import EvalMonitor
 from broken_models import HONEST
 from check_cases import attacked_context
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks import CHECKS, run_check, run_checks
 from arnas.evaluation.checks.base import Check, CheckContext, failed_checks
+from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult
 from arnas.evaluation.statistics import wilson
 
