@@ -119,7 +119,7 @@ def test_images_need_not_be_square(user_code: Callable[[str], str]) -> None:
         ("raise ValueError('first\\nsecond')", "failed (ValueError: first); correct the module"),
         ("import sys\nsys.exit(3)", "failed (SystemExit: 3)"),
         ("other = 1", "has no 'make'; correct the name"),
-        ("make = 3", "is of type int, allowed are a function without arguments"),
+        ("make = 3", "is of type int, allowed are a function that"),
         ("def make():\n    return {}", "returned an object of type dict, allowed is"),
         ("def make():\n    return 'a' + 1", "failed when it was called without arguments (TypeEr"),
         ("def make(depth):\n    return depth", "without arguments (TypeError: make() missing 1"),
