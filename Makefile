@@ -33,6 +33,7 @@ lint: install ## Style, types and the workflow's own lint
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 	snakefmt --check workflow
 	snakemake --lint
 
@@ -46,7 +47,7 @@ test: install ## Fast tests
 	python -m pytest -q -n 2 --dist loadfile
 
 test-long: install ## Long tests: engines end to end, golden runs
-	python -m pytest -q -m long
+	python -m pytest -q -m long -n 2 --dist loadfile
 
 reproduce: install ## Rerun the committed tables in copies and fail on drift
 	./tests/workflow/reproduce.sh

@@ -7,44 +7,49 @@ from pathlib import Path
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import describe
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.runtime.files import sha256_file
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import read_manifest, write_manifest
 
 
-def described(instance: Instance, params: Params) -> dict[str, object]:
-    """Return what the instance's manifest would say that it is made from, by its present inputs."""
-    inputs = {str(path): sha256_file(path) for path in instance.inputs.values()}
-    return describe(instance, params, inputs)
+def described(job: Job, params: Params) -> dict[str, object]:
+    """Return what the job's manifest would say that it is made from, by its present inputs."""
+    inputs = {str(path): sha256_file(path) for path in job.inputs.values()}
+    return describe(job, params, inputs)
 
 
-def make(instance: Instance, params: Params, content: str = "") -> None:
-    """Write an instance's outputs, each with a text of its own, and its manifest."""
-    made_from = described(instance, params)
-    for path in instance.outputs.values():
+def make(job: Job, params: Params, content: str = "") -> None:
+    """Write a job's outputs, each with a text of its own, and its manifest."""
+    made_from = described(job, params)
+    for path in job.outputs.values():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{path}{content}")
-    outputs = {str(path): sha256_file(path) for path in instance.outputs.values()}
-    instance.manifest.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(instance.manifest, {**made_from, "outputs": outputs, "device": "cpu"})
+    outputs = {str(path): sha256_file(path) for path in job.outputs.values()}
+    job.manifest.parent.mkdir(parents=True, exist_ok=True)
+    write_manifest(job.manifest, {**made_from, "outputs": outputs, "device": "cpu"})
 
 
 def make_all(params: Params, but: Iterable[str] = ()) -> None:
-    """Make every instance of the run, and take away those with the titles `but`."""
-    for instance in instances(params):
-        make(instance, params)
-    for instance in instances(params):
-        if instance.title in but:
-            for path in [*instance.outputs.values(), instance.manifest]:
+    """Make every job of the run, and take away those with the titles `but`."""
+    for job in planned_jobs(params):
+        make(job, params)
+    for job in planned_jobs(params):
+        if job.title in but:
+            for path in [*job.outputs.values(), job.manifest]:
                 path.unlink()
 
 
-def state_of(instance: Instance, params: Params) -> Path:
-    """Return the folder of the instance's state."""
-    return state_folder(instance.stage.command, str(described(instance, params)["fingerprint"]))
+def state_of(job: Job, params: Params) -> Path:
+    """Return the folder of the job's state."""
+    return state_folder(job.stage.command, str(described(job, params)["fingerprint"]))
 
 
-def record(instance: Instance, **changes: object) -> None:
-    """Change what an instance's manifest says."""
-    write_manifest(instance.manifest, {**read_manifest(instance.manifest), **changes})
+def record(job: Job, **changes: object) -> None:
+    """Change what a job's manifest says."""
+    write_manifest(job.manifest, {**read_manifest(job.manifest), **changes})
+
+
+def job_named(title: str, params: Params) -> Job:
+    """Return the job of the run with that title."""
+    return next(job for job in planned_jobs(params) if job.title == title)

@@ -13,7 +13,7 @@ import pytest
 from arnas.attacks.registry import ATTACKS
 from arnas.config.load import load_params
 from arnas.models.options import LossName, ModelName
-from arnas.pipeline.jobs import instances
+from arnas.pipeline.jobs import planned_jobs
 from arnas.reporting.run.tables import overview, to_markdown
 from arnas.search.options import Combine
 from arnas.spaces.options import Kind
@@ -38,7 +38,7 @@ def test_the_graph_is_the_plan() -> None:
         groups = [[name.strip() for name in part.split("&")] for part in line.split("-->")]
         for sources, targets in itertools.pairwise(groups):
             drawn |= set(itertools.product(sources, targets))
-    planned = instances(load_params(ROOT / "params.yaml"))
+    planned = planned_jobs(load_params(ROOT / "params.yaml"))
     producer = {path: i.stage.name for i in planned for path in i.outputs.values()}
     expected = {(producer[path], i.stage.name) for i in planned for path in i.inputs.values()}
     assert drawn == expected

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""What an attack climbs: logits (N, classes) and labels to one number for each image, of shape
+"""What an attack maximises: logits (N, classes) and labels to one number for each image, of shape
 (N,). The labels are int64 of shape (N,), or of a targeted objective (N, 2): true class, target."""
 TINY = 1e-12
 """Added to the denominators of the ratios, as in the reference package."""

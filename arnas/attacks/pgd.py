@@ -108,7 +108,7 @@ def pgd(
     restarts: int = 1,
     momentum: float = 0.0,
 ) -> Tensor:
-    """Climb an objective by projected gradient steps (arXiv 1706.06083, section 2.1).
+    """Maximise an objective by projected gradient steps (arXiv 1706.06083, section 2.1).
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def pgd(
         ``keep="best"``. The answer to "is it broken?" is the same, as long as an image's logits
         do not depend on the batch (``batch_norm="eval"``).
     objective
-        What the steps climb; the cross-entropy by default, with `targets` the negative
+        What the steps maximise; the cross-entropy by default, with `targets` the negative
         cross-entropy of the target.
     targets
         int64 of shape (N,): the class to reach for each image, not its own. The objective then
@@ -190,10 +190,10 @@ def pgd(
         if keep == "last":
             return _assemble(x, _last_iterate(model, x, labels, delta, path), clip)
         best = _Best.at(delta)
-        _climb(model, x, labels, delta, path, best)
+        _run(model, x, labels, delta, path, best)
         for _ in range(restarts - 1):
             delta = project(x, draw_perturbation(x, threat, generator), threat, clip)
-            _climb(model, x, labels, delta, path, best)
+            _run(model, x, labels, delta, path, best)
     return _assemble(x, best.delta, clip)
 
 
@@ -211,11 +211,11 @@ def cw(
     keep: Keep = "best",
     batch_norm: BatchNorm = "eval",
 ) -> Tensor:
-    """Climb the margin of the logits up to a cut-off, as PGD in the ball.
+    """Maximise the margin of the logits up to a cut-off, as PGD in the ball.
 
     The loss of Carlini and Wagner (arXiv 1608.04644, section V, f6 with its cut-off kappa) with
     steps of epsilon / 4 from a random start; the registry's ``cw_inf`` is this attack. With
-    `targets` it climbs the lead of the target over all other classes. Parameters and result
+    `targets` it maximises the lead of the target over all other classes. Parameters and result
     otherwise as for `pgd`.
 
     Parameters
@@ -431,7 +431,7 @@ def _last_iterate(
     return delta
 
 
-def _climb(
+def _run(
     model: nn.Module, x: Tensor, labels: Tensor, delta: Tensor, path: _Path, best: _Best
 ) -> None:
     """Run the steps of `pgd` once and note each image's best iterate."""
@@ -450,8 +450,8 @@ def _climb(
         direction = path.direction(gradient, direction)
         delta[active] = path.move(x[active], delta[active], direction)
         if path.stop_when_broken:
-            standing = ~best.broken[active]
-            active, direction = active[standing], direction[standing]
+            robust = ~best.broken[active]
+            active, direction = active[robust], direction[robust]
     if len(active):
         with torch.no_grad():
             logits = model((x + delta)[active])

@@ -19,7 +19,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Follow it while anything runs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Say of every instance of the run whether it is done, running, partial, stale or missing."""
+    """Say of every job of the run whether it is done, running, partial, stale or missing."""
     import json
 
     from arnas.config.load import load_params
@@ -41,7 +41,7 @@ def status(
 def explain(
     target: Annotated[
         list[str],
-        typer.Argument(help="An output's path, a stage, or an instance as `status` lists it."),
+        typer.Argument(help="An output's path, a stage, or a job as `status` lists it."),
     ],
     params: ParamsFile = None,
 ) -> None:
@@ -54,9 +54,9 @@ def explain(
     if not found:
         typer.echo(f"{name} is current: nothing would run.")
         return
-    typer.echo(f"{len(found)} instances would run for {name}:")
+    typer.echo(f"{len(found)} jobs would run for {name}:")
     for rerun in found:
-        typer.echo(f"  {rerun.instance.title}: {rerun.reason}")
+        typer.echo(f"  {rerun.job.title}: {rerun.reason}")
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """What a run would cost: a few steps of every kind, measured on the present device.
 
 Steps go through the code of the stages, on images of noise in the shape of the dataset, so neither
-the files of a public dataset nor any earlier result is needed. Attacks are counted as if every
-image withstood them: an upper bound, because broken images leave the batch.
+the files of a public dataset nor any earlier result is needed. Attacks are counted as if they
+broke no image: an upper bound, because broken images leave the batch.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from rich.table import Table
 
 FOOT = (
-    "Hours are of one device at work on one job after the other; attacks are counted as if every "
-    "image withstood them. Derivation, analysis, tables and report take seconds."
+    "Hours are of one device at work on one job after the other; attacks are counted as if they "
+    "broke no image. Derivation, analysis, tables and report take seconds."
 )
 
 

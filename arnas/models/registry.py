@@ -6,7 +6,6 @@ test and one entry of `MODELS`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from arnas.models.options import cells_refused
 from arnas.runtime.errors import UserError, one_line
-from arnas.runtime.references import FORM, first_line, importing, is_reference, load_reference
+from arnas.runtime.references import FORM, is_reference, load_reference
 from arnas.spaces.genotype import Genotype, genotype_from_json, load_genotype
 from arnas.spaces.layout import MIN_CHANNELS
 from arnas.spaces.options import SpaceOptions
@@ -233,7 +232,9 @@ def build_model(
                 f"model '{name}' is a function of your own, which decides on its size itself: "
                 "leave out channels, cells, space and auxiliary."
             )
-        return _build_own(name, sizes)
+        from arnas.models.loading.factory import make_model
+
+        return make_model(name, sizes).train()
     entry = _find(name, space)
     if image_size < (smallest := entry.min_image_size):
         raise UserError(
@@ -257,30 +258,6 @@ def build_model(
         **extra,
         **({"auxiliary": image_size} if auxiliary else {}),
     )
-    return model
-
-
-def _build_own(reference: str, sizes: Mapping[str, int]) -> nn.Module:
-    """Call a function of the user's own with the sizes that it takes."""
-    from torch import nn
-
-    function = load_reference(reference)
-    with importing():
-        try:
-            parameters = inspect.signature(function).parameters.values()
-            anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-            taken = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
-            model = function(**{k: v for k, v in sizes.items() if anything or k in taken})
-        except (Exception, SystemExit) as error:
-            raise UserError(
-                f"{reference} failed when it was called with {', '.join(sizes)} "
-                f"({first_line(error)}); correct it."
-            ) from None
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"{reference} returned an object of type {type(model).__name__}, needed is a "
-            "torch.nn.Module."
-        )
     return model
 
 

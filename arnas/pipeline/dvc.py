@@ -21,7 +21,7 @@ import yaml
 from arnas.config.load import DEFAULT_PATH, load_params, params_path
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, why_stale
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import Job, planned_jobs, sources
 from arnas.pipeline.plan import AXES, STAGES, TABLES, Grid, Stage, stage_by_command
 from arnas.runtime.abandoned import state_slots
 from arnas.runtime.errors import UserError
@@ -81,8 +81,8 @@ def dvc_yaml(params: Params) -> str:
     dependencies of the stages that read them.
     """
     own: dict[str, dict[Path, None]] = {}
-    for instance in instances(params):
-        own.setdefault(instance.stage.name, {}).update(dict.fromkeys(instance.user_files))
+    for job in planned_jobs(params):
+        own.setdefault(job.stage.name, {}).update(dict.fromkeys(job.user_files))
     blocks = []
     for stage in STAGES:
         for number, grid in enumerate(stage.grids):
@@ -135,15 +135,15 @@ def _for_dvc(template: str) -> str:
     return template.format(name="${name}", search_dataset="${run.search_dataset}", **fields)
 
 
-def undeclared(instance: Instance) -> list[Path]:
+def undeclared(job: Job) -> list[Path]:
     """Return the files of the user's own that a job run by DVC reads and DVC does not know of."""
-    if "DVC_STAGE" not in os.environ or not instance.user_files:
+    if "DVC_STAGE" not in os.environ or not job.user_files:
         return []
     try:
         text = DVC_YAML.read_text(encoding="utf-8")
     except OSError:
         return []
-    return [path for path in instance.user_files if f"- {path}\n" not in text]
+    return [path for path in job.user_files if f"- {path}\n" not in text]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def adopt(dry_run: bool = False) -> Adoption:
     Raises
     ------
     UserError
-        While an instance of the run is being made, when the settings are not those that DVC reads,
+        While a job of the run is being made, when the settings are not those that DVC reads,
         or when DVC is not there or refuses.
     """
     params = load_params(DEFAULT_PATH)
@@ -173,22 +173,22 @@ def adopt(dry_run: bool = False) -> Adoption:
             f"ARNAS_PARAMS names {params_path()}, but DVC reads {DEFAULT_PATH}, which differs: "
             "unset it, or make these settings the ones of params.yaml."
         )
-    planned = instances(params)
+    planned = planned_jobs(params)
     _refuse_while_running(planned)
     refused = unfit(planned, params)
     with _dvc() as repo:
         names = {" ".join(stage.cmd.split()): stage.addressing for stage in repo.index.stages}
         news = set(repo.status())
-        fit = [instance for instance in planned if instance.title not in refused]
+        fit = [job for job in planned if job.title not in refused]
         wanted = [i for i in fit if names.get(" ".join(i.command)) in news]
         if not dry_run:
             for target in _targets({names[" ".join(i.command)] for i in wanted}, names.values()):
                 # Where DVC copies, the files can stay what they are, and as old as they are.
                 repo.commit(target, force=True, relink="type" in repo.config["cache"])
         left = set() if dry_run else set(repo.status())
-    for instance in wanted:
-        if names[" ".join(instance.command)] in left:
-            refused[instance.title] = "DVC still finds it changed, see `dvc status`"
+    for job in wanted:
+        if names[" ".join(job.command)] in left:
+            refused[job.title] = "DVC still finds it changed, see `dvc status`"
     adopted = tuple(i.title for i in wanted if i.title not in refused)
     return Adoption(adopted, len(fit) - len(wanted), refused)
 
@@ -204,9 +204,9 @@ def _targets(wanted: Collection[str], stages: Collection[str]) -> list[str]:
     return sorted(whole | {name for name in wanted if name.partition("@")[0] not in whole})
 
 
-def _refuse_while_running(planned: list[Instance]) -> None:
+def _refuse_while_running(planned: list[Job]) -> None:
     """Raise while a process of this checkout makes a result of the run."""
-    results = {str(instance.manifest) for instance in planned}
+    results = {str(job.manifest) for job in planned}
     for slot in state_slots(state_root()):
         if slot.held and slot.here and slot.holder.get("result") in results:
             raise UserError(
@@ -215,30 +215,28 @@ def _refuse_while_running(planned: list[Instance]) -> None:
             )
 
 
-def unfit(planned: list[Instance], params: Params) -> dict[str, str]:
+def unfit(planned: list[Job], params: Params) -> dict[str, str]:
     """Return by title why results are not to be relied upon; every output is read."""
     read: ReadManifest = cache(manifest_or_empty)
     found: dict[str, str] = {}
-    makers: dict[Path, str] = {}
-    for instance in planned:
-        sources = [makers[path] for path in instance.inputs.values() if path in makers]
-        late = next((title for title in sources if title in found), None)
-        reason = _damage(instance, read) or why_stale(instance, params, read)
+    made_from = sources(planned)
+    for job in planned:
+        late = next((s.title for s in made_from[job.title] if s.title in found), None)
+        reason = _damage(job, read) or why_stale(job, params, read)
         if reason is None and late is not None:
             reason = f"it comes from {late}"
         if reason is not None:
-            found[instance.title] = reason
-        makers |= dict.fromkeys(instance.outputs.values(), instance.title)
+            found[job.title] = reason
     return found
 
 
-def _damage(instance: Instance, read: ReadManifest) -> str | None:
+def _damage(job: Job, read: ReadManifest) -> str | None:
     """Return what is wrong with the files of a result, None if they are as they were written."""
-    manifest = read(instance.manifest)
+    manifest = read(job.manifest)
     if not manifest:
         return "it is missing"
     recorded = manifest.get("outputs", {})
-    for path in instance.outputs.values():
+    for path in job.outputs.values():
         try:
             if sha256_file(path) != recorded.get(str(path)):
                 return f"{path} is not what the stage has written"

@@ -1,6 +1,6 @@
 """What would run to make a result, and why: the engines' decision in words.
 
-An instance runs if its result is not what the settings ask for, if one that it reads from runs, or
+A job runs if its result is not what the settings ask for, if one that it reads from runs, or
 if one that runs reads an output of it that is missing.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, why_stale
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import Job, planned_jobs, sources
 from arnas.pipeline.snakemake import altered_input
 from arnas.runtime.errors import UserError
 from arnas.runtime.manifest import manifest_or_empty
@@ -23,9 +23,9 @@ from arnas.runtime.manifest import manifest_or_empty
 
 @dataclass(frozen=True)
 class Rerun:
-    """An instance that would run, and why."""
+    """A job that would run, and why."""
 
-    instance: Instance
+    job: Job
     reason: str
 
 
@@ -35,58 +35,44 @@ def explain(target: str, params: Params) -> list[Rerun]:
     Parameters
     ----------
     target
-        Path of an output, name of a stage, or title of an instance: ``retrain digits/arnas/0``.
+        Path of an output, name of a stage, or title of a job: ``retrain digits/arnas/0``.
 
     Raises
     ------
     UserError
         When the run has no such target.
     """
-    planned = instances(params)
+    planned = planned_jobs(params)
     wanted = find_targets(target, planned)
-    makers = {
-        path: instance
-        for instance in planned
-        for path in [*instance.outputs.values(), instance.manifest]
-    }
-    sources = {
-        instance.title: [makers[path] for path in instance.inputs.values() if path in makers]
-        for instance in planned
-    }
-    needed = _upstream(wanted, sources)
-    chain = [instance for instance in planned if instance.title in needed]
+    made_from = sources(planned)
+    needed = _upstream(wanted, made_from)
+    chain = [job for job in planned if job.title in needed]
     reasons = _own_reasons(chain, wanted, params)
-    _spread(reasons, chain, sources, makers)
+    _spread(reasons, chain, made_from)
     return [Rerun(i, reasons[i.title]) for i in chain if i.title in reasons]
 
 
-def find_targets(target: str, planned: Sequence[Instance]) -> dict[str, Collection[Path]]:
-    """Return the titles of the instances that a target means, with the files it needs of each."""
+def find_targets(target: str, planned: Sequence[Job]) -> dict[str, Collection[Path]]:
+    """Return the titles of the jobs that a target means, with the files it needs of each."""
     path = Path(os.path.relpath(target or "."))
     found: dict[str, Collection[Path]] = {}
-    for instance in planned:
-        files = [*instance.outputs.values(), instance.manifest]
-        if path in files:
-            found[instance.title] = [path]
-        elif target in {instance.title, instance.stage.name, instance.stage.command}:
-            found[instance.title] = files
+    for job in planned:
+        if path in job.files:
+            found[job.title] = [path]
+        elif target in {job.title, job.stage.name, job.stage.command}:
+            found[job.title] = job.files
     if not found:
-        names = [name for i in planned for name in (i.title, i.stage.command, *_paths(i))]
+        names = [name for i in planned for name in (i.title, i.stage.command, *map(str, i.files))]
         close = difflib.get_close_matches(target, dict.fromkeys(names), n=3, cutoff=0.5)
         hint = " or ".join(close) if close else "a stage, as in retrain, or a line of `status`"
         raise UserError(
-            f"there is no target '{target}' in this run: name an output, a stage or an instance of "
+            f"there is no target '{target}' in this run: name an output, a stage or a job of "
             f"it, such as {hint}."
         )
     return found
 
 
-def _paths(instance: Instance) -> list[str]:
-    """Return the paths of the files of an instance."""
-    return [str(path) for path in [*instance.outputs.values(), instance.manifest]]
-
-
-def _upstream(titles: Collection[str], sources: Mapping[str, Sequence[Instance]]) -> set[str]:
+def _upstream(titles: Collection[str], made_from: Mapping[str, Sequence[Job]]) -> set[str]:
     """Return the titles and those of everything that they are made from."""
     found: set[str] = set()
     left = list(titles)
@@ -94,48 +80,52 @@ def _upstream(titles: Collection[str], sources: Mapping[str, Sequence[Instance]]
         title = left.pop()
         if title not in found:
             found.add(title)
-            left += [source.title for source in sources[title]]
+            left += [source.title for source in made_from[title]]
     return found
 
 
 def _own_reasons(
-    chain: Sequence[Instance], wanted: Mapping[str, Collection[Path]], params: Params
+    chain: Sequence[Job], wanted: Mapping[str, Collection[Path]], params: Params
 ) -> dict[str, str]:
-    """Return why instances would run by themselves."""
+    """Return why jobs would run by themselves."""
     read: ReadManifest = cache(manifest_or_empty)
     reasons = {}
-    for instance in chain:
-        stale = why_stale(instance, params, read)
-        gone = [path for path in wanted.get(instance.title, []) if not path.is_file()]
+    for job in chain:
+        stale = why_stale(job, params, read)
+        gone = [path for path in wanted.get(job.title, []) if not path.is_file()]
         altered = None
         if stale is None:
-            altered = altered_input(instance, params, read(instance.manifest)["inputs"])
+            altered = altered_input(job, params, read(job.manifest)["inputs"])
         if stale is not None:
-            reasons[instance.title] = stale
+            reasons[job.title] = stale
         elif gone:
-            reasons[instance.title] = f"{gone[0]} is missing"
+            reasons[job.title] = f"{gone[0]} is missing"
         elif altered is not None:
-            reasons[instance.title] = f"{altered} was altered after its stage had written it"
+            reasons[job.title] = f"{altered} was altered after its stage had written it"
     return reasons
 
 
 def _spread(
     reasons: dict[str, str],
-    chain: Sequence[Instance],
-    sources: Mapping[str, Sequence[Instance]],
-    makers: Mapping[Path, Instance],
+    chain: Sequence[Job],
+    made_from: Mapping[str, Sequence[Job]],
 ) -> None:
     """Add to `reasons` what runs because something else does, until nothing more is added."""
-    titles = {instance.title for instance in chain}
     count = -1
     while count != len(reasons):
         count = len(reasons)
-        for instance in chain:
-            before = next((s for s in sources[instance.title] if s.title in reasons), None)
+        for job in chain:
+            before = next((s for s in made_from[job.title] if s.title in reasons), None)
             if before is not None:
-                reasons.setdefault(instance.title, f"{before.title} runs")
-        for instance in [instance for instance in chain if instance.title in reasons]:
-            for path in instance.inputs.values():
-                if path in makers and makers[path].title in titles and not path.is_file():
-                    reason = f"{path} is missing, which {instance.title} reads"
-                    reasons.setdefault(makers[path].title, reason)
+                reasons.setdefault(job.title, f"{before.title} runs")
+        for job in [job for job in chain if job.title in reasons]:
+            for source in made_from[job.title]:
+                gone = [
+                    path
+                    for path in job.inputs.values()
+                    if path in source.outputs.values() and not path.is_file()
+                ]
+                if gone:
+                    reasons.setdefault(
+                        source.title, f"{gone[0]} is missing, which {job.title} reads"
+                    )

@@ -1,4 +1,4 @@
-"""Whether a stage instance on disk is what the settings ask for, and telling Snakemake so.
+"""Whether a stage job on disk is what the settings ask for, and telling Snakemake so.
 
 Snakemake knows the settings of jobs that it ran itself. What DVC or a command typed by hand made is
 judged by its manifest here, and the verdict becomes a small file, the token, that is an input of
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from arnas.config.params import Params
-from arnas.pipeline.jobs import Instance, lookup
+from arnas.pipeline.jobs import Job, lookup
 from arnas.pipeline.plan import stage_versions
 from arnas.runtime.files import canonical_json, sha256_file, write_json
 from arnas.runtime.manifest import digest, fingerprint, manifest_or_empty
@@ -25,21 +25,21 @@ LONG_AGO = 1_000_000_000
 ABSENT = object()
 
 ReadManifest = Callable[[Path], Mapping[str, Any]]
-"""How manifests are read: whoever judges many instances remembers them."""
+"""How manifests are read: whoever judges many jobs remembers them."""
 
 
-def expected(instance: Instance, params: Params) -> dict[str, Any]:
+def expected(job: Job, params: Params) -> dict[str, Any]:
     """Return what the manifest of a current result says of its settings and version."""
-    slices = settings(instance, params)
-    return {"params": digest(slices), "version": stage_versions()[instance.stage.command]}
+    slices = settings(job, params)
+    return {"params": digest(slices), "version": stage_versions()[job.stage.command]}
 
 
-def settings(instance: Instance, params: Params, *, defaults: bool = False) -> dict[str, Any]:
-    """Return the settings that an instance reads, by their dotted paths; see `lookup`."""
-    return {path: lookup(params, path, defaults=defaults) for path in instance.params}
+def settings(job: Job, params: Params, *, defaults: bool = False) -> dict[str, Any]:
+    """Return the settings that a job reads, by their dotted paths; see `lookup`."""
+    return {path: lookup(params, path, defaults=defaults) for path in job.params}
 
 
-def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
+def describe(job: Job, params: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Return the part of a manifest that says what a result is made from.
 
     Parameters
@@ -47,13 +47,13 @@ def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> d
     inputs
         Path to sha256.
     """
-    slices, current = settings(instance, params), expected(instance, params)
-    seed = instance.axes.get("seed")
+    slices, current = settings(job, params), expected(job, params)
+    seed = job.axes.get("seed")
     return {
-        "stage": instance.stage.command,
-        "axes": dict(instance.axes),
+        "stage": job.stage.command,
+        "axes": dict(job.axes),
         **current,
-        "settings": settings(instance, params, defaults=True),
+        "settings": settings(job, params, defaults=True),
         "fingerprint": fingerprint(
             slices, inputs, None if seed is None else int(seed), current["version"]
         ),
@@ -61,24 +61,22 @@ def describe(instance: Instance, params: Params, inputs: Mapping[str, str]) -> d
     }
 
 
-def why_stale(
-    instance: Instance, params: Params, read: ReadManifest = manifest_or_empty
-) -> str | None:
+def why_stale(job: Job, params: Params, read: ReadManifest = manifest_or_empty) -> str | None:
     """Return in words why the result on disk is not current; None if it is.
 
     It is current if its manifest has the settings' digest and the stage's version, and if each
     input that it recorded still has the same sha256 in the manifest beside that input.
     """
-    manifest = read(instance.manifest)
+    manifest = read(job.manifest)
     if not {"params", "version", "inputs"} <= manifest.keys():
         return "it has no manifest"
-    wanted = expected(instance, params)
+    wanted = expected(job, params)
     if manifest["params"] != wanted["params"]:
-        return "; ".join(_changes(instance, params, manifest)) or "its settings differ"
+        return "; ".join(_changes(job, params, manifest)) or "its settings differ"
     if manifest["version"] != wanted["version"]:
         return f"the stage's version was {manifest['version']}, is {wanted['version']}"
     recorded: dict[str, str] = manifest["inputs"]
-    now = {str(path) for path in instance.inputs.values()}
+    now = {str(path) for path in job.inputs.values()}
     if now != set(recorded):
         more, fewer = _listed(now - set(recorded)), _listed(set(recorded) - now)
         return (
@@ -109,12 +107,12 @@ def _listed(paths: set[str]) -> str:
     return f"{first} and {len(paths) - 1} more" if len(paths) > 1 else first
 
 
-def _changes(instance: Instance, params: Params, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _changes(job: Job, params: Params, manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield which settings differ from those of a manifest, if it has recorded them."""
     if "settings" not in manifest:
         return
-    before, now = manifest["settings"], settings(instance, params, defaults=True)
-    said = settings(instance, params)
+    before, now = manifest["settings"], settings(job, params, defaults=True)
+    said = settings(job, params)
     for path in dict.fromkeys([*now, *before]):
         old, new = before.get(path, ABSENT), now.get(path, ABSENT)
         yield from _differences(path, old, new, said.get(path, ABSENT))
@@ -139,15 +137,15 @@ def _word(value: object) -> str:
     return "not there" if value is ABSENT else canonical_json(value)
 
 
-def write_token(instance: Instance, params: Params) -> Path:
+def write_token(job: Job, params: Params) -> Path:
     """Write the token of a job and return its path.
 
     Both its time and its content differ when the result is stale, because Snakemake compares
     contents where the time alone has changed.
     """
-    path = token_path(instance, params)
-    content = expected(instance, params)
-    stale = why_stale(instance, params)
+    path = token_path(job, params)
+    content = expected(job, params)
+    stale = why_stale(job, params)
     if stale is not None:
         # Unlike any earlier content: a job that ran from nothing has had a stale token before.
         content["stale"] = f"{stale} ({time.time_ns()})"
@@ -157,7 +155,7 @@ def write_token(instance: Instance, params: Params) -> Path:
     return path
 
 
-def token_path(instance: Instance, params: Params) -> Path:
+def token_path(job: Job, params: Params) -> Path:
     """Return where the token of a job lies."""
-    names = (params.name, instance.stage.command, *instance.axes.values())
+    names = (params.name, job.stage.command, *job.axes.values())
     return TOKENS.joinpath(*names).with_suffix(".json")

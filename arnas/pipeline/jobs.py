@@ -20,7 +20,7 @@ USER_FILE = "user_file"
 
 
 @dataclass(frozen=True)
-class Instance:
+class Job:
     """A stage with its axes filled in."""
 
     stage: Stage
@@ -53,7 +53,7 @@ class Instance:
         return " ".join([self.stage.command, *("/".join(self.axes.values()).split())])
 
 
-def instantiate(stage: Stage, axes: Mapping[str, str], params: Params) -> Instance:
+def make_job(stage: Stage, axes: Mapping[str, str], params: Params) -> Job:
     """Fill in the axes of a stage."""
     fields = {"name": params.name, "search_dataset": params.run.search_dataset, **axes}
 
@@ -63,7 +63,7 @@ def instantiate(stage: Stage, axes: Mapping[str, str], params: Params) -> Instan
     settings = tuple(template.format(**fields) for template in stage.params)
     files = [*_own_data(params, axes["dataset"])] if stage.name == "data" else []
     files += user_code(params, settings)
-    return Instance(
+    return Job(
         stage,
         dict(axes),
         settings,
@@ -106,19 +106,32 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def cells(stage: Stage, params: Params) -> Iterator[dict[str, str]]:
-    """Yield the axes of every instance that the run has."""
+    """Yield the axes of every job that the run has."""
     for grid in stage.grids:
         for values in itertools.product(*(getattr(params.run, field) for field in grid.values())):
             yield dict(zip(grid, map(str, values), strict=True))
 
 
-def instances(params: Params) -> list[Instance]:
-    """Return every stage instance of the run, producers before consumers."""
-    return [instantiate(stage, axes, params) for stage in STAGES for axes in cells(stage, params)]
+def planned_jobs(params: Params) -> list[Job]:
+    """Return every stage job of the run, producers before consumers."""
+    return [make_job(stage, axes, params) for stage in STAGES for axes in cells(stage, params)]
+
+
+def sources(planned: Sequence[Job]) -> dict[str, list[Job]]:
+    """Return by title the jobs that make the inputs of each job, without repetition."""
+    makers = {path: job for job in planned for path in job.outputs.values()}
+    return {
+        job.title: list(
+            {
+                makers[path].title: makers[path] for path in job.inputs.values() if path in makers
+            }.values()
+        )
+        for job in planned
+    }
 
 
 def gathered(stage: Stage, axes: Mapping[str, str], params: Params) -> dict[str, Path]:
-    """Return what an aggregate is made from, that of the run's cells only, by instance and key."""
+    """Return what an aggregate is made from, that of the run's cells only, by job and key."""
     return {
         "/".join([producer.stage.command, *producer.axes.values(), key]): producer.outputs[key]
         for command in stage.gathers
@@ -127,12 +140,10 @@ def gathered(stage: Stage, axes: Mapping[str, str], params: Params) -> dict[str,
     }
 
 
-def producers(
-    stage: Stage, command: str, axes: Mapping[str, str], params: Params
-) -> list[Instance]:
-    """Return the instances of a command that an aggregate gathers from."""
+def producers(stage: Stage, command: str, axes: Mapping[str, str], params: Params) -> list[Job]:
+    """Return the jobs of a command that an aggregate gathers from."""
     return [
-        instantiate(other, found, params)
+        make_job(other, found, params)
         for other in STAGES
         if other.command == command
         for found in cells(other, params)
@@ -141,12 +152,12 @@ def producers(
 
 
 def named(axes: Mapping[str, str]) -> tuple[str, str, int]:
-    """Return the dataset, the network and the seed of an instance by its axes."""
+    """Return the dataset, the network and the seed of a job by its axes."""
     return axes["dataset"], axes["network"], int(axes["seed"])
 
 
-def find_instance(command: str, axes: Mapping[str, str], params: Params) -> Instance:
-    """Return the instance that a command line names.
+def find_job(command: str, axes: Mapping[str, str], params: Params) -> Job:
+    """Return the job that a command line names.
 
     Cells outside `run` are allowed as long as their settings exist.
 
@@ -171,7 +182,7 @@ def find_instance(command: str, axes: Mapping[str, str], params: Params) -> Inst
     name = command
     if command == "retrain":
         name = "retrain_searched" if axes["network"] in params.searches else "retrain_zoo"
-    return instantiate(stage_by_name(name), axes, params)
+    return make_job(stage_by_name(name), axes, params)
 
 
 def _unknown(axis: str, value: str, known: Mapping[str, Any], block: str) -> UserError:

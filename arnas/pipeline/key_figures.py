@@ -9,43 +9,43 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from arnas.pipeline.jobs import Instance
+from arnas.pipeline.jobs import Job
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_description, read_json, read_json_lines
 
 
-def key_figure(instance: Instance) -> str:
+def key_figure(job: Job) -> str:
     """Return what a result came to, in a few words; nothing where it cannot be read now."""
-    find = FIGURES.get(instance.stage.command)
+    find = FIGURES.get(job.stage.command)
     try:
-        return find(instance) if find else ""
+        return find(job) if find else ""
     except (UserError, OSError, SafetensorError, ValueError, LookupError, TypeError):
         return ""  # another process writes it, or it is damaged, which is not said here
 
 
-def _data(instance: Instance) -> str:
-    counts = _description(instance, "splits")["counts"]
+def _data(job: Job) -> str:
+    counts = _description(job, "splits")["counts"]
     return f"{sum(counts.values())} images"
 
 
-def _search(instance: Instance) -> str:
-    row = read_json_lines(instance.outputs["history"])[-1]
+def _search(job: Job) -> str:
+    row = read_json_lines(job.outputs["history"])[-1]
     return f"adversarial loss {row['train_loss']:.3f}"
 
 
-def _derive(instance: Instance) -> str:
-    cells: Mapping[str, Any] = read_json(instance.outputs["genotype"])["cells"]
+def _derive(job: Job) -> str:
+    cells: Mapping[str, Any] = read_json(job.outputs["genotype"])["cells"]
     skips = {kind: json.dumps(cell).count('"skip_connect"') for kind, cell in cells.items()}
     return "skips: " + ", ".join(f"{kind} {count}" for kind, count in skips.items())
 
 
-def _retrain(instance: Instance) -> str:
-    found = _description(instance, "selected")["provenance"]
+def _retrain(job: Job) -> str:
+    found = _description(job, "selected")["provenance"]
     return f"val: clean {found['val_clean']:.1f}, robust {found['val_robust']:.1f}"
 
 
-def _whitebox(instance: Instance) -> str:
-    with safe_open(instance.outputs["outcomes"], "numpy") as file:
+def _whitebox(job: Job) -> str:
+    with safe_open(job.outputs["outcomes"], "numpy") as file:
         names = [name for name in file.keys() if name.startswith("selected.")]  # noqa: SIM118
         flags = {name: file.get_tensor(name) for name in names}
     clean = flags["selected.clean"]
@@ -53,17 +53,17 @@ def _whitebox(instance: Instance) -> str:
     return f"clean {100 * clean.mean():.1f}, robust {100 * union.mean():.1f}"
 
 
-def _examples(instance: Instance) -> str:
-    with safe_open(instance.outputs["examples"], "numpy") as file:
+def _examples(job: Job) -> str:
+    with safe_open(job.outputs["examples"], "numpy") as file:
         return f"Square {100 * file.get_tensor('square').mean():.1f}"
 
 
-def _description(instance: Instance, key: str) -> dict[str, Any]:
+def _description(job: Job, key: str) -> dict[str, Any]:
     """Return the description of a safetensors file."""
-    return read_description(instance.outputs[key])
+    return read_description(job.outputs[key])
 
 
-FIGURES: Mapping[str, Callable[[Instance], str]] = {
+FIGURES: Mapping[str, Callable[[Job], str]] = {
     "data": _data,
     "search_adversarial": _search,
     "search_multiobjective": _search,

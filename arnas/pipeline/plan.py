@@ -117,6 +117,16 @@ _SEARCH_SPLITS = _tensors("results/{name}/data/{search_dataset}/splits", "splits
 _SELECTED = _tensors(RETRAIN + "/selected", "selected")
 _WEIGHTS = {**_tensors(RETRAIN + "/last", "last"), **_SELECTED}
 
+_ANALYSIS = _tables("datasets", "models", "operations", "examples", long=("alphas", "gamma"))
+_RESULTS = _tables(
+    *("whitebox", "summary", "curve", "blackbox", "transfer"),
+    *("checks", "search", "training", "published"),
+)
+_SETTINGS = (
+    *("run", "data", "threat", "supernet", "searches"),
+    *("networks", "retrain", "whitebox", "blackbox", "report"),
+)
+
 
 def _retrain(name: str, grid: Grid, network: tuple[str, ...], inputs: Mapping[str, str]) -> Stage:
     """Return the stage that trains the networks of one grid."""
@@ -260,7 +270,7 @@ STAGES: tuple[Stage, ...] = (
             "retrain": ("selected",),
             "blackbox_examples": ("examples",),
         },
-        outputs=_tables("datasets", "models", "operations", "examples", long=("alphas", "gamma")),
+        outputs=_ANALYSIS,
         manifest="results/{name}/analysis/manifest.json",
     ),
     Stage(
@@ -277,18 +287,7 @@ STAGES: tuple[Stage, ...] = (
             "whitebox": ("outcomes",),
             "blackbox": ("outcomes",),
         },
-        outputs=_tables(
-            "whitebox",
-            "summary",
-            "curve",
-            "blackbox",
-            "transfer",
-            "checks",
-            "search",
-            "training",
-            "published",
-        )
-        | {"metrics": TABLES + "/metrics.json"},
+        outputs=_RESULTS | {"metrics": TABLES + "/metrics.json"},
         manifest="results/{name}/tables/manifest.json",
     ),
     Stage(
@@ -297,42 +296,14 @@ STAGES: tuple[Stage, ...] = (
         help="Write the report of the run, one HTML file, and its figures.",
         message="Writing the report",
         grids=(ONCE,),
-        params=(
-            "run",
-            "data",
-            "threat",
-            "supernet",
-            "searches",
-            "networks",
-            "retrain",
-            "whitebox",
-            "blackbox",
-            "report",
-        ),
+        params=_SETTINGS,
         gathers={
             "data": ("splits",),
             "derive": ("genotype",),
             "whitebox": ("outcomes",),
             "blackbox_examples": ("examples",),
-            "analysis": (
-                "datasets_csv",
-                "models_csv",
-                "operations_csv",
-                "examples_csv",
-                "alphas_csv",
-                "gamma_csv",
-            ),
-            "tables": (
-                "whitebox_csv",
-                "summary_csv",
-                "curve_csv",
-                "blackbox_csv",
-                "transfer_csv",
-                "checks_csv",
-                "search_csv",
-                "training_csv",
-                "published_csv",
-            ),
+            "analysis": tuple(key for key in _ANALYSIS if key.endswith("_csv")),
+            "tables": tuple(key for key in _RESULTS if key.endswith("_csv")),
         },
         outputs={"html": "results/{name}/report.html", "networks": "results/{name}/networks.html"}
         | {figure: f"{REPORT}/{figure}.svg" for figure in FIGURES},

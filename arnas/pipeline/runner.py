@@ -19,7 +19,7 @@ from arnas.data.options import user_file
 from arnas.models.sharing import share_batches, share_statistics
 from arnas.pipeline.dvc import undeclared
 from arnas.pipeline.freshness import describe
-from arnas.pipeline.jobs import Instance, find_instance
+from arnas.pipeline.jobs import Job, find_job
 from arnas.pipeline.session import Session, say, session, worker_session
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_recorded, sha256_file, unwritable
@@ -33,11 +33,11 @@ MOST_GPUS = {"none": 0, "one": 1, "any": None}
 
 
 @dataclass(frozen=True)
-class Job:
+class StageContext:
     """What a stage's function works with."""
 
     params: Params
-    instance: Instance
+    job: Job
     device: torch.device
     report: Report
     state: Path
@@ -47,18 +47,18 @@ class Job:
 
     @property
     def axes(self) -> Mapping[str, str]:
-        """Return the axes of the instance."""
-        return self.instance.axes
+        """Return the axes of the job."""
+        return self.job.axes
 
     @property
     def inputs(self) -> Mapping[str, Path]:
         """Return the input files by key."""
-        return self.instance.inputs
+        return self.job.inputs
 
     @property
     def outputs(self) -> Mapping[str, Path]:
         """Return the output files by key."""
-        return self.instance.outputs
+        return self.job.outputs
 
     @property
     def seed(self) -> int:
@@ -79,7 +79,7 @@ class Job:
         return share_batches(share_statistics(model) if trained else model)
 
 
-StageFunction = Callable[[Job], None]
+StageFunction = Callable[[StageContext], None]
 
 
 def run_command(
@@ -103,52 +103,52 @@ def run_command(
         For wrong settings, unknown axes or missing inputs.
     """
     params = load_params()
-    instance = find_instance(command, axes, params)
-    work: StageFunction = function or pkgutil.resolve_name(instance.stage.run)
+    job = find_job(command, axes, params)
+    work: StageFunction = function or pkgutil.resolve_name(job.stage.run)
     place = rank_info()
     if place is not None:
         with worker_session(place) as running:
             # Written to scratch, and lost with it.
-            outputs = {key: running.state / key / p.name for key, p in instance.outputs.items()}
-            work(_job(params, replace(instance, outputs=outputs), running))
+            outputs = {key: running.state / key / p.name for key, p in job.outputs.items()}
+            work(_context(params, replace(job, outputs=outputs), running))
         return
-    made_from = describe(instance, params, _hashed_inputs(instance))
+    made_from = describe(job, params, _hashed_inputs(job))
     with session(
-        instance.title,
-        instance.command[1:],
+        job.title,
+        job.command[1:],
         state_folder(command, made_from["fingerprint"]),
-        result=str(instance.manifest),
-        most_gpus=MOST_GPUS[instance.stage.gpus],
+        result=str(job.manifest),
+        most_gpus=MOST_GPUS[job.stage.gpus],
     ) as running:
-        for path in undeclared(instance):
+        for path in undeclared(job):
             say(
-                instance.title,
+                job.title,
                 f"dvc.yaml does not name {path}, so `dvc repro` will not see changes of it: "
                 "`python -m arnas plan dvc > dvc.yaml` adds it",
             )
         start = time.monotonic()
-        with _withdrawn(instance):
-            work(_job(params, instance, running))
-        outcome = {str(path): sha256_file(path) for path in instance.outputs.values()}
+        with _withdrawn(job):
+            work(_context(params, job, running))
+        outcome = {str(path): sha256_file(path) for path in job.outputs.values()}
         took = {"wall_seconds": round(time.monotonic() - start, 2)}
-        write_manifest(instance.manifest, made_from | {"outputs": outcome} | running.record | took)
+        write_manifest(job.manifest, made_from | {"outputs": outcome} | running.record | took)
 
 
-def _job(params: Params, instance: Instance, running: Session) -> Job:
+def _context(params: Params, job: Job, running: Session) -> StageContext:
     """Return what the stage's function works with."""
-    return Job(
-        params, instance, running.device, running.report, running.state, running.checkpointer
+    return StageContext(
+        params, job, running.device, running.report, running.state, running.checkpointer
     )
 
 
-def _hashed_inputs(instance: Instance) -> dict[str, str]:
+def _hashed_inputs(job: Job) -> dict[str, str]:
     """Return the inputs by path with their sha256.
 
     A file of the user's own may be missing: its reader says better what is wrong with it.
     """
     found = {}
-    for path in instance.inputs.values():
-        own = path in instance.user_files
+    for path in job.inputs.values():
+        own = path in job.user_files
         place = user_file(path) if own else path
         if place.is_file():
             sha256 = sha256_file(place)
@@ -157,21 +157,21 @@ def _hashed_inputs(instance: Instance) -> dict[str, str]:
                 check_recorded(place, partial(str, sha256))
         elif not own:
             raise UserError(
-                f"{path} is missing, which {instance.title} reads: run `snakemake --cores all "
-                f"{instance.manifest}`, which makes it first."
+                f"{path} is missing, which {job.title} reads: run `snakemake --cores all "
+                f"{job.manifest}`, which makes it first."
             )
     return found
 
 
 @contextmanager
-def _withdrawn(instance: Instance) -> Iterator[None]:
+def _withdrawn(job: Job) -> Iterator[None]:
     """Take the manifest away while the outputs change; after a failure it returns if none did."""
-    manifest = instance.manifest
+    manifest = job.manifest
     aside = manifest.with_name(f".{manifest.name}.withdrawn")
     outputs = manifest_or_empty(manifest).get("outputs", {})
     try:
         # Before the work, not after hours of it.
-        for path in instance.files:
+        for path in job.files:
             path.parent.mkdir(parents=True, exist_ok=True)
         if manifest.is_file():
             manifest.replace(aside)  # which needs no room on the disk, neither way
@@ -182,7 +182,7 @@ def _withdrawn(instance: Instance) -> Iterator[None]:
     except BaseException:
         unchanged = all(
             path.is_file() and sha256_file(path) == outputs.get(str(path))
-            for path in instance.outputs.values()
+            for path in job.outputs.values()
         )
         if aside.is_file() and unchanged:
             aside.replace(manifest)

@@ -16,7 +16,7 @@ from typing import Any
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import token_path, why_stale, write_token
-from arnas.pipeline.jobs import Instance, find_instance, instances, lookup
+from arnas.pipeline.jobs import Job, find_job, lookup, planned_jobs
 from arnas.pipeline.plan import AXES, Stage, stage_by_name, stage_versions
 from arnas.runtime.files import sha256_file
 from arnas.runtime.manifest import manifest_or_empty
@@ -80,8 +80,8 @@ class Rules:
 
     def files(self, name: str, key: str) -> list[str]:
         """Return one output of every job that a command has in the run."""
-        planned = [i for i in instances(self.params) if name in {i.stage.name, i.stage.command}]
-        return [str(instance.outputs[key]) for instance in planned]
+        planned = [i for i in planned_jobs(self.params) if name in {i.stage.name, i.stage.command}]
+        return [str(job.outputs[key]) for job in planned]
 
     def _filled(self, templates: Mapping[str, str]) -> dict[str, str]:
         return {key: self._fill(template) for key, template in templates.items()}
@@ -91,9 +91,9 @@ class Rules:
         run = {"name": self.params.name, "search_dataset": self.params.run.search_dataset}
         return template.format(**run, **_wildcards())
 
-    def _job(self, stage: Stage, wildcards: Mapping[str, str]) -> Instance:
+    def _job(self, stage: Stage, wildcards: Mapping[str, str]) -> Job:
         axes = {axis: wildcards[axis] for axis in stage.axes}
-        return find_instance(stage.command, axes, self.params)
+        return find_job(stage.command, axes, self.params)
 
     def _others(self, stage: Stage, wildcards: Mapping[str, str], *, own: bool) -> list[str]:
         """Return the inputs of a job that its stage has no template for."""
@@ -122,26 +122,26 @@ def _wildcards(prefix: str = "") -> dict[str, str]:
 def put_in_order(params: Params) -> None:
     """Make current results no older than their inputs; contents stay as they are."""
     read = cache(manifest_or_empty)
-    for instance in instances(params):
+    for job in planned_jobs(params):
         with suppress(OSError):  # files are missing, or belong to somebody else
-            times = _made_at(instance, params)
-            younger = _younger(instance, min(times.values()))
-            if not younger or why_stale(instance, params, read) is not None:
+            times = _made_at(job, params)
+            younger = _younger(job, min(times.values()))
+            if not younger or why_stale(job, params, read) is not None:
                 continue
-            if _altered(younger, read(instance.manifest)["inputs"]) is None:
+            if _altered(younger, read(job.manifest)["inputs"]) is None:
                 newest = max(younger.values())
                 for path in [path for path, time in times.items() if time < newest]:
                     # Of a link itself: the file behind it is the cache's.
                     os.utime(path, ns=(newest, newest), follow_symlinks=False)
 
 
-def altered_input(instance: Instance, params: Params, recorded: Mapping[str, str]) -> Path | None:
+def altered_input(job: Job, params: Params, recorded: Mapping[str, str]) -> Path | None:
     """Return an input that was changed after its stage had written it, if there is one.
 
     Only inputs that are younger than the result are read.
     """
     try:
-        return _altered(_younger(instance, min(_made_at(instance, params).values())), recorded)
+        return _altered(_younger(job, min(_made_at(job, params).values())), recorded)
     except OSError:
         return None
 
@@ -151,20 +151,19 @@ def _altered(younger: Mapping[Path, int], recorded: Mapping[str, str]) -> Path |
     return next((path for path in younger if sha256_file(path) != recorded.get(str(path))), None)
 
 
-def _made_at(instance: Instance, params: Params) -> dict[Path, int]:
+def _made_at(job: Job, params: Params) -> dict[Path, int]:
     """Return when each file of a result was written (ns); a missing output is an `OSError`."""
-    template = instance.stage.log("benchmarks", "tsv")
-    benchmark = Path(template.format(name=params.name, **instance.axes))
-    made = [*instance.files]
+    template = job.stage.log("benchmarks", "tsv")
+    benchmark = Path(template.format(name=params.name, **job.axes))
+    made = [*job.files]
     if benchmark.exists():  # Snakemake's, which it counts among the outputs
         made.append(benchmark)
     return {path: path.lstat().st_mtime_ns for path in made}
 
 
-def _younger(instance: Instance, time: int) -> dict[Path, int]:
+def _younger(job: Job, time: int) -> dict[Path, int]:
     """Return the inputs that were written after a time (ns), and when."""
     written = {
-        path: max(path.stat().st_mtime_ns, path.lstat().st_mtime_ns)
-        for path in instance.inputs.values()
+        path: max(path.stat().st_mtime_ns, path.lstat().st_mtime_ns) for path in job.inputs.values()
     }
     return {path: stamp for path, stamp in written.items() if stamp > time}

@@ -1,4 +1,4 @@
-"""The state of every instance of a run, from its manifests, its files and the state folders.
+"""The state of every job of a run, from its manifests, its files and the state folders.
 
 Nothing is written, and nothing is read that is large: it is meant to be asked for at any time.
 """
@@ -18,7 +18,7 @@ import yaml
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, describe, recorded_sha256, why_stale
-from arnas.pipeline.jobs import Instance, instances, lookup
+from arnas.pipeline.jobs import Job, lookup, planned_jobs, sources
 from arnas.pipeline.key_figures import key_figure
 from arnas.runtime.abandoned import StateSlot, age, state_slots
 from arnas.runtime.history import state_root
@@ -33,9 +33,9 @@ LOCK = Path("dvc.lock")
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of one instance."""
+    """What is known of one job."""
 
-    instance: str
+    job: str
     """Its title."""
     state: State
     detail: str
@@ -51,7 +51,7 @@ class Overview:
     """What is known of a run."""
 
     name: str
-    instances: tuple[Status, ...]
+    jobs: tuple[Status, ...]
     elsewhere: tuple[str, ...]
     """What other copies of the checkout and other runs are making."""
     unknown_to_dvc: int
@@ -59,8 +59,8 @@ class Overview:
 
     @property
     def counts(self) -> dict[State, int]:
-        """Return the number of instances in each state that occurs."""
-        found = Counter(status.state for status in self.instances)
+        """Return the number of jobs in each state that occurs."""
+        found = Counter(status.state for status in self.jobs)
         return {state: found[state] for state in STATES if found[state]}
 
     @property
@@ -74,26 +74,24 @@ class Overview:
 
 
 def overview(params: Params) -> Overview:
-    """Return the state of every instance of the run."""
+    """Return the state of every job of the run."""
     read: ReadManifest = cache(manifest_or_empty)
     slots = state_slots(state_root())
-    planned = instances(params)
+    planned = planned_jobs(params)
     found: dict[str, Status] = {}
-    done: list[Instance] = []
-    makers: dict[Path, str] = {}
+    done: list[Job] = []
+    made_from = sources(planned)
     unready: set[str] = set()
-    """Titles of the instances whose results are not what the settings ask for."""
-    for instance in planned:
-        sources = [makers[path] for path in instance.inputs.values() if path in makers]
-        late = next((title for title in sources if title in unready), None)
-        status = _status(instance, params, read, slots, late)
-        found[instance.title] = status
-        makers |= dict.fromkeys(instance.outputs.values(), instance.title)
+    """Titles of the jobs whose results are not what the settings ask for."""
+    for job in planned:
+        late = next((s.title for s in made_from[job.title] if s.title in unready), None)
+        status = _status(job, params, read, slots, late)
+        found[job.title] = status
         if status.state == "done":
-            done.append(instance)
+            done.append(job)
         else:
-            unready.add(instance.title)
-    here = {str(instance.manifest) for instance in planned}
+            unready.add(job.title)
+    here = {str(job.manifest) for job in planned}
     others = [
         f"{slot.title} in {slot.holder.get('folder', 'an unknown folder')}, {slot.who}"
         for slot in slots
@@ -105,46 +103,46 @@ def overview(params: Params) -> Overview:
 
 
 def _status(
-    instance: Instance,
+    job: Job,
     params: Params,
     read: ReadManifest,
     slots: Sequence[StateSlot],
     late: str | None,
 ) -> Status:
-    """Return what is known of an instance; `late` is a producer whose result is not current."""
-    manifest = read(instance.manifest)
-    gone = [path for path in instance.outputs.values() if not path.is_file()]
-    own = [slot for slot in slots if slot.stage == instance.stage.command]
-    state, detail = _judged(instance, params, read, own, late, gone)
-    figure = key_figure(instance) if manifest and not gone else ""
+    """Return what is known of a job; `late` is a producer whose result is not current."""
+    manifest = read(job.manifest)
+    gone = [path for path in job.outputs.values() if not path.is_file()]
+    own = [slot for slot in slots if slot.stage == job.stage.command]
+    state, detail = _judged(job, params, read, own, late, gone)
+    figure = key_figure(job) if manifest and not gone else ""
     made = None
     with suppress(OSError):
-        made = instance.manifest.stat().st_mtime
-    return Status(instance.title, state, detail, made, str(manifest.get("device", "")), figure)
+        made = job.manifest.stat().st_mtime
+    return Status(job.title, state, detail, made, str(manifest.get("device", "")), figure)
 
 
 def _judged(
-    instance: Instance,
+    job: Job,
     params: Params,
     read: ReadManifest,
     slots: Sequence[StateSlot],
     late: str | None,
     gone: Sequence[Path],
 ) -> tuple[State, str]:
-    """Return the state of an instance with its detail."""
-    fingerprint = _fingerprint(instance, params, read)
+    """Return the state of a job with its detail."""
+    fingerprint = _fingerprint(job, params, read)
     for slot in slots:
-        if _makes(slot, instance):
+        if _makes(slot, job):
             fits = slot.fingerprint == fingerprint
-            how_far = progress_text(instance, params, slot.progress) if slot.progress else None
+            how_far = progress_text(job, params, slot.progress) if slot.progress else None
             other = None if fits else "with settings or inputs other than the present ones"
             return "running", ", ".join(filter(None, [slot.who, how_far, other]))
-    there, reason = bool(read(instance.manifest)), why_stale(instance, params, read)
+    there, reason = bool(read(job.manifest)), why_stale(job, params, read)
     if reason is None and late is None and not gone:
         return "done", ""
     for slot in slots:
         if slot.fingerprint == fingerprint and slot.progress is not None and not slot.held:
-            return "partial", progress_text(instance, params, slot.progress)
+            return "partial", progress_text(job, params, slot.progress)
     if not there:
         return ("missing", "") if late is None else ("waiting", f"for {late}")
     if reason is not None or late is not None:
@@ -152,11 +150,11 @@ def _judged(
     return "missing", f"{gone[0]} is gone"
 
 
-def _fingerprint(instance: Instance, params: Params, read: ReadManifest) -> str:
-    """Return the start of the fingerprint that the instance would have if it were made now."""
-    paths = instance.inputs.values()
+def _fingerprint(job: Job, params: Params, read: ReadManifest) -> str:
+    """Return the start of the fingerprint that the job would have if it were made now."""
+    paths = job.inputs.values()
     inputs = {str(path): recorded_sha256(path, read, UNKNOWN) for path in paths}
-    fingerprint: str = describe(instance, params, inputs)["fingerprint"]
+    fingerprint: str = describe(job, params, inputs)["fingerprint"]
     return fingerprint[:16]
 
 
@@ -169,40 +167,40 @@ def slot_text(slot: StateSlot, params: Params | None) -> str:
     if params is None:
         return text
     read: ReadManifest = cache(manifest_or_empty)
-    for instance in instances(params):
-        known = slot.stage == instance.stage.command
-        if known and slot.fingerprint == _fingerprint(instance, params, read):
-            how_far = progress_text(instance, params, slot.progress or {})
+    for job in planned_jobs(params):
+        known = slot.stage == job.stage.command
+        if known and slot.fingerprint == _fingerprint(job, params, read):
+            how_far = progress_text(job, params, slot.progress or {})
             return f"{text}, {how_far}: its next run goes on from there"
     return f"{text}, not of the present settings and inputs"
 
 
-def _makes(slot: StateSlot, instance: Instance) -> bool:
-    """Return whether a process makes the instance's result in this checkout."""
-    return slot.held and slot.here and slot.holder.get("result") == str(instance.manifest)
+def _makes(slot: StateSlot, job: Job) -> bool:
+    """Return whether a process makes the job's result in this checkout."""
+    return slot.held and slot.here and slot.holder.get("result") == str(job.manifest)
 
 
-def progress_text(instance: Instance, params: Params, values: Mapping[str, Any]) -> str:
+def progress_text(job: Job, params: Params, values: Mapping[str, Any]) -> str:
     """Return in words how far a saved state is."""
     if "batches" in values:
         return f"{sum(values['batches'].values())} batches of attacks"
     epoch = values.get("epoch", values.get("done"))
     if epoch is None:
         return "begun"
-    text = f"{epoch} of {_epochs(instance, params)} epochs"
+    text = f"{epoch} of {_epochs(job, params)} epochs"
     return f"{text}, step {values['step']}" if values.get("step") else text
 
 
-def _epochs(instance: Instance, params: Params) -> Any:
-    """Return the number of epochs that an instance has by the settings."""
-    for path in instance.params:
+def _epochs(job: Job, params: Params) -> Any:
+    """Return the number of epochs that a job has by the settings."""
+    for path in job.params:
         found = lookup(params, path)
         if "epochs" in found:
             return found["epochs"]
     return UNKNOWN
 
 
-def _known_to_dvc(done: Sequence[Instance]) -> int:
+def _known_to_dvc(done: Sequence[Job]) -> int:
     """Return how many results ``dvc.lock`` has, by their manifests, of which no two are equal."""
     try:
         content = yaml.load(LOCK.read_text(encoding="utf-8"), Loader=_LOADER)
@@ -215,11 +213,11 @@ def _known_to_dvc(done: Sequence[Instance]) -> int:
     except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, UnicodeDecodeError):
         return 0
     count = 0
-    for instance in done:
+    for job in done:
         with suppress(OSError):
-            content = instance.manifest.read_bytes()
+            content = job.manifest.read_bytes()
             md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            count += known.get(str(instance.manifest)) == md5
+            count += known.get(str(job.manifest)) == md5
     return count
 
 

@@ -24,7 +24,7 @@ COLOURS: dict[State, str] = {
 ROOM = {"detail": 0, "figure": 110, "age": 70, "device": 130}
 """Columns besides the first two, and how wide the terminal must be to show them."""
 NARROW = 70
-"""Columns below which an instance's name may take several lines."""
+"""Columns below which a job's name may take several lines."""
 REFRESH = 1.0
 """Seconds between two looks."""
 PATIENCE = 20.0
@@ -48,10 +48,10 @@ def as_text(found: Overview, width: int) -> RenderableType:
     """Return the overview for a terminal of so many columns."""
     shown = [name for name, least in ROOM.items() if width >= least]
     table = Table(title=f"Run {found.name}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("instance", overflow="fold", no_wrap=width >= NARROW)
+    table.add_column("job", overflow="fold", no_wrap=width >= NARROW)
     for name in ["state", *shown]:
         table.add_column(name, overflow="fold")
-    for status in found.instances:
+    for status in found.jobs:
         cells = {
             "detail": status.detail,
             "figure": status.figure,
@@ -59,7 +59,7 @@ def as_text(found: Overview, width: int) -> RenderableType:
             "device": status.device,
         }
         state = Text(status.state, style=COLOURS[status.state])
-        table.add_row(Text(status.instance), state, *(Text(cells[name]) for name in shown))
+        table.add_row(Text(status.job), state, *(Text(cells[name]) for name in shown))
     return Group(table, *(Text(line) for line in _last_lines(found)))
 
 
@@ -67,7 +67,7 @@ def _last_lines(found: Overview) -> list[str]:
     """Return what stands below the table."""
     lines = [f"also running: {text}" for text in found.elsewhere]
     counts = ", ".join(f"{count} {state}" for state, count in found.counts.items())
-    lines.append(f"{len(found.instances)} instances: {counts}")
+    lines.append(f"{len(found.jobs)} jobs: {counts}")
     if found.unknown_to_dvc and not found.running:
         lines.append(
             f"DVC does not know {found.unknown_to_dvc} of the results that are done: "

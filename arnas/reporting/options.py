@@ -10,7 +10,7 @@ from arnas.runtime.options import Options
 
 
 class Ordering(Options):
-    """A conclusion that every rerun must confirm: one network withstands more than another."""
+    """A conclusion that every rerun must confirm: one network is more robust than another."""
 
     dataset: str
     attack: str

@@ -38,8 +38,7 @@ def held_devices(tell: Callable[[str], None], most: int | None = None) -> Iterat
     """Hold the devices of a job while it runs.
 
     ``ARNAS_DEVICE`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, which counts the visible GPUs
-    from 0; ``ARNAS_GPUS`` says how many. With ``ARNAS_FAKE_GPUS`` GPUs are leased and the work is
-    done on the CPU. ``ARNAS_RANKS`` sets the number of processes on the CPU.
+    from 0; ``ARNAS_GPUS`` says how many. ``ARNAS_RANKS`` sets the number of processes on the CPU.
 
     Parameters
     ----------
@@ -58,7 +57,7 @@ def held_devices(tell: Callable[[str], None], most: int | None = None) -> Iterat
     offered = wanted_gpus(names)
     count = offered if most is None else min(offered, most)
     if not count:
-        ranks = _cpu_ranks() if most is None else 1
+        ranks = _positive("ARNAS_RANKS") if most is None else 1
         yield Devices((), (torch.device("cpu"),) * ranks)
     elif assigned(names, offered):
         yield _devices(names[:count], names)
@@ -91,19 +90,12 @@ def _allowed() -> tuple[tuple[str, ...], int | None]:
 
 def _devices(held: tuple[str, ...], names: tuple[str, ...]) -> Devices:
     """Return the devices of the GPUs held, which alone become visible."""
-    if "ARNAS_FAKE_GPUS" in os.environ:
-        return Devices(held, (torch.device("cpu"),) * len(held))
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
     # If something has initialised CUDA before, the old list still counts.
     shown = held if torch.cuda.device_count() == len(held) else names
     devices = tuple(torch.device("cuda", shown.index(name)) for name in held)
     torch.cuda.set_device(devices[0])
     return Devices(held, devices)
-
-
-def _cpu_ranks() -> int:
-    """Return the number of processes that share a job on the CPU: ``ARNAS_RANKS``, 1 by default."""
-    return _positive("ARNAS_RANKS")
 
 
 def memory_ran_out(error: BaseException) -> bool:

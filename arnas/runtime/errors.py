@@ -27,7 +27,7 @@ class Preempted(Exception):  # noqa: N818 -- nothing went wrong
 
 
 STOPPED = 75
-"""Exit code after a signal: the state is saved, and the same command goes on (EX_TEMPFAIL)."""
+"""Exit code after a signal: the state is saved, and the same command resumes (EX_TEMPFAIL)."""
 
 
 @contextmanager

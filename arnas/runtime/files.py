@@ -95,7 +95,7 @@ def unwritable(path: Path, error: OSError) -> UserError:
     """Return what to say of a file that a full or read-only disk has refused."""
     return UserError(
         f"{path} cannot be written: {error.strerror or error}; make room or give the right to "
-        "write there, and type the same command again: what was saved before is still there."
+        "write there, and rerun the same command: what was saved before is still there."
     )
 
 
@@ -366,7 +366,7 @@ def _read_header(
             record = json.loads(own[0])
             sha256, description = record["sha256"], record["description"]
             if not (isinstance(sha256, str) and isinstance(description, dict)):
-                raise ValueError("its metadata have another form")
+                raise ValueError("its metadata has another form")
             return start + header, sha256, description
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise _unreadable(path, error) from None

@@ -28,18 +28,13 @@ def visible_gpus() -> tuple[str, ...]:
     """Return the names of the GPUs that this process may use.
 
     Those of ``CUDA_VISIBLE_DEVICES`` as they are spelled there (numbers, UUIDs or MIG names; as in
-    CUDA the list ends at a negative number), otherwise the numbers of all. With
-    ``ARNAS_FAKE_GPUS`` its list, of devices that are leased and not used.
+    CUDA the list ends at a negative number), otherwise the numbers of all.
 
     The GPUs are counted without CUDA, which would read ``CUDA_VISIBLE_DEVICES`` for good.
     """
-    fake = os.environ.get("ARNAS_FAKE_GPUS")
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES") if fake is None else fake
-    there = torch.cuda.device_count() if fake is None else None
-    if there == 0:
-        return ()
-    if listed is None:
-        return tuple(map(str, range(there or 0)))
+    listed, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    if listed is None or count == 0:
+        return tuple(map(str, range(count)))
     names: list[str] = []
     for name in map(str.strip, listed.split(",")):
         if not name or name.startswith("-"):
@@ -70,8 +65,8 @@ def leased(
 ) -> Iterator[tuple[str, ...]]:
     """Hold `count` of the GPUs, waiting until so many are free.
 
-    Whoever waits keeps what it has and lets nobody pass, so that a job that asks for several is
-    not starved by jobs that ask for one, and no two wait for each other.
+    A waiting job holds what it has and blocks later ones, so that a job that asks for several GPUs
+    is not starved by jobs that ask for one, and no two wait for each other.
 
     Parameters
     ----------
@@ -140,7 +135,7 @@ def _identities(names: Sequence[str]) -> dict[str, str]:
 
     One job may name a GPU by its number and another by its UUID.
     """
-    if not any(name.isdecimal() for name in names) or "ARNAS_FAKE_GPUS" in os.environ:
+    if not any(name.isdecimal() for name in names):
         return {name: name for name in names}
     command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:

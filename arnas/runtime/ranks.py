@@ -3,7 +3,7 @@
 The process that the user started is rank 0. It starts the others with the same command; they do
 the same work on the same random numbers, share every forward pass with it
 (`arnas.models.sharing`), and write nothing. They end when it ends, however it ends, and it ends
-when one of them does, so a killed rank leaves a state to go on from and no process behind.
+when one of them does, so a killed rank leaves a checkpoint to resume from and no process behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VARIABLE = "ARNAS_FOLLOWS"
 """Holds the `RankInfo` of a process that is not rank 0; set by rank 0 and by nobody else."""
 HOST = "127.0.0.1"
 GRACE_SECONDS = 10
-"""How long a rank that met a mistake waits for rank 0, which meets the same and says so."""
+"""How long a worker that failed waits for rank 0, which fails too and says why."""
 TIMEOUT = timedelta(minutes=30)
 
 
@@ -47,60 +47,60 @@ class RankInfo:
     """Of the store on this machine, where the ranks meet."""
     device: str
     state: str
-    """Folder of the state that all of them go on from."""
+    """Folder of the checkpoint that all ranks resume from."""
 
 
 def rank_info() -> RankInfo | None:
-    """Return the place that rank 0 gave this process; None for a process of its own."""
+    """Return which rank this process is; None for rank 0 or a process without ranks."""
     text = os.environ.get(VARIABLE)
     return None if text is None else RankInfo(**json.loads(text))
 
 
 @contextmanager
 def launch_workers(
-    words: Sequence[str], devices: Sequence[torch.device], state: Path, last_words: str
+    arguments: Sequence[str], devices: Sequence[torch.device], state: Path, hint: str
 ) -> Iterator[None]:
-    """Start a process for every device but the first, and be their rank 0 meanwhile.
+    """Start a worker process for every device but the first; this process is rank 0.
 
     Parameters
     ----------
-    words
-        What follows ``python``, as of the command that this process runs.
+    arguments
+        Of ``python``, as in the command that this process runs.
     devices
         One for each rank; with a single one nothing happens.
     state
-        Folder of the state that all of them go on from.
-    last_words
-        A line to end with when another rank ends before its time.
+        Folder of the checkpoint that all ranks resume from.
+    hint
+        Printed last if another rank ends too early.
     """
     if len(devices) == 1:
         yield
         return
     store = TCPStore(HOST, 0, len(devices), is_master=True, wait_for_workers=False, timeout=TIMEOUT)
-    others = []
+    workers = []
     for rank, device in enumerate(devices[1:], start=1):
-        place = RankInfo(rank, len(devices), store.port, str(device), str(state))
-        environment = os.environ | {VARIABLE: json.dumps(asdict(place))}
-        command = [sys.executable, *words]
-        others.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
+        info = RankInfo(rank, len(devices), store.port, str(device), str(state))
+        environment = os.environ | {VARIABLE: json.dumps(asdict(info))}
+        command = [sys.executable, *arguments]
+        workers.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
     ending = threading.Event()
-    for rank, process in enumerate(others, start=1):
-        watch = (process, rank, ending, last_words)
-        threading.Thread(target=_leave_with, args=watch, daemon=True).start()
+    for rank, process in enumerate(workers, start=1):
+        watch = (process, rank, ending, hint)
+        threading.Thread(target=_exit_with, args=watch, daemon=True).start()
     try:
         with _group(store, 0, devices):
             yield
     finally:
         ending.set()
-        for process in others:
+        for process in workers:
             process.kill()
             process.wait()
 
 
-def _leave_with(
-    process: subprocess.Popen[bytes], rank: int, ending: threading.Event, last_words: str
+def _exit_with(
+    process: subprocess.Popen[bytes], rank: int, ending: threading.Event, hint: str
 ) -> None:
-    """End this process when another rank has ended before its time.
+    """End this process if another rank ends too early.
 
     At once, because the main thread may wait for that rank forever.
     """
@@ -109,32 +109,32 @@ def _leave_with(
         return
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     sentence = f"error: rank {rank} ended by {how}; rerun the same command to resume."
-    sys.stderr.write(f"{sentence}\n{last_words}\n")
+    sys.stderr.write(f"{sentence}\n{hint}\n")
     sys.stderr.flush()
     os._exit(STOPPED)
 
 
 @contextmanager
-def join_as_worker(place: RankInfo) -> Iterator[torch.device]:
-    """Be a rank other than 0, and yield its device; ends with the process that started it."""
-    end = threading.Thread(target=_end_with_leader, daemon=True)
+def join_as_worker(info: RankInfo) -> Iterator[torch.device]:
+    """Join the ranks as a worker and yield its device; ends when rank 0 does."""
+    end = threading.Thread(target=_exit_with_rank_0, daemon=True)
     end.start()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # rank 0 saves, and ends the others
-    device = torch.device(place.device)
+    device = torch.device(info.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = TCPStore(HOST, place.port, place.ranks, is_master=False, timeout=TIMEOUT)
+    store = TCPStore(HOST, info.port, info.ranks, is_master=False, timeout=TIMEOUT)
     try:
-        with _group(store, place.rank, [device] * place.ranks):
+        with _group(store, info.rank, [device] * info.ranks):
             yield device
             end.join()
     except UserError as error:
         time.sleep(GRACE_SECONDS)
-        raise UserError(f"rank {place.rank}: {error}") from None
+        raise UserError(f"rank {info.rank}: {error}") from None
 
 
-def _end_with_leader() -> None:
+def _exit_with_rank_0() -> None:
     """Wait until rank 0 is gone, which closes this process's input, and end."""
     sys.stdin.buffer.read()
     os._exit(STOPPED)
@@ -156,16 +156,16 @@ def _group(store: TCPStore, rank: int, devices: Sequence[torch.device]) -> Itera
 
 
 class ReadOnlyCheckpointer:
-    """Goes on from the state that rank 0 keeps, and keeps none."""
+    """Loads the checkpoint of rank 0 and saves nothing: a worker's checkpointer."""
 
     stopping = False
 
     def __init__(self, folder: Path) -> None:
-        self._keeper = FolderCheckpointer(folder, interval=0)
+        self._checkpointer = FolderCheckpointer(folder, interval=0)
 
     def load(self) -> TensorFile | None:
-        """Return the newest state that is whole; rank 0 names a damaged one."""
-        return self._keeper.load(quiet=True)
+        """Return the newest undamaged state; rank 0 reports a damaged one."""
+        return self._checkpointer.load(quiet=True)
 
     def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
-        """Keep nothing."""
+        """Save nothing."""

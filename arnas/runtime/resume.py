@@ -1,9 +1,9 @@
-"""State of a run in progress, so that a killed run goes on where it was.
+"""Checkpoints of a run in progress, from which a killed run resumes.
 
-The state is a safetensors file with its JSON, verified when it is read. Two such files take turns,
-so one of them is whole whenever the process is killed. They lie outside every engine's outputs, in
-a folder that is named by the fingerprint of the result, is held by one process at a time, and is
-gone when the result is there.
+A checkpoint is a safetensors file, verified when it is read. Two files are written in turns, so one
+of them is whole whenever the process is killed. They lie outside every engine's outputs, in a
+folder that is named by the fingerprint of the result, locked by one process at a time and removed
+when the result is complete.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Snapshot(NamedTuple):
-    """All that a loop needs to go on."""
+    """All that a loop needs to resume."""
 
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
@@ -58,21 +58,21 @@ class Snapshot(NamedTuple):
 
 
 class Checkpointer(Protocol):
-    """What a loop asks for its earlier state and offers its present one."""
+    """Loads and saves the state of a loop."""
 
     @property
     def stopping(self) -> bool:
-        """Return whether a signal has asked to stop, which the next offer will do."""
+        """Return whether a signal arrived, after which the next `maybe_save` stops."""
 
     def load(self) -> TensorFile | None:
-        """Return the state of an earlier run that was cut short, if there is one."""
+        """Return the state of an earlier, interrupted run, if there is one."""
 
     def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
         """Save if it is time, or if `now`; called between two steps."""
 
 
 class _NoCheckpoint:
-    """A checkpointer that keeps nothing."""
+    """A checkpointer that saves nothing."""
 
     stopping = False
 
@@ -147,10 +147,10 @@ class Section:
 
 
 class FolderCheckpointer:
-    """Keeps the state of one run in a folder.
+    """Saves the state of one run in a folder.
 
-    The run goes on while a copy of a large state is written by a thread: digest and disk take
-    seconds for it, and a save every half minute would cost several percent.
+    A large state is copied and written by a thread while the run continues: digest and disk take
+    seconds, so that saving every half minute would cost several percent.
     """
 
     def __init__(self, folder: Path, interval: float) -> None:
@@ -159,21 +159,21 @@ class FolderCheckpointer:
         self._looping = False
         self._number = 0
         self._saved = time.monotonic()
-        self._asked: signal.Signals | None = None
+        self._signal: signal.Signals | None = None
         self._writer = ThreadPoolExecutor(1, "state")
         self._writing: Future[None] | None = None
 
     @property
     def stopping(self) -> bool:
-        """Return whether a signal has asked to stop, which the next offer will do."""
-        return self._asked is not None
+        """Return whether a signal arrived, after which the next `maybe_save` stops."""
+        return self._signal is not None
 
     def _path(self, number: int) -> Path:
-        """Return the file of a save: two take turns, so a kill while writing costs one save."""
+        """Return the file of a save; two alternate, so a kill while writing costs one save."""
         return self.folder / f"state.{number % 2}.safetensors"
 
     def load(self, quiet: bool = False) -> TensorFile | None:
-        """Return the newest state that is whole; a damaged one is named on stderr, unless quiet."""
+        """Return the newest undamaged state; a damaged one is reported on stderr unless quiet."""
         self._looping = True
         found: list[tuple[int, TensorFile]] = []
         for path in filter(Path.exists, map(self._path, range(2))):
@@ -191,7 +191,7 @@ class FolderCheckpointer:
         return newest
 
     def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
-        """Save if it is time, or if `now`; after a signal, save and leave.
+        """Save if it is time, or if `now`; after a signal, save and stop.
 
         Raises
         ------
@@ -201,8 +201,8 @@ class FolderCheckpointer:
             When the save before could not be written.
         """
         due = now or time.monotonic() - self._saved >= self._interval
-        if due or self._asked is not None:
-            self.settle()
+        if due or self._signal is not None:
+            self.flush()
             tensors, values = snapshot()
             self._number += 1
             path, content = self._path(self._number), {"save": self._number, "values": dict(values)}
@@ -215,25 +215,25 @@ class FolderCheckpointer:
                 content = json.loads(json.dumps(content))  # a copy too
                 self._writing = self._writer.submit(save_tensors, path, copies, content)
             self._saved = time.monotonic()
-        if self._asked is not None:
-            self.settle()
-            raise Preempted(self._asked.name)
+        if self._signal is not None:
+            self.flush()
+            raise Preempted(self._signal.name)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until the last save is on the disk; a `UserError` if it could not be written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Wait for the last save, whatever became of it."""
+        """Wait for the last save, even if it failed."""
         self._writer.shutdown()
 
-    def ask(self, number: int, _: FrameType | None) -> None:
-        """Remember that a signal asked to stop; with no loop to save, stop at once."""
-        self._asked = signal.Signals(number)
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        """Stop at the next `maybe_save`; at once if no loop has started."""
+        self._signal = signal.Signals(number)
         if not self._looping:
-            raise Preempted(self._asked.name)
+            raise Preempted(self._signal.name)
 
 
 def save_interval() -> float:
@@ -250,7 +250,7 @@ def save_interval() -> float:
 
 @contextmanager
 def checkpointing(folder: Path, title: str, result: str = "") -> Iterator[FolderCheckpointer]:
-    """Yield the checkpointer of a run that no other process works on; remove the state on success.
+    """Lock the folder of a run and yield its checkpointer; remove the folder on success.
 
     Copies of a checkout that work on the same result at once, as experiments of DVC do, have a
     slot each; in one checkout a second process is refused.
@@ -287,7 +287,7 @@ def checkpointing(folder: Path, title: str, result: str = "") -> Iterator[Folder
         write_json(slot / "holder.json", {**_myself(), "title": title, "result": result})
         checkpointer = FolderCheckpointer(slot, save_interval())
         try:
-            with _asking(checkpointer):
+            with _signals_to(checkpointer):
                 yield checkpointer
         finally:
             checkpointer.close()
@@ -320,11 +320,11 @@ def _holder(slot: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _asking(checkpointer: FolderCheckpointer) -> Iterator[None]:
-    """Let the signals that ask to stop reach the checkpointer instead of ending the process."""
+def _signals_to(checkpointer: FolderCheckpointer) -> Iterator[None]:
+    """Send SIGNALS to the checkpointer instead of ending the process."""
     here = threading.current_thread() is threading.main_thread()
-    # Elsewhere signals cannot be caught, and end the process as ever.
-    before = {number: signal.signal(number, checkpointer.ask) for number in SIGNALS if here}
+    # In other threads signals cannot be caught, and end the process as usual.
+    before = {number: signal.signal(number, checkpointer.on_signal) for number in SIGNALS if here}
     try:
         yield
     finally:

@@ -199,7 +199,10 @@ class StateEdges(nn.Module):
         """Return the weighted sum of the pools and the skip connection."""
         terms = {}
         for pool in self.pools:
-            pooled = build_operation(pool, self.channels, self.stride)(state)
+            if pool == "max_pool_3x3":
+                pooled = F.max_pool2d(state, 3, self.stride, 1)
+            else:
+                pooled = F.avg_pool2d(state, 3, self.stride, 1, count_include_pad=False)
             terms[pool] = getattr(self, POOL_NORMS[pool])(pooled)
         terms |= dict.fromkeys(self.skips if self.stride == 1 else (), state)
         reduced = self._strided_skip(active, weights) if self.stride == 2 and self.skips else None

@@ -54,11 +54,6 @@ def cell_from_code(code: str) -> Cell:
     return tuple(cell)
 
 
-def density(codes: Sequence[str]) -> float:
-    """Return the share of ones in the codes, the architecture density of arXiv 1911.10695."""
-    return sum(code.count("1") for code in codes) / sum(map(len, codes))
-
-
 class RobNet(CellNetwork):
     """Stem, cells from codes, global average pooling and a linear classifier.
 

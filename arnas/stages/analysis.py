@@ -11,7 +11,7 @@ from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import ModelSpec
 from arnas.models.weight_files import read_origin
 from arnas.pipeline.jobs import named, producers
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.reporting.run.architecture import (
     alpha_rows,
     dataset_row,
@@ -24,28 +24,28 @@ from arnas.search.state import load_trajectory_and_gammas
 from arnas.spaces.network import DerivedNetwork
 
 
-def run(job: Job) -> None:
+def run(context: StageContext) -> None:
     """Read the run's cells, and only those, and write their tables."""
     tables: dict[str, list[Row]] = {
         name: [] for name in ("datasets", "models", "operations", "examples", "alphas", "gamma")
     }
-    for instance in producers(job.instance.stage, "data", {}, job.params):
-        path = instance.outputs["splits"]
-        info, counts = read_info(path, instance.axes["dataset"])
+    for job in producers(context.job.stage, "data", {}, context.params):
+        path = job.outputs["splits"]
+        info, counts = read_info(path, job.axes["dataset"])
         tables["datasets"].append(dataset_row(dataclasses.asdict(info), counts))
-    for instance in producers(job.instance.stage, "search_multiobjective", {}, job.params):
-        search, seed = instance.axes["search"], int(instance.axes["seed"])
-        path = instance.outputs["state"]
+    for job in producers(context.job.stage, "search_multiobjective", {}, context.params):
+        search, seed = job.axes["search"], int(job.axes["seed"])
+        path = job.outputs["state"]
         expected = {"search": search, "seed": seed, "stage": "multiobjective"}
-        primitives = job.params.searches[search].space.primitives
+        primitives = context.params.searches[search].space.primitives
         trajectory, gammas = load_trajectory_and_gammas(path, expected, len(primitives))
-        origin = {"run": job.params.name, "search": search, "seed": seed}
+        origin = {"run": context.params.name, "search": search, "seed": seed}
         tables["alphas"] += alpha_rows(origin, trajectory, primitives)
         tables["gamma"] += gamma_rows(origin, gammas)
     drawn: set[tuple[str, int]] = set()
-    for instance in producers(job.instance.stage, "retrain", {}, job.params):
-        dataset, network, seed = named(instance.axes)
-        path = instance.outputs["selected"]
+    for job in producers(context.job.stage, "retrain", {}, context.params):
+        dataset, network, seed = named(job.axes)
+        path = job.outputs["selected"]
         description, origin = read_origin(path, dataset, network, seed)
         cell = {"dataset": dataset, "model": network, "training": origin["loss"], "seed": seed}
         model = ModelSpec.from_json(description, str(path)).build()
@@ -55,16 +55,16 @@ def run(job: Job) -> None:
             tables["operations"] += operation_rows(
                 network, seed, model.genotype, model.plans, description["image_size"]
             )
-    for instance in producers(job.instance.stage, "blackbox_examples", {}, job.params):
-        dataset, network, seed = named(instance.axes)
-        if seed == job.params.run.seeds[0]:
-            path = instance.outputs["examples"]
+    for job in producers(context.job.stage, "blackbox_examples", {}, context.params):
+        dataset, network, seed = named(job.axes)
+        if seed == context.params.run.seeds[0]:
+            path = job.outputs["examples"]
             examples, said = load_examples(path, dataset, network, seed)
             cell = {"dataset": dataset, "model": network, "training": said["loss"], "seed": seed}
-            count = job.params.report.example_images
+            count = context.params.report.example_images
             tables["examples"] += example_rows(cell, examples, count)
-    write_tables(job.outputs, tables)
-    job.report(1, 1, f"{len(tables['models'])} networks")
+    write_tables(context.outputs, tables)
+    context.report(1, 1, f"{len(tables['models'])} networks")
 
 
 def _size(model: Any, description: dict[str, Any]) -> Row:

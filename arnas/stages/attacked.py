@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from arnas.data.splits import Splits, load_splits
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 
 
-def images_to_attack(job: Job) -> tuple[Splits, Tensor, Tensor]:
+def images_to_attack(context: StageContext) -> tuple[Splits, Tensor, Tensor]:
     """Return the dataset of the job with its test images and labels.
 
     Returns
@@ -17,6 +17,6 @@ def images_to_attack(job: Job) -> tuple[Splits, Tensor, Tensor]:
         float32 of shape (N, C, H, W) in [0, 1] and int64 of shape (N,), on the CPU: the values
         that `python -m arnas attack` reads.
     """
-    splits = load_splits(job.inputs["splits"], job.axes["dataset"])
+    splits = load_splits(context.inputs["splits"], context.axes["dataset"])
     images, y = splits.subset("test")
     return splits, splits.pixels(images), y

@@ -17,35 +17,35 @@ from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.evaluation.transfer import transfer_examples
 from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named, producers
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.runtime.device import full_float32
 from arnas.runtime.files import save_tensors
 from arnas.runtime.resume import Section, Sections
 from arnas.stages.attacked import images_to_attack
 
 
-def make_examples(job: Job) -> None:
+def make_examples(context: StageContext) -> None:
     """Make examples on one network for the others, and attack it with Square."""
-    splits, x, y = images_to_attack(job)
-    options = job.params.blackbox
-    threat_options = job.params.threat[job.axes["dataset"]]
+    splits, x, y = images_to_attack(context)
+    options = context.params.blackbox
+    threat_options = context.params.threat[context.axes["dataset"]]
     threat = threat_options.threat()
-    model, origin = load_trained(job.inputs["selected"], splits.info, *named(job.axes)[1:])
-    job.placed(model)
-    sections, size = Sections(job.checkpointer), options.batch_size
+    model, origin = load_trained(context.inputs["selected"], splits.info, *named(context.axes)[1:])
+    context.placed(model)
+    sections, size = Sections(context.checkpointer), options.batch_size
     with full_float32():
         x_adv = transfer_examples(
-            faster_copy(model, x[:size].to(job.device)),
+            faster_copy(model, x[:size].to(context.device)),
             x,
             y,
             threat,
             steps=options.steps,
             batch_size=size,
-            seed=job.seed,
+            seed=context.seed,
             checkpointer=Section(sections, "transfer"),
         )
-        job.report(1, 2, "examples for other networks")
-        square = _square(job, Section(sections, "square"), model, x, y)
+        context.report(1, 2, "examples for other networks")
+        square = _square(context, Section(sections, "square"), model, x, y)
         clean, adversarial = (
             logits(model, images, size).softmax(1).max(1) for images in (x, x_adv)
         )
@@ -53,9 +53,9 @@ def make_examples(job: Job) -> None:
     monitor.see(x, x_adv, threat)
     robust = square.tensors["square"] == 1
     share = 100 * float(robust.float().mean())
-    job.report(2, 2, f"Square: {share:.1f} % of {len(robust)} images robust")
+    context.report(2, 2, f"Square: {share:.1f} % of {len(robust)} images robust")
     save_tensors(
-        job.outputs["examples"],
+        context.outputs["examples"],
         {
             "x_adv": x_adv,
             "labels": y,
@@ -67,8 +67,8 @@ def make_examples(job: Job) -> None:
         },
         {
             "dataset": dataclasses.asdict(splits.info),
-            "network": job.axes["network"],
-            "seed": job.seed,
+            "network": context.axes["network"],
+            "seed": context.seed,
             "loss": origin["loss"],
             "threat": threat_options.model_dump(mode="json") | {"text": str(threat)},
             "settings": options.model_dump(mode="json"),
@@ -77,9 +77,14 @@ def make_examples(job: Job) -> None:
     )
 
 
-def _square(job: Job, section: Section, model: nn.Module, x: Tensor, y: Tensor) -> SuiteState:
+def _square(
+    context: StageContext, section: Section, model: nn.Module, x: Tensor, y: Tensor
+) -> SuiteState:
     """Attack the first images with Square; its own state is kept."""
-    options, threat = job.params.blackbox, job.params.threat[job.axes["dataset"]].threat()
+    options, threat = (
+        context.params.blackbox,
+        context.params.threat[context.axes["dataset"]].threat(),
+    )
     n = min(options.square_images, len(y))
     known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
     attack: Any = known.run
@@ -92,10 +97,10 @@ def _square(job: Job, section: Section, model: nn.Module, x: Tensor, y: Tensor) 
         threat,
         Suite({"square": square}),
         "union",
-        job.seed,
+        context.seed,
         options.batch_size,
         1,
-        job.device,
+        context.device,
         section,
         lambda done, total, text: None,
     )
@@ -104,25 +109,26 @@ def _square(job: Job, section: Section, model: nn.Module, x: Tensor, y: Tensor) 
     return state
 
 
-def score(job: Job) -> None:
+def score(context: StageContext) -> None:
     """Show every source's examples to every target of the same seed."""
-    splits, x, y = images_to_attack(job)
+    splits, x, y = images_to_attack(context)
     cells = [
-        producer.axes for producer in producers(job.instance.stage, "retrain", job.axes, job.params)
+        producer.axes
+        for producer in producers(context.job.stage, "retrain", context.axes, context.params)
     ]
     tensors: dict[str, Tensor] = {}
     described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}
     described |= {"losses": {}, "checks": {}}
     for number, target in enumerate(cells):
-        path = job.inputs[_key("retrain", target, "selected")]
+        path = context.inputs[_key("retrain", target, "selected")]
         model, origin = load_trained(path, splits.info, *named(target)[1:])
-        job.placed(model)
-        clean = predict(model, x, job.params.blackbox.batch_size) == y
+        context.placed(model)
+        clean = predict(model, x, context.params.blackbox.batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
-            path = job.inputs[_key("blackbox_examples", source, "examples")]
+            path = context.inputs[_key("blackbox_examples", source, "examples")]
             examples, description = load_examples(path, *named(source), splits.subset("test"))
             x_adv = examples["x_adv"]
-            batch_size = job.params.blackbox.batch_size
+            batch_size = context.params.blackbox.batch_size
             flags = clean & (predict(model, x_adv, batch_size) == y)
             name = f"{target['seed']}.{target['network']}.{source['network']}"
             tensors[name] = flags.to(torch.uint8)
@@ -134,8 +140,8 @@ def score(job: Job) -> None:
         if target["network"] not in described["networks"]:
             described["networks"].append(target["network"])
         described["losses"][target["network"]] = origin["loss"]
-        job.report(number + 1, len(cells), f"{target['network']}, seed {target['seed']}")
-    save_tensors(job.outputs["outcomes"], tensors, described)
+        context.report(number + 1, len(cells), f"{target['network']}, seed {target['seed']}")
+    save_tensors(context.outputs["outcomes"], tensors, described)
 
 
 def _key(command: str, axes: Any, key: str) -> str:

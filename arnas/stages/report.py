@@ -14,9 +14,9 @@ from arnas.data.splits import SPLITS, Splits, load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes
 from arnas.evaluation.record import from_record
 from arnas.evaluation.result import EvalResult
-from arnas.pipeline.jobs import instances, named, producers
+from arnas.pipeline.jobs import named, planned_jobs, producers
 from arnas.pipeline.plan import FIGURES
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.reporting.format import join
 from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.cells import cells_figure
@@ -42,74 +42,76 @@ DRAWN: dict[str, Callable[[Tables], Figure]] = {
 """The figures that need nothing but tables."""
 
 
-def run(job: Job) -> None:
+def run(context: StageContext) -> None:
     """Draw the figures and write the report."""
     tables = {
-        key.removesuffix("_csv"): read_table(path, instance.manifest)
+        key.removesuffix("_csv"): read_table(path, job.manifest)
         for producer in ("analysis", "tables")
-        for instance in producers(job.instance.stage, producer, {}, job.params)
-        for key, path in instance.outputs.items()
+        for job in producers(context.job.stage, producer, {}, context.params)
+        for key, path in job.outputs.items()
         if key.endswith("_csv")
     }
     splits = {
-        instance.axes["dataset"]: load_splits(instance.outputs["splits"], instance.axes["dataset"])
-        for instance in producers(job.instance.stage, "data", {}, job.params)
+        job.axes["dataset"]: load_splits(job.outputs["splits"], job.axes["dataset"])
+        for job in producers(context.job.stage, "data", {}, context.params)
     }
     drawn: dict[str, bytes] = {}
     with styled():
         for number, name in enumerate(FIGURES):
             figure = (
-                DRAWN[name](tables) if name in DRAWN else _examples(job, tables["examples"], splits)
+                DRAWN[name](tables)
+                if name in DRAWN
+                else _examples(context, tables["examples"], splits)
             )
             drawn[name] = svg_bytes(figure)
-            write_bytes(job.outputs[name], drawn[name])
-            job.report(number + 1, len(FIGURES) + 1, name)
+            write_bytes(context.outputs[name], drawn[name])
+            context.report(number + 1, len(FIGURES) + 1, name)
         cells = {
-            " seed ".join(instance.axes.values()): svg_bytes(
-                cells_figure(load_genotype(instance.outputs["genotype"]))
+            " seed ".join(job.axes.values()): svg_bytes(
+                cells_figure(load_genotype(job.outputs["genotype"]))
             )
-            for instance in producers(job.instance.stage, "derive", {}, job.params)
+            for job in producers(context.job.stage, "derive", {}, context.params)
         }
-    evaluations = _evaluations(job)
-    html = render_networks(f"{job.params.name}: evaluations", evaluations)
-    write_bytes(job.outputs["networks"], html.encode())
-    settings = job.params.model_dump(mode="json")
+    evaluations = _evaluations(context)
+    html = render_networks(f"{context.params.name}: evaluations", evaluations)
+    write_bytes(context.outputs["networks"], html.encode())
+    settings = context.params.model_dump(mode="json")
     content = ReportContent(
-        name=job.params.name,
+        name=context.params.name,
         tables=tables,
         figures=drawn,
         cells=cells,
-        described=_described(job, tables["datasets"]),
-        searches=job.params.run.searches,
-        search_dataset=job.params.run.search_dataset,
+        described=_described(context, tables["datasets"]),
+        searches=context.params.run.searches,
+        search_dataset=context.params.run.search_dataset,
         settings=yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=96),
-        instances=_provenance(job),
-        versions=environment(str(job.device), 1)["packages"],
-        evaluations=links(job.outputs["networks"].name, [*evaluations]),
+        jobs=_provenance(context),
+        versions=environment(str(context.device), 1)["packages"],
+        evaluations=links(context.outputs["networks"].name, [*evaluations]),
     )
-    write_bytes(job.outputs["html"], render(content).encode())
-    job.report(len(FIGURES) + 1, len(FIGURES) + 1, f"open {job.outputs['html']}")
+    write_bytes(context.outputs["html"], render(content).encode())
+    context.report(len(FIGURES) + 1, len(FIGURES) + 1, f"open {context.outputs['html']}")
 
 
-def _evaluations(job: Job) -> dict[Evaluated, EvalResult]:
+def _evaluations(context: StageContext) -> dict[Evaluated, EvalResult]:
     """Return every evaluation of the run's networks, as the stage whitebox recorded it."""
     results = {}
-    for instance in producers(job.instance.stage, "whitebox", {}, job.params):
-        path, network = instance.outputs["outcomes"], named(instance.axes)
+    for job in producers(context.job.stage, "whitebox", {}, context.params):
+        path, network = job.outputs["outcomes"], named(job.axes)
         for name, record in load_outcomes(path, *network).description["evaluations"].items():
             results[Evaluated(*network, name)] = from_record(record, path)
     return results
 
 
-def _examples(job: Job, table: pd.DataFrame, splits: Mapping[str, Splits]) -> Figure:
+def _examples(context: StageContext, table: pd.DataFrame, splits: Mapping[str, Splits]) -> Figure:
     """Return the figure of the first test images, clean and attacked."""
-    count = job.params.report.example_images
+    count = context.params.report.example_images
     clean: dict[str, np.ndarray] = {}
     attacked: dict[tuple[str, str], np.ndarray] = {}
-    for instance in producers(job.instance.stage, "blackbox_examples", {}, job.params):
-        dataset, network, seed = named(instance.axes)
-        if seed == job.params.run.seeds[0]:
-            path, test = instance.outputs["examples"], splits[dataset].subset("test")
+    for job in producers(context.job.stage, "blackbox_examples", {}, context.params):
+        dataset, network, seed = named(job.axes)
+        if seed == context.params.run.seeds[0]:
+            path, test = job.outputs["examples"], splits[dataset].subset("test")
             found = load_examples(path, dataset, network, seed, test).tensors
             attacked[dataset, network] = found["x_adv"][:count].numpy()
             clean[dataset] = splits[dataset].pixels(test.images[:count]).numpy()
@@ -119,9 +121,9 @@ def _examples(job: Job, table: pd.DataFrame, splits: Mapping[str, Splits]) -> Fi
     return figures.examples(table, clean, attacked, budgets)
 
 
-def _described(job: Job, datasets: pd.DataFrame) -> list[str]:
+def _described(context: StageContext, datasets: pd.DataFrame) -> list[str]:
     """Return in sentences what the settings asked for."""
-    params, run = job.params, job.params.run
+    params, run = context.params, context.params.run
     seeds = "one seed" if len(run.seeds) == 1 else f"{len(run.seeds)} seeds"
     sentences = []
     for row in datasets.to_dict("records"):
@@ -151,17 +153,17 @@ def _described(job: Job, datasets: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _provenance(job: Job) -> list[dict[str, Any]]:
+def _provenance(context: StageContext) -> list[dict[str, Any]]:
     """Return what the manifests on disk say of each result of the run."""
     rows = []
-    for instance in instances(job.params):
-        manifest = manifest_or_empty(instance.manifest)
+    for job in planned_jobs(context.params):
+        manifest = manifest_or_empty(job.manifest)
         if manifest:
             keys = ("git", "device", "threads", "wall_seconds")
             rows.append(
                 {
-                    "stage": instance.stage.command,
-                    "instance": " ".join(instance.axes.values()),
+                    "stage": job.stage.command,
+                    "job": " ".join(job.axes.values()),
                     "fingerprint": str(manifest.get("fingerprint", ""))[:12],
                     **{key: manifest.get(key, "-") for key in keys},
                 }

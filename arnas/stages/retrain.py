@@ -6,45 +6,45 @@ from arnas.data.placement import placed
 from arnas.data.splits import load_splits
 from arnas.models.weight_files import save_weights
 from arnas.pipeline.network import plan_network
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.runtime.history import growing_history
 from arnas.runtime.seeds import seeded
 from arnas.spaces.genotype import load_genotype
 from arnas.training.loop import TrainingData, TrainingTask, train
 
 
-def run(job: Job) -> None:
+def run(context: StageContext) -> None:
     """Train the network of the axis and store its selected and last checkpoint."""
-    dataset, network = job.axes["dataset"], job.axes["network"]
-    splits = load_splits(job.inputs["splits"], dataset)
+    dataset, network = context.axes["dataset"], context.axes["network"]
+    splits = load_splits(context.inputs["splits"], dataset)
     info = splits.info
     plan = plan_network(
-        job.params, dataset, network, info, lambda: load_genotype(job.inputs["genotype"])
+        context.params, dataset, network, info, lambda: load_genotype(context.inputs["genotype"])
     )
-    with seeded("retrain", "weights", job.seed):
+    with seeded("retrain", "weights", context.seed):
         model = plan.build(network)
-    job.placed(model, trained=True)
+    context.placed(model, trained=True)
 
     task = TrainingTask(
         plan.loss,
         TrainingData(
-            placed(splits.subset("train", "search_val"), job.device),
-            placed(splits.subset("val"), job.device),
+            placed(splits.subset("train", "search_val"), context.device),
+            placed(splits.subset("val"), context.device),
             info.scale,
         ),
-        job.params.retrain[dataset],
-        job.params.threat[dataset].threat(),
-        ("retrain", job.seed),
+        context.params.retrain[dataset],
+        context.params.threat[dataset].threat(),
+        ("retrain", context.seed),
     )
-    with growing_history(job.state, job.outputs["history"]) as record:
-        result = train(model, task, job.report, record, job.checkpointer)
+    with growing_history(context.state, context.outputs["history"]) as record:
+        result = train(model, task, context.report, record, context.checkpointer)
     for key, checkpoint in (("last", result.last), ("selected", result.selected)):
         model.load_state_dict(checkpoint.weights)
         provenance = {
-            "run": job.params.name,
+            "run": context.params.name,
             "dataset": dataset,
             "network": network,
-            "seed": job.seed,
+            "seed": context.seed,
             "loss": plan.loss.name,
             "checkpoint": key,
             "epoch": checkpoint.epoch,
@@ -52,4 +52,4 @@ def run(job: Job) -> None:
             "val_clean": checkpoint.val_clean,
             "val_robust": checkpoint.val_robust,
         }
-        save_weights(job.outputs[key], model, plan.spec, provenance)
+        save_weights(context.outputs[key], model, plan.spec, provenance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arnas.data.placement import placed
 from arnas.data.splits import load_splits
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.runtime.history import growing_history
 from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.options import AdversarialStageOptions, MultiobjectiveStageOptions
@@ -12,14 +12,16 @@ from arnas.search.state import load_state, new_state, save_state
 from arnas.search.step import StagePlan
 
 
-def run_adversarial(job: Job) -> None:
+def run_adversarial(context: StageContext) -> None:
     """Search on the adversarial loss, from fresh weights and tables."""
-    _run(job, adversarial_plan(job.params.searches[job.axes["search"]].adversarial))
+    _run(context, adversarial_plan(context.params.searches[context.axes["search"]].adversarial))
 
 
-def run_multiobjective(job: Job) -> None:
+def run_multiobjective(context: StageContext) -> None:
     """Continue along the combination of natural and adversarial gradients."""
-    _run(job, multiobjective_plan(job.params.searches[job.axes["search"]].multiobjective))
+    _run(
+        context, multiobjective_plan(context.params.searches[context.axes["search"]].multiobjective)
+    )
 
 
 def adversarial_plan(options: AdversarialStageOptions) -> StagePlan:
@@ -46,14 +48,14 @@ def multiobjective_plan(options: MultiobjectiveStageOptions) -> StagePlan:
     )
 
 
-def _run(job: Job, plan: StagePlan) -> None:
+def _run(context: StageContext, plan: StagePlan) -> None:
     """Run one stage of the search and store its state and history."""
-    params, search = job.params, job.axes["search"]
-    splits = load_splits(job.inputs["splits"], params.run.search_dataset)
+    params, search = context.params, context.axes["search"]
+    splits = load_splits(context.inputs["splits"], params.run.search_dataset)
     run = {
         "run": params.name,
         "search": search,
-        "seed": job.seed,
+        "seed": context.seed,
         "dataset": splits.info.name,
         "stage": plan.name,
     }
@@ -62,22 +64,22 @@ def _run(job: Job, plan: StagePlan) -> None:
         params.searches[search].space,
         num_classes=splits.info.num_classes,
         in_channels=splits.info.in_channels,
-        seed=job.seed,
-        device=job.device,
+        seed=context.seed,
+        device=context.device,
     )
-    if "before" in job.inputs:
-        load_state(job.inputs["before"], state, run | {"stage": "adversarial"})
+    if "before" in context.inputs:
+        load_state(context.inputs["before"], state, run | {"stage": "adversarial"})
     task = SearchTask(
         plan,
         SearchData(
-            placed(splits.subset("train"), job.device),
-            placed(splits.subset("search_val"), job.device),
+            placed(splits.subset("train"), context.device),
+            placed(splits.subset("search_val"), context.device),
             splits.info.scale,
         ),
         params.supernet,
         params.threat[params.run.search_dataset].threat(),
-        job.seed,
+        context.seed,
     )
-    with growing_history(job.state, job.outputs["history"]) as record:
-        run_stage(state, task, job.report, record, job.checkpointer)
-    save_state(job.outputs["state"], state, run)
+    with growing_history(context.state, context.outputs["history"]) as record:
+        run_stage(state, task, context.report, record, context.checkpointer)
+    save_state(context.outputs["state"], state, run)

@@ -12,8 +12,8 @@ from arnas.evaluation.checks.run import blackbox_not_stronger, control_falls
 from arnas.evaluation.outcomes import load_outcomes, load_scores
 from arnas.evaluation.statistics import wilson
 from arnas.models.weight_files import read_origin
-from arnas.pipeline.jobs import Instance, named, producers
-from arnas.pipeline.runner import Job
+from arnas.pipeline.jobs import Job, named, producers
+from arnas.pipeline.runner import StageContext
 from arnas.reporting.published.compare import Network, compare, network
 from arnas.reporting.published.sources import load_published
 from arnas.reporting.run.histories import search_history, training_history
@@ -37,46 +37,45 @@ from arnas.reporting.run.tables import (
 from arnas.runtime.files import TensorFile, write_json
 
 
-def run(job: Job) -> None:
+def run(context: StageContext) -> None:
     """Read what the other stages of the run have measured, and write its tables."""
 
-    def gather(command: str) -> list[Instance]:
-        return producers(job.instance.stage, command, {}, job.params)
+    def gather(command: str) -> list[Job]:
+        return producers(context.job.stage, command, {}, context.params)
 
     search: list[Row] = []
     for stage in ("adversarial", "multiobjective"):
-        for instance in gather(f"search_{stage}"):
-            history = search_history(instance.outputs["history"], stage)
-            search += search_rows(instance.axes["search"], int(instance.axes["seed"]), history)
+        for job in gather(f"search_{stage}"):
+            history = search_history(job.outputs["history"], stage)
+            search += search_rows(job.axes["search"], int(job.axes["seed"]), history)
     training: list[Row] = []
     networks: dict[tuple[str, str], Network] = {}
     trained = []
-    for instance in gather("retrain"):
-        dataset, name, seed = named(instance.axes)
-        path = instance.outputs["selected"]
+    for job in gather("retrain"):
+        dataset, name, seed = named(job.axes)
+        path = job.outputs["selected"]
         description, origin = read_origin(path, dataset, name, seed)
         cell = {"dataset": dataset, "model": name, "training": origin["loss"], "seed": seed}
-        training += training_rows(cell, training_history(instance.outputs["history"]))
+        training += training_rows(cell, training_history(job.outputs["history"]))
         trained.append((dataset, name, seed))
-        source = job.params.data[dataset].source
-        loss = (job.params.networks.get(name) or job.params.searches[name].network).loss
-        if found := network(description, source, job.params.retrain[dataset], loss):
+        source = context.params.data[dataset].source
+        loss = (context.params.networks.get(name) or context.params.searches[name].network).loss
+        if found := network(description, source, context.params.retrain[dataset], loss):
             networks[dataset, name] = found
     whitebox_files = [
-        load_outcomes(instance.outputs["outcomes"], *named(instance.axes))
-        for instance in gather("whitebox")
+        load_outcomes(job.outputs["outcomes"], *named(job.axes)) for job in gather("whitebox")
     ]
     blackbox_files = {
         dataset: load_scores(
-            instance.outputs["outcomes"], dataset, [(n, s) for d, n, s in trained if d == dataset]
+            job.outputs["outcomes"], dataset, [(n, s) for d, n, s in trained if d == dataset]
         )
-        for instance in gather("blackbox")
-        for dataset in instance.axes.values()
+        for job in gather("blackbox")
+        for dataset in job.axes.values()
     }
     checks = pd.DataFrame(list(_checks(whitebox_files, blackbox_files)))
     rows = [row for file in whitebox_files for row in whitebox_rows(*file)]
     whitebox = with_status(pd.DataFrame(rows), checks)
-    options = job.params.run
+    options = context.params.run
     tables: dict[str, pd.DataFrame | list[Row]] = {
         "whitebox": whitebox,
         "summary": summary(whitebox),
@@ -88,11 +87,11 @@ def run(job: Job) -> None:
         "training": training,
         "published": compare(whitebox, networks, load_published()),
     }
-    write_tables(job.outputs, tables)
-    write_json(job.outputs["metrics"], metrics(whitebox))
+    write_tables(context.outputs, tables)
+    write_json(context.outputs["metrics"], metrics(whitebox))
     counts = checks["status"].value_counts()
     shown = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("PASS", "WARN", "FAIL"))
-    job.report(1, 1, f"{len(whitebox)} accuracies of {len(whitebox_files)} networks; {shown}")
+    context.report(1, 1, f"{len(whitebox)} accuracies of {len(whitebox_files)} networks; {shown}")
 
 
 def _checks(

@@ -22,7 +22,7 @@ from arnas.evaluation.result import ROBUST, EvalResult, to_record
 from arnas.evaluation.statistics import wilson
 from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named
-from arnas.pipeline.runner import Job
+from arnas.pipeline.runner import StageContext
 from arnas.runtime.files import save_tensors
 from arnas.runtime.progress import Report
 from arnas.runtime.resume import Section, Sections
@@ -35,36 +35,46 @@ ENVIRONMENT = ("packages", "python", "git", "device", "threads", "deterministic"
 RANKS = ("SKIP", "PASS", "WARN", "FAIL")
 
 
-def run(job: Job) -> None:
+def run(context: StageContext) -> None:
     """Attack the selected and the last checkpoint on the test images."""
-    splits, x, y = images_to_attack(job)
-    options, threat_options = job.params.whitebox, job.params.threat[job.axes["dataset"]]
+    splits, x, y = images_to_attack(context)
+    options, threat_options = (
+        context.params.whitebox,
+        context.params.threat[context.axes["dataset"]],
+    )
     tensors: dict[str, Tensor] = {}
     origins: dict[str, dict[str, Any]] = {}
     results: dict[str, EvalResult] = {}
-    sections = Sections(job.checkpointer)
+    sections = Sections(context.checkpointer)
     for checkpoint, wanted in (("selected", options.attacks), ("last", options.last_attacks)):
-        model, origin = load_trained(job.inputs[checkpoint], splits.info, *named(job.axes)[1:])
+        model, origin = load_trained(
+            context.inputs[checkpoint], splits.info, *named(context.axes)[1:]
+        )
         origins[checkpoint] = origin
-        attacks = options.chosen(wanted, job.axes["dataset"], loss_entry(origin["loss"]).defended)
+        attacks = options.chosen(
+            wanted, context.axes["dataset"], loss_entry(origin["loss"]).defended
+        )
         same = checkpoint == "last" and origin["epoch"] == origins["selected"]["epoch"]
         if same and {f"selected.{name}" for name in attacks} <= tensors.keys():
             for name in ("clean", *attacks):
                 tensors[f"last.{name}"] = tensors[f"selected.{name}"]
             continue
-        found = _evaluate(job, sections, checkpoint, job.placed(model), x, y, attacks)
+        found = _evaluate(context, sections, checkpoint, context.placed(model), x, y, attacks)
         results |= found
         tensors |= _flags(checkpoint, found)
         if checkpoint == "selected":
             tensors["curve"] = found["selected"].curve_robust.to(torch.uint8)
-            own = [*_full_range(found["selected"], x, y), _selection(job, splits, model, origin)]
+            own = [
+                *_full_range(found["selected"], x, y),
+                _selection(context, splits, model, origin),
+            ]
     verdicts = [*_worst(result.checks for result in results.values()), *own]
     for check in verdicts:
-        job.report(1, 1, f"{check.status} {check.id}: {check.evidence}")
+        context.report(1, 1, f"{check.status} {check.id}: {check.evidence}")
     description = {
         "dataset": dataclasses.asdict(splits.info),
-        "network": job.axes["network"],
-        "seed": job.seed,
+        "network": context.axes["network"],
+        "seed": context.seed,
         "threat": threat_options.model_dump(mode="json") | {"text": str(threat_options.threat())},
         "checkpoints": origins,
         "attacks": {
@@ -84,11 +94,11 @@ def run(job: Job) -> None:
         "checks": [check._asdict() for check in verdicts],
         "evaluations": {name: _record(result) for name, result in results.items()},
     }
-    save_tensors(job.outputs["outcomes"], tensors, description)
+    save_tensors(context.outputs["outcomes"], tensors, description)
 
 
 def _evaluate(
-    job: Job,
+    context: StageContext,
     sections: Sections,
     checkpoint: str,
     model: nn.Module,
@@ -97,7 +107,10 @@ def _evaluate(
     attacks: list[str],
 ) -> dict[str, EvalResult]:
     """Evaluate a checkpoint: each attack on all images, and AutoAttack on the first of them."""
-    options, threat_options = job.params.whitebox, job.params.threat[job.axes["dataset"]]
+    options, threat_options = (
+        context.params.whitebox,
+        context.params.threat[context.axes["dataset"]],
+    )
     selected = checkpoint == "selected"
 
     def one(name: str, suite: str, n: int | None, tier: Tier, **more: Any) -> EvalResult:
@@ -108,16 +121,16 @@ def _evaluate(
             threat_options.threat(),
             suite,
             checks=tier,
-            seed=job.seed,
+            seed=context.seed,
             batch_size=options.batch_size,
             known={
-                "model": f"{job.axes['network']}, {checkpoint} checkpoint",
-                "data": job.axes["dataset"],
+                "model": f"{context.axes['network']}, {checkpoint} checkpoint",
+                "data": context.axes["dataset"],
                 "dataset_size": len(y),
                 "epsilon_written": str(threat_options.epsilon),
             },
             checkpointer=Section(sections, name),
-            report=_named(job.report, name),
+            report=_named(context.report, name),
             **more,
         )
 
@@ -182,10 +195,12 @@ def _full_range(result: EvalResult, x: Tensor, y: Tensor) -> list[Check]:
     return [checks.full_range(wilson(int(robust.sum()), len(robust)), text, y[: len(robust)])]
 
 
-def _selection(job: Job, splits: Splits, model: nn.Module, origin: dict[str, Any]) -> Check:
+def _selection(
+    context: StageContext, splits: Splits, model: nn.Module, origin: dict[str, Any]
+) -> Check:
     """Return the check that the checkpoint was chosen on images that are no test images."""
     images, y = splits.subset("val")
-    right = predict(model, splits.pixels(images), job.params.whitebox.batch_size) == y
+    right = predict(model, splits.pixels(images), context.params.whitebox.batch_size) == y
     measured = 100 * float(right.float().mean())
     return checks.selection_not_test(origin["val_clean"], measured, len(y), leaked(splits))
 

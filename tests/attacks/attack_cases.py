@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.attacks.oracle import Numbers, RandomStreams
+from arnas.attacks.threat import Threat
 
 NORMS = ("linf", "l2")
 TOLERANCE = 1e-6
@@ -101,3 +102,47 @@ def strength(net: nn.Module, x: Tensor, y: Tensor) -> list[tuple[bool, float]]:
         logits = net(x)
     losses = F.cross_entropy(logits, y, reduction="none")
     return list(zip((logits.argmax(1) != y).tolist(), losses.tolist(), strict=True))
+
+
+def linear_net(classes: int, pixels: int = 36, seed: int = 0, bias: float = 0.0) -> nn.Sequential:
+    """Return logits linear in an image, in double precision."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(classes, pixels, generator=generator))
+        net[1].bias.copy_(torch.randn(classes, generator=generator) * bias)
+    return net
+
+
+def plain_pgd(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    start: Tensor,
+    steps: int,
+    size: float,
+    decay: float = 0.0,
+) -> Tensor:
+    """Run PGD as the papers write it: on images rather than perturbations, one at a time.
+
+    With momentum (`decay`) gradients are scaled to equal L1 norms and summed.
+    """
+    result = []
+    for image, label, first in zip(x, y, x + start, strict=True):
+        point, velocity = first, torch.zeros_like(image)
+        for _ in range(steps):
+            point = point.clone().requires_grad_()
+            loss = -torch.log_softmax(net(point[None]), dim=1)[0, label]
+            (slope,) = torch.autograd.grad(loss, point)
+            velocity = decay * velocity + slope / slope.abs().sum()
+            if threat.norm == "linf":
+                moved = (point + size * velocity.sign()).detach()
+                point = moved.clamp(image - threat.epsilon, image + threat.epsilon).clamp(0, 1)
+            else:
+                step = velocity / velocity.square().sum().sqrt()
+                away = (point + size * step - image).detach()
+                short = min(1.0, threat.epsilon / away.square().sum().sqrt().item())
+                point = (image + away * short).clamp(0, 1)
+        result.append(point)
+    return torch.stack(result)

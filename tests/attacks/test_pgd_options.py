@@ -8,8 +8,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from attack_cases import TOLERANCE, images, is_broken, labels, rugged_net, small_net, state_of
-from torch import Tensor, nn
+from attack_cases import (
+    TOLERANCE,
+    images,
+    is_broken,
+    labels,
+    plain_pgd,
+    rugged_net,
+    small_net,
+    state_of,
+)
+from torch import Tensor
 from torch.nn import functional as F
 
 from arnas.attacks.objectives import (
@@ -196,35 +205,12 @@ def test_later_restarts_are_spent_on_images_that_stand() -> None:
 # Momentum
 
 
-def plain_momentum(
-    net: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, size: float, decay: float
-) -> Tensor:
-    """Climb as the paper writes it, image by image, in linf and L2."""
-    result = []
-    for image, label in zip(x, y, strict=True):
-        point, velocity = image, torch.zeros_like(image)
-        for _ in range(steps):
-            point = point.clone().requires_grad_()
-            loss = -torch.log_softmax(net(point[None]), dim=1)[0, label]
-            (slope,) = torch.autograd.grad(loss, point)
-            velocity = decay * velocity + slope / slope.abs().sum()
-            step = velocity.sign() if threat.norm == "linf" else velocity / velocity.norm()
-            away = (point + size * step - image).detach()
-            if threat.norm == "linf":
-                away = away.clamp(-threat.epsilon, threat.epsilon)
-            else:
-                away = away * min(1.0, threat.epsilon / float(away.norm()))
-            point = (image + away).clamp(0, 1)
-        result.append(point)
-    return torch.stack(result)
-
-
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("decay", [0.5, 1.0])
 def test_momentum_is_the_papers(norm: str, decay: float) -> None:
     net, x, y = rugged_net(), images(dtype=torch.float64), labels()
     threat, size = Threat(norm, 0.3 * EPSILON[norm]), 0.1 * EPSILON[norm]
-    expected = plain_momentum(net, x, y, threat, 6, size, decay)
+    expected = plain_pgd(net, x, y, threat, 0 * x, 6, size, decay)
     how = {"steps": 6, "step_size": size, "random_start": False, "keep": "last"}
     found = pgd(net, x, y, threat, momentum=decay, **how)
     assert torch.allclose(found, expected, rtol=0, atol=1e-9)

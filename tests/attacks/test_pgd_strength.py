@@ -12,6 +12,8 @@ from attack_cases import (
     images,
     is_broken,
     labels,
+    linear_net,
+    plain_pgd,
     rugged_net,
     small_net,
     strength,
@@ -83,28 +85,6 @@ def test_stopping_early_saves_forward_passes() -> None:
 # Against independent code
 
 
-def plain_pgd(
-    net: nn.Module, x: Tensor, y: Tensor, threat: Threat, start: Tensor, steps: int, size: float
-) -> Tensor:
-    """Climb as the paper writes it: on images rather than perturbations, one at a time."""
-    result = []
-    for image, label, first in zip(x, y, x + start, strict=True):
-        point = first
-        for _ in range(steps):
-            point = point.clone().requires_grad_()
-            loss = -torch.log_softmax(net(point[None]), dim=1)[0, label]
-            (slope,) = torch.autograd.grad(loss, point)
-            if threat.norm == "linf":
-                moved = (point + size * slope.sign()).detach()
-                point = moved.clamp(image - threat.epsilon, image + threat.epsilon).clamp(0, 1)
-            else:
-                away = (point + size * slope / slope.square().sum().sqrt() - image).detach()
-                short = min(1.0, threat.epsilon / away.square().sum().sqrt().item())
-                point = (image + away * short).clamp(0, 1)
-        result.append(point)
-    return torch.stack(result)
-
-
 @for_both_norms
 @pytest.mark.parametrize("steps", [1, 7])
 def test_last_is_the_textbook_algorithm(norm: str, steps: int) -> None:
@@ -150,15 +130,6 @@ def test_a_given_start_is_used_and_projected(norm: str) -> None:
 # Linear models, whose worst case is known
 
 
-def linear_net(classes: int, pixels: int = 36, seed: int = 0) -> nn.Sequential:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        net[1].weight.copy_(torch.randn(classes, pixels, generator=generator))
-        net[1].bias.copy_(torch.randn(classes, generator=generator) * 0.1)
-    return net
-
-
 def interior(count: int = 40) -> Tensor:
     """Return images whose balls of radius 0.25 lie inside the box, so that clipping is idle."""
     return 0.3 + 0.4 * images(count, torch.float64)
@@ -194,7 +165,7 @@ LINEAR_ATTACKS = [
 @pytest.mark.parametrize("keep", ["best", "last"])
 @pytest.mark.parametrize("attack", LINEAR_ATTACKS)
 def test_the_worst_case_of_two_classes_is_reached(attack: Attack, keep: str, norm: str) -> None:
-    net, x = linear_net(2), interior()
+    net, x = linear_net(2, bias=0.1), interior()
     y = net(x).argmax(1)
     threat = Threat(norm, 0.03 if norm == "linf" else 0.2)
     if norm == "l2" and attack is LINEAR_ATTACKS[2].values[0]:
@@ -209,7 +180,7 @@ def test_the_worst_case_of_two_classes_is_reached(attack: Attack, keep: str, nor
 @pytest.mark.parametrize("attack", LINEAR_ATTACKS)
 def test_the_worst_case_of_two_classes_in_the_corner_of_the_box(attack: Attack) -> None:
     """Ball and box together are a product of intervals, whose ends decide pixel by pixel."""
-    net, x = linear_net(2), images(40, torch.float64)
+    net, x = linear_net(2, bias=0.1), images(40, torch.float64)
     y = net(x).argmax(1)
     weight = net[1].weight.detach()
     slope = (weight[y] - weight[1 - y]).view_as(x)
@@ -222,7 +193,7 @@ def test_the_worst_case_of_two_classes_in_the_corner_of_the_box(attack: Attack) 
 
 @for_both_norms
 def test_pgd_never_beats_the_certificate_of_a_linear_model(norm: str) -> None:
-    net, x = linear_net(5, seed=2), interior(200)
+    net, x = linear_net(5, seed=2, bias=0.1), interior(200)
     y = net(x).argmax(1)
     threat = Threat(norm, 0.03 if norm == "linf" else 0.2)
     safe = (worst_margins(net, x, y, threat) > 0).all(1)

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from attack_cases import fixed, images, is_broken, labels, rugged_net, small_net
-from torch import Tensor, nn
+from attack_cases import fixed, images, is_broken, labels, linear_net, rugged_net, small_net
+from torch import Tensor
 
 from arnas.attacks.objectives import (
     margin,
@@ -30,7 +30,7 @@ def targets(count: int = 6) -> Tensor:
 
 @for_every_norm
 def test_targets_are_reached_by_large_budgets(norm: str) -> None:
-    net, x = linear(3), 0.3 + 0.4 * images(30, torch.float64)
+    net, x = linear_net(3), 0.3 + 0.4 * images(30, torch.float64)
     y = net(x).argmax(1)
     threat = Threat(norm, {"linf": 0.6, "l2": 4.0, "l1": 20.0}[norm])
     for step in (1, 2):
@@ -56,15 +56,6 @@ def test_the_targets_objectives_get_pairs() -> None:
 # Linear models
 
 
-def linear(classes: int, seed: int = 0) -> nn.Sequential:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(36, classes)).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        net[1].weight.copy_(torch.randn(classes, 36, generator=generator))
-        net[1].bias.zero_()
-    return net
-
-
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 SMALL = {"linf": 0.03, "l2": 0.15, "l1": 0.25}
 
@@ -73,7 +64,7 @@ SMALL = {"linf": 0.03, "l2": 0.15, "l1": 0.25}
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 def test_the_worst_case_of_two_classes_is_reached(norm: str, momentum: float) -> None:
     """In L1 a step moves two of 36 pixels, so that it takes many to reach the largest weight."""
-    net, x, threat = linear(2), 0.3 + 0.4 * images(40, torch.float64), Threat(norm, SMALL[norm])
+    net, x, threat = linear_net(2), 0.3 + 0.4 * images(40, torch.float64), Threat(norm, SMALL[norm])
     y = net(x).argmax(1)
     weight = net[1].weight.detach()
     reach = threat.epsilon * (weight[0] - weight[1]).norm(p=DUAL[norm])
@@ -92,7 +83,7 @@ def test_the_worst_case_of_two_classes_is_reached(norm: str, momentum: float) ->
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
 def test_l1_goes_on_to_other_pixels_where_the_box_ends(epsilon: float) -> None:
     """The worst case of a linear model: the largest weight first, each as far as the box."""
-    net, x = linear(2), images(40, torch.float64)
+    net, x = linear_net(2), images(40, torch.float64)
     y = net(x).argmax(1)
     weight = net[1].weight.detach()
     slope = weight[1 - y] - weight[y]
@@ -110,7 +101,7 @@ def test_l1_goes_on_to_other_pixels_where_the_box_ends(epsilon: float) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_target_of_a_linear_model_is_reached_exactly_where_it_can_be(norm: str) -> None:
     """On the margin of target and true class alone, the other classes do not matter."""
-    net, x = linear(4), 0.3 + 0.4 * images(60, torch.float64)
+    net, x = linear_net(4), 0.3 + 0.4 * images(60, torch.float64)
     y, threat = net(x).argmax(1), Threat(norm, {"linf": 0.1, "l2": 0.6}[norm])
     wanted, weight = net(x).topk(2).indices[:, 1], net[1].weight.detach()
     pairs = torch.stack([y, wanted], dim=1)
@@ -140,7 +131,7 @@ def test_cw_is_the_registrys_attack(norm: str) -> None:
 
 @for_every_norm
 def test_cw_pushes_up_to_its_confidence_and_no_further(norm: str) -> None:
-    net, x = linear(3), 0.3 + 0.4 * images(30, torch.float64)
+    net, x = linear_net(3), 0.3 + 0.4 * images(30, torch.float64)
     y, threat = net(x).argmax(1), Threat(norm, {"linf": 0.3, "l2": 1.5, "l1": 8.0}[norm])
     reached = [
         margin(net(cw(net, x, y, threat, confidence=confidence, keep="last")), y)

@@ -72,7 +72,14 @@ def counted(name: str, norm: str = "linf") -> tuple[float, float]:
     return total[0] / COUNT, total[1] / COUNT
 
 
-@pytest.mark.parametrize("name", [name for name, entry in ATTACKS.items() if not entry.parts])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name == "reference" else [])
+        for name, entry in ATTACKS.items()
+        if not entry.parts
+    ],
+)
 def test_an_image_that_withstands_costs_what_the_registry_says(name: str) -> None:
     # Square takes a pass an image for the outcome. The package looks once at a whole batch.
     assert counted(name) == pytest.approx(ATTACKS[name].passes(), abs=1 + ATTACKS[name].tries)

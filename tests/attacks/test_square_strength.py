@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from attack_cases import digits
+from attack_cases import digits, linear_net
 from square_cases import for_every_norm, hunted, images, mixed_case
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,18 +53,9 @@ def test_the_best_try_of_an_image_that_stands_has_the_highest_margin(norm: str) 
     assert torch.equal(values > 0, found.broken)
 
 
-def linear(classes: int, pixels: int, seed: int = 0) -> nn.Sequential:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        net[1].weight.copy_(torch.randn(classes, pixels, generator=generator))
-        net[1].bias.zero_()
-    return net
-
-
 def test_the_worst_case_of_a_linear_model_is_reached_where_a_window_can_reach_it() -> None:
     """Two by two pixels whose weights agree in sign: the first windows cover the whole image."""
-    net = linear(2, 4)
+    net = linear_net(2, 4)
     weight = torch.tensor([[0.3, 1.1, 0.7, 0.2], [-0.5, -0.1, -0.9, -0.4]]).double()
     net[1].weight.data.copy_(weight)
     net[1].bias.data.copy_(-weight.sum(1) / 2)
@@ -82,7 +73,7 @@ def test_the_worst_case_of_a_linear_model_is_reached_where_a_window_can_reach_it
 
 @for_every_norm
 def test_square_never_beats_the_certificate_of_a_linear_model(norm: str) -> None:
-    net, x = linear(5, 36, seed=2), 0.3 + 0.4 * images(100, (1, 6, 6))
+    net, x = linear_net(5, 36, seed=2), 0.3 + 0.4 * images(100, (1, 6, 6))
     y, threat = net(x).argmax(1), Threat(norm, {"linf": 0.03, "l2": 0.15, "l1": 0.4}[norm])
     weight, dual = net[1].weight.detach(), {"linf": 1.0, "l2": 2.0, "l1": torch.inf}[norm]
     reach = threat.epsilon * (weight[y][:, None] - weight[None]).norm(p=dual, dim=2)

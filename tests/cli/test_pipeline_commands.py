@@ -12,7 +12,7 @@ from fake_run import make_all, record, state_of
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.pipeline.jobs import find_instance, instances
+from arnas.pipeline.jobs import find_job, planned_jobs
 from arnas.runtime.errors import UserError
 from arnas.runtime.resume import Snapshot, checkpointing
 
@@ -41,7 +41,7 @@ def arnas(
 
 def cut_short(params: Params) -> Path:
     """Leave the state of a training behind and return its folder."""
-    instance = find_instance("retrain", CELL, params)
+    instance = find_job("retrain", CELL, params)
     folder = state_of(instance, params)
     with (
         pytest.raises(UserError),
@@ -56,7 +56,7 @@ def cut_short(params: Params) -> Path:
 def test_status_lists_every_instance(params: Params, arnas: Arnas) -> None:
     ended = arnas("status")
     assert ended.code in {0, None}
-    assert all(instance.title in ended.out for instance in instances(params))
+    assert all(instance.title in ended.out for instance in planned_jobs(params))
     assert "17 instances: 17 done\n" in ended.out
     assert "DVC does not know 17 of the results" in ended.out
 
@@ -73,7 +73,7 @@ def test_status_as_json(params: Params, arnas: Arnas) -> None:
 def test_ctrl_c_ends_watching_quietly(
     arnas: Arnas, monkeypatch: pytest.MonkeyPatch, params: Params
 ) -> None:
-    record(find_instance("retrain", CELL, params), version=0)
+    record(find_job("retrain", CELL, params), version=0)
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -119,7 +119,7 @@ def test_state_of_other_settings_says_so(params: Params, arnas: Arnas) -> None:
 
 
 def test_state_at_work_stays(params: Params, arnas: Arnas) -> None:
-    instance = find_instance("retrain", CELL, params)
+    instance = find_job("retrain", CELL, params)
     folder = state_of(instance, params)
     with checkpointing(folder, instance.title, str(instance.manifest)):
         ended = arnas("clean --state --yes")

@@ -26,7 +26,7 @@ from arnas.data.batches import epoch_batches
 from arnas.data.load import load_dataset
 from arnas.data.splits import SPLITS
 from arnas.models.registry import build_model
-from arnas.pipeline.jobs import find_instance, instances
+from arnas.pipeline.jobs import find_job, planned_jobs
 from arnas.runtime.errors import UserError
 from arnas.search.state import new_state
 
@@ -106,7 +106,7 @@ def build(content: Settings, data: st.DataObject) -> None:
 
 def check_the_plan(params: Params) -> None:
     """Count the cells of the grid, look at their paths, and ask for each by its command line."""
-    run, found = params.run, instances(params)
+    run, found = params.run, planned_jobs(params)
     counts = Counter(instance.stage.command for instance in found)
     trained = len(run.networks) * len(run.networks_on) + len(run.searches) * len(run.searches_on)
     assert counts["data"] == counts["blackbox"] == len(run.datasets)
@@ -119,7 +119,7 @@ def check_the_plan(params: Params) -> None:
         assert ".." not in path.parts
         assert max(map(len, path.parts)) < 120
     for instance in found:
-        assert find_instance(instance.stage.command, instance.axes, params) == instance
+        assert find_job(instance.stage.command, instance.axes, params) == instance
 
 
 # Mistakes in the values

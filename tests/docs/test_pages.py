@@ -27,7 +27,7 @@ from arnas.data.splits import save_splits
 from arnas.evaluation.checks import CHECKS, OLD_IDS
 from arnas.models.registry import ModelSpec
 from arnas.models.weight_files import save_weights
-from arnas.pipeline.jobs import instances
+from arnas.pipeline.jobs import planned_jobs
 from arnas.pipeline.plan import STAGES, stage_by_name
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import save_tensors
@@ -169,7 +169,7 @@ def test_settings_of_pages_are_valid(page: str, tmp_path: Path) -> None:
             (tmp_path / "block.yaml").write_text(block.text)
             change = read_yaml(tmp_path / "block.yaml")
             params = check_params(merged(default, change), page)
-            assert instances(params)
+            assert planned_jobs(params)
             wrong = merged(change, {next(iter(change)): {"magic": 1}})
             with pytest.raises(UserError):
                 check_params(merged(default, wrong), page)

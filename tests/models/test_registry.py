@@ -251,7 +251,7 @@ def test_weights_of_the_users_own_model_come_back(own: str, tmp_path: Path) -> N
     ("function", "changes", "words"),
     [
         ("make", {"channels": 4}, "leave out channels, cells, space and auxiliary"),
-        ("nothing", {}, "returned an object of type int, needed is a torch.nn.Module"),
+        ("nothing", {}, "returned an object of type int, allowed is a torch.nn.Module"),
         ("breaks", {}, "RuntimeError: no such size"),
         ("absent", {}, "has no 'absent'"),
     ],

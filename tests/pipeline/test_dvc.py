@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from fake_run import make, make_all, record, state_of
+from fake_run import job_named, make, record, state_of
 
-from arnas.config.load import check_params
 from arnas.config.params import Params
 from arnas.pipeline.dvc import _targets, adopt, unfit
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import planned_jobs
 from arnas.runtime.errors import UserError
 from arnas.runtime.resume import checkpointing
 
@@ -29,24 +27,8 @@ BELOW = {
 }
 
 
-@pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """Settings of a run that is complete, in the present folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
-    monkeypatch.delenv("ARNAS_STATE_DIR", raising=False)
-    Path("params.yaml").write_text(TEXT)
-    found = check_params(yaml.safe_load(TEXT), "smoke")
-    make_all(found)
-    return found
-
-
-def named(title: str, params: Params) -> Instance:
-    return next(i for i in instances(params) if i.title == title)
-
-
-def test_a_complete_run_is_fit(params: Params) -> None:
-    assert unfit(instances(params), params) == {}
+def test_a_complete_run_is_fit(complete_run: Params) -> None:
+    assert unfit(planned_jobs(complete_run), complete_run) == {}
 
 
 def flip(path: Path) -> None:
@@ -67,31 +49,33 @@ def flip(path: Path) -> None:
         (lambda i: record(i, outputs={}), "is not what the stage has written"),
     ],
 )
-def test_what_is_not_fit_is_refused_with_all_below(params: Params, harm: Any, words: str) -> None:
-    harm(named(RETRAIN, params))
-    found = unfit(instances(params), params)
+def test_what_is_not_fit_is_refused_with_all_below(
+    complete_run: Params, harm: Any, words: str
+) -> None:
+    harm(job_named(RETRAIN, complete_run))
+    found = unfit(planned_jobs(complete_run), complete_run)
     assert words in found[RETRAIN]
     assert set(found) == {RETRAIN, *BELOW}
 
 
-def test_a_result_of_another_input_is_refused(params: Params) -> None:
-    make(named("derive dsara/0", params), params, "other")
-    found = unfit(instances(params), params)
+def test_a_result_of_another_input_is_refused(complete_run: Params) -> None:
+    make(job_named("derive dsara/0", complete_run), complete_run, "other")
+    found = unfit(planned_jobs(complete_run), complete_run)
     assert found["retrain digits/dsara/0"].endswith("genotype.json has changed")
     assert "derive dsara/0" not in found
 
 
-def test_nothing_is_adopted_while_something_runs(params: Params) -> None:
-    instance = named(RETRAIN, params)
+def test_nothing_is_adopted_while_something_runs(complete_run: Params) -> None:
+    job = job_named(RETRAIN, complete_run)
     with (
-        checkpointing(state_of(instance, params), RETRAIN, str(instance.manifest)),
+        checkpointing(state_of(job, complete_run), RETRAIN, str(job.manifest)),
         pytest.raises(UserError, match=f"{RETRAIN} is being made by process .* wait for it"),
     ):
         adopt()
 
 
 def test_the_settings_must_be_those_that_dvc_reads(
-    params: Params, monkeypatch: pytest.MonkeyPatch
+    complete_run: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("other.yaml").write_text(TEXT.replace("epochs: 2\n", "epochs: 3\n"))
     monkeypatch.setenv("ARNAS_PARAMS", "other.yaml")
@@ -99,13 +83,13 @@ def test_the_settings_must_be_those_that_dvc_reads(
         adopt()
 
 
-def test_without_dvc_it_says_so(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dvc_it_says_so(complete_run: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dvc.repo", None)
     with pytest.raises(UserError, match="DVC is not installed"):
         adopt()
 
 
-def test_outside_a_repository_of_dvc_it_says_so(params: Params) -> None:
+def test_outside_a_repository_of_dvc_it_says_so(complete_run: Params) -> None:
     with pytest.raises(UserError, match=r"DVC refuses: .* not inside of a DVC repository"):
         adopt()
 

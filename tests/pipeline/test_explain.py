@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_run import make, make_all, record
+from fake_run import job_named, make, record
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
 from arnas.pipeline.explain import explain
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.pipeline.snakemake import put_in_order
 from arnas.runtime.errors import UserError
 from arnas.runtime.manifest import read_manifest
@@ -24,29 +24,16 @@ SMOKE: dict[str, Any] = yaml.safe_load(
 )
 
 
-@pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """Settings of a run that is complete, in the present folder."""
-    monkeypatch.chdir(tmp_path)
-    found = check_params(SMOKE, "smoke")
-    make_all(found)
-    return found
-
-
-def named(title: str, params: Params) -> Instance:
-    return next(i for i in instances(params) if i.title == title)
-
-
 def reasons(target: str, params: Params) -> dict[str, str]:
-    return {rerun.instance.title: rerun.reason for rerun in explain(target, params)}
+    return {rerun.job.title: rerun.reason for rerun in explain(target, params)}
 
 
-def test_nothing_runs_for_what_is_current(params: Params) -> None:
+def test_nothing_runs_for_what_is_current(complete_run: Params) -> None:
     for target in ("report", "retrain", "retrain digits/arnas/0", "results/smoke/report.html"):
-        assert reasons(target, params) == {}
+        assert reasons(target, complete_run) == {}
 
 
-def test_only_the_chain_to_the_target_counts(params: Params) -> None:
+def test_only_the_chain_to_the_target_counts(complete_run: Params) -> None:
     content = yaml.safe_load(yaml.safe_dump(SMOKE))
     content["searches"]["dsara"]["derive"]["epoch"] = 1
     changed = check_params(content, "changed")
@@ -62,53 +49,46 @@ def test_only_the_chain_to_the_target_counts(params: Params) -> None:
     ]
 
 
-def test_a_missing_output_counts_where_somebody_reads_it(params: Params) -> None:
-    path = named("retrain digits/arnas/0", params).outputs["last"]
+def test_a_missing_output_counts_where_somebody_reads_it(complete_run: Params) -> None:
+    path = job_named("retrain digits/arnas/0", complete_run).outputs["last"]
     path.unlink()
-    assert reasons("report", params) == {}, "as Snakemake has it: nothing that runs reads it"
-    assert reasons(str(path), params) == {"retrain digits/arnas/0": f"{path} is missing"}
-    record(named("whitebox digits/arnas/0", params), version=0)
-    found = reasons("whitebox", params)
+    assert reasons("report", complete_run) == {}, "as Snakemake has it: nothing that runs reads it"
+    assert reasons(str(path), complete_run) == {"retrain digits/arnas/0": f"{path} is missing"}
+    record(job_named("whitebox digits/arnas/0", complete_run), version=0)
+    found = reasons("whitebox", complete_run)
     assert found["retrain digits/arnas/0"] == (
         f"{path} is missing, which whitebox digits/arnas/0 reads"
     )
     assert found["whitebox digits/arnas/0"].startswith("the stage's version was 0, is ")
 
 
-def test_what_is_made_anew_for_one_reader_leads_to_all_others(params: Params) -> None:
-    named("data digits", params).outputs["splits"].unlink()
-    record(named("derive dsara/0", params), version=0)
-    assert "data digits" not in reasons("derive", params), "which derive does not read"
-    found = reasons("report", params)
+def test_what_is_made_anew_for_one_reader_leads_to_all_others(complete_run: Params) -> None:
+    job_named("data digits", complete_run).outputs["splits"].unlink()
+    record(job_named("derive dsara/0", complete_run), version=0)
+    assert "data digits" not in reasons("derive", complete_run), "which derive does not read"
+    found = reasons("report", complete_run)
     assert found["data digits"].endswith("is missing, which retrain digits/dsara/0 reads")
     assert found["search_adversarial dsara/0"] == "data digits runs"
-    assert set(found) == {instance.title for instance in instances(params)}
+    assert set(found) == {job.title for job in planned_jobs(complete_run)}
 
 
-def test_an_altered_input_is_named(params: Params) -> None:
-    splits = named("data digits", params).outputs["splits"]
+def test_an_altered_input_is_named(complete_run: Params) -> None:
+    splits = job_named("data digits", complete_run).outputs["splits"]
     later = time.time() + 60
     os.utime(splits, (later, later))
-    assert reasons("derive", params) == {}, "a new time alone is no change"
+    assert reasons("derive", complete_run) == {}, "a new time alone is no change"
     splits.write_text("forged")
     os.utime(splits, (later, later))
-    assert reasons("search_adversarial", params) == {
+    assert reasons("search_adversarial", complete_run) == {
         "search_adversarial dsara/0": f"{splits} was altered after its stage had written it"
     }
 
 
-def test_an_altered_table_is_named(params: Params) -> None:
-    """No manifest lies beside it."""
-    table = named("tables", params).outputs["whitebox_csv"]
-    table.write_text("forged")
-    assert reasons("report", params) == {"report": f"{table} has changed"}
-
-
-def test_paths_are_found_however_they_are_written(params: Params) -> None:
-    path = named("derive dsara/0", params).outputs["genotype"]
+def test_paths_are_found_however_they_are_written(complete_run: Params) -> None:
+    path = job_named("derive dsara/0", complete_run).outputs["genotype"]
     path.unlink()
     for target in (path, Path.cwd() / path, f"./{path}", "results/../" + str(path)):
-        assert list(reasons(str(target), params)) == ["derive dsara/0"]
+        assert list(reasons(str(target), complete_run)) == ["derive dsara/0"]
 
 
 @pytest.mark.parametrize(
@@ -120,51 +100,54 @@ def test_paths_are_found_however_they_are_written(params: Params) -> None:
         ("", "a line of `status`"),
     ],
 )
-def test_an_unknown_target_names_the_nearest(params: Params, target: str, near: str) -> None:
+def test_an_unknown_target_names_the_nearest(complete_run: Params, target: str, near: str) -> None:
     with pytest.raises(UserError, match="there is no target") as caught:
-        explain(target, params)
+        explain(target, complete_run)
     assert near in str(caught.value)
 
 
-def times(instance: Instance) -> list[int]:
-    return [p.stat().st_mtime_ns for p in (*instance.outputs.values(), instance.manifest)]
+def times(job: Job) -> list[int]:
+    return [p.stat().st_mtime_ns for p in (*job.outputs.values(), job.manifest)]
 
 
-def test_times_are_put_in_order_where_contents_agree(params: Params) -> None:
+def test_times_are_put_in_order_where_contents_agree(complete_run: Params) -> None:
     """As after a checkout by DVC, which writes the last first."""
-    for number, instance in enumerate(reversed(instances(params))):
-        for path in [*instance.outputs.values(), instance.manifest]:
+    for number, job in enumerate(reversed(planned_jobs(complete_run))):
+        for path in [*job.outputs.values(), job.manifest]:
             os.utime(path, (1e9 + number, 1e9 + number))
-    before = {i.title: read_manifest(i.manifest) for i in instances(params)}
-    put_in_order(params)
-    for instance in instances(params):
-        newest = max((p.stat().st_mtime_ns for p in instance.inputs.values()), default=0)
-        assert min(times(instance)) >= newest
-        assert read_manifest(instance.manifest) == before[instance.title]
+    before = {i.title: read_manifest(i.manifest) for i in planned_jobs(complete_run)}
+    put_in_order(complete_run)
+    for job in planned_jobs(complete_run):
+        newest = max((p.stat().st_mtime_ns for p in job.inputs.values()), default=0)
+        assert min(times(job)) >= newest
+        assert read_manifest(job.manifest) == before[job.title]
 
 
-def test_altered_inputs_and_stale_results_keep_their_times(params: Params) -> None:
-    report, table = named("report", params), named("tables", params).outputs["whitebox_csv"]
+def test_altered_inputs_and_stale_results_keep_their_times(complete_run: Params) -> None:
+    report, table = (
+        job_named("report", complete_run),
+        job_named("tables", complete_run).outputs["whitebox_csv"],
+    )
     for path in [*report.outputs.values(), report.manifest]:
         os.utime(path, (1e9, 1e9))
     table.write_text("forged")
-    put_in_order(params)
+    put_in_order(complete_run)
     assert set(times(report)) == {10**18}
-    make(named("tables", params), params)
+    make(job_named("tables", complete_run), complete_run)
     record(report, version=0)
     os.utime(report.manifest, (1e9, 1e9))
-    put_in_order(params)
+    put_in_order(complete_run)
     assert set(times(report)) == {10**18}
 
 
-def test_links_keep_the_times_of_the_cache(params: Params, tmp_path: Path) -> None:
-    report = named("report", params)
+def test_links_keep_the_times_of_the_cache(complete_run: Params, tmp_path: Path) -> None:
+    report = job_named("report", complete_run)
     path = report.outputs["html"]
     cached = tmp_path / "cache"
     path.rename(cached)
     path.symlink_to(cached)
     os.utime(cached, (1e9, 1e9))
     os.utime(path, (1e9, 1e9), follow_symlinks=False)
-    put_in_order(params)
+    put_in_order(complete_run)
     assert path.lstat().st_mtime > 1e9
     assert cached.stat().st_mtime == 1e9

@@ -13,7 +13,7 @@ from arnas.config.load import check_params, load_params
 from arnas.pipeline import jobs
 from arnas.pipeline.dvc import dvc_yaml
 from arnas.pipeline.freshness import LONG_AGO, expected, why_stale, write_token
-from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.jobs import find_job
 from arnas.pipeline.plan import stage_versions
 from arnas.pipeline.runner import run_command
 from arnas.runtime.errors import UserError
@@ -39,12 +39,12 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def token(settings: dict[str, Any]) -> Path:
     params = check_params(settings, "test")
-    return write_token(find_instance("data", AXES, params), params)
+    return write_token(find_job("data", AXES, params), params)
 
 
 def reason(settings: dict[str, Any]) -> str | None:
     params = check_params(settings, "test")
-    return why_stale(find_instance("data", AXES, params), params)
+    return why_stale(find_job("data", AXES, params), params)
 
 
 def test_what_fits_the_settings_is_current(settings: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ def test_a_damaged_manifest_is_stale(settings: dict[str, Any], content: str) -> 
 def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -> None:
     params = load_params()
     axes = {"dataset": "digits", "network": "arnas", "seed": "0"}
-    retrain = find_instance("retrain", axes, params)
+    retrain = find_job("retrain", axes, params)
     producer = read_json(Path("results/smoke/data/digits/manifest.json"))
     made_from = {**expected(retrain, params), "inputs": dict(producer["outputs"])}
     write_manifest(retrain.manifest, made_from)
@@ -140,10 +140,10 @@ def test_a_file_of_the_users_own_is_hashed(settings: dict[str, Any], tmp_path: P
     Path("params.yaml").write_text(yaml.safe_dump(settings))
     run_command("data", {"dataset": "mine"}, run_data)
     params = load_params()
-    instance = find_instance("data", {"dataset": "mine"}, params)
-    assert why_stale(instance, params) is None
+    job = find_job("data", {"dataset": "mine"}, params)
+    assert why_stale(job, params) is None
     np.savez(tmp_path / "mine.npz", images=images + 1, labels=np.arange(200) % 2)
-    assert why_stale(instance, params) == "mine.npz has changed"
+    assert why_stale(job, params) == "mine.npz has changed"
 
 
 def test_a_damaged_manifest_does_not_hide_the_mistake(settings: dict[str, Any]) -> None:

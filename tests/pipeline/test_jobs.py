@@ -1,32 +1,31 @@
-"""What an aggregate gathers: the cells of the run, and of its own axes only."""
+"""The jobs of a run: their files, their commands, and what an aggregate gathers."""
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from arnas.config.load import check_params
+from arnas.config.load import check_params, load_params
 from arnas.config.params import Params
 from arnas.pipeline.jobs import (
-    Instance,
     cells,
-    find_instance,
+    find_job,
     gathered,
-    instances,
-    instantiate,
     lookup,
+    planned_jobs,
     producers,
 )
-from arnas.pipeline.plan import STAGES, Stage, stage_by_command, stage_by_name
+from arnas.pipeline.plan import STAGES, Stage, stage_by_name, stage_versions
+from arnas.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DEFAULT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
 AGGREGATES = [stage for stage in STAGES if stage.gathers]
-PLAIN = [stage for stage in STAGES if not stage.gathers]
 
 
 def with_run(**changes: Any) -> Params:
@@ -51,11 +50,6 @@ def keys(command: str, params: Params, **axes: str) -> list[str]:
     return list(gathered(stage_by_name(command), axes, params))
 
 
-def test_the_aggregates_are_these() -> None:
-    assert [stage.name for stage in AGGREGATES] == ["blackbox", "analysis", "tables", "report"]
-    assert stage_by_name("blackbox").axes == ("dataset",)
-
-
 @pytest.mark.parametrize("stage", AGGREGATES, ids=lambda stage: stage.name)
 def test_what_is_gathered_has_a_producer_with_that_output(stage: Stage) -> None:
     """By a command that exists, and that stands earlier in the plan."""
@@ -66,12 +60,6 @@ def test_what_is_gathered_has_a_producer_with_that_output(stage: Stage) -> None:
         for other in made_by:
             assert set(wanted) <= set(other.outputs)
             assert set(stage.axes) <= set(other.axes)
-
-
-@pytest.mark.parametrize("stage", PLAIN, ids=lambda stage: stage.name)
-def test_other_stages_gather_nothing(stage: Stage) -> None:
-    axes = {"dataset": "digits", "network": "arnas", "search": "dsara", "seed": "0"}
-    assert gathered(stage, {axis: axes[axis] for axis in stage.axes}, wide()) == {}
 
 
 def test_the_black_box_gathers_its_own_dataset_only() -> None:
@@ -120,12 +108,12 @@ def test_the_tables_gather_every_cell_of_the_run() -> None:
 def test_a_dataset_on_which_nothing_is_trained_gathers_nothing() -> None:
     params = with_run(searches_on=["digits"])
     assert keys("blackbox", params, dataset="shapes") == []
-    instance = find_instance("blackbox", {"dataset": "shapes"}, params)
-    assert sorted(instance.inputs) == ["splits"]
+    job = find_job("blackbox", {"dataset": "shapes"}, params)
+    assert sorted(job.inputs) == ["splits"]
 
 
 def entering(params: Params) -> dict[str, Path]:
-    """Return what enters any aggregate from a search or a trained network, by instance and key."""
+    """Return what enters any aggregate from a search or a trained network, by job and key."""
     return {
         key: path
         for stage in AGGREGATES
@@ -156,7 +144,7 @@ def test_a_removed_cell_never_enters(changes: dict[str, Any], gone: set[str]) ->
     assert removed(entering(wide()))
     assert not removed(entering(after))
     assert not set(removed(entering(wide())).values()) & set(entering(after).values())
-    made = {path for instance in instances(after) for path in instance.outputs.values()}
+    made = {path for job in planned_jobs(after) for path in job.outputs.values()}
     assert set(entering(after).values()) <= made
     assert entering(after)
 
@@ -165,39 +153,12 @@ def test_producers_are_instances_of_the_run_in_its_order() -> None:
     params = wide()
     stage = stage_by_name("tables")
     found = producers(stage, "retrain", {}, params)
-    planned = [i for i in instances(params) if i.stage.command == "retrain"]
+    planned = [i for i in planned_jobs(params) if i.stage.command == "retrain"]
     assert found == planned
-    assert [instance.stage.name for instance in found] == ["retrain_zoo"] * 4 + [
-        "retrain_searched"
-    ] * 8
+    assert [job.stage.name for job in found] == ["retrain_zoo"] * 4 + ["retrain_searched"] * 8
     of_digits = producers(stage_by_name("blackbox"), "retrain", {"dataset": "digits"}, params)
     assert of_digits == [i for i in planned if i.axes["dataset"] == "digits"]
     assert producers(stage, "no_such_command", {}, params) == []
-
-
-def test_inputs_of_an_aggregate_are_its_own_and_what_it_gathers() -> None:
-    params = wide()
-    for instance in instances(params):
-        own = set(instance.stage.inputs)
-        found = set(gathered(instance.stage, instance.axes, params))
-        assert not own & found
-        if instance.stage.name != "data":
-            assert set(instance.inputs) == own | found
-
-
-def test_the_black_box_of_another_dataset_is_another_instance() -> None:
-    params = wide()
-    found: list[Instance] = [
-        instantiate(stage_by_command("blackbox"), axes, params)
-        for axes in cells(stage_by_command("blackbox"), params)
-    ]
-    assert [instance.axes for instance in found] == [{"dataset": "digits"}, {"dataset": "shapes"}]
-    assert [" ".join(instance.command) for instance in found] == [
-        "python -m arnas blackbox --dataset digits",
-        "python -m arnas blackbox --dataset shapes",
-    ]
-    assert not set(found[0].outputs.values()) & set(found[1].outputs.values())
-    assert found[0].title == "blackbox digits"
 
 
 def test_a_setting_at_its_default_is_left_out_of_what_a_stage_reads() -> None:
@@ -206,3 +167,107 @@ def test_a_setting_at_its_default_is_left_out_of_what_a_stage_reads() -> None:
     content["blackbox"] = {"steps": 20, "square_queries": 7}
     params = check_params(content, "test")
     assert lookup(params, "blackbox") == {"square_queries": 7}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+def counts(params: Params) -> dict[str, int]:
+    return dict(Counter(job.stage.name for job in planned_jobs(params)))
+
+
+def test_the_default_has_twentyfive_instances(params: Params) -> None:
+    """Three networks on the digits; one search, whose network is trained on both datasets."""
+    assert counts(params) == {
+        "data": 2,
+        "search_adversarial": 1,
+        "search_multiobjective": 1,
+        "derive": 1,
+        "retrain_zoo": 3,
+        "retrain_searched": 2,
+        "whitebox": 5,
+        "blackbox_examples": 5,
+        "blackbox": 2,
+        "analysis": 1,
+        "tables": 1,
+        "report": 1,
+    }
+    assert len(planned_jobs(params)) == 25
+
+
+def test_no_path_has_two_producers(params: Params) -> None:
+    paths = [p for i in planned_jobs(params) for p in [*i.outputs.values(), i.manifest]]
+    assert len(set(paths)) == len(paths)
+
+
+def test_every_input_has_a_producer_earlier_in_the_list(params: Params) -> None:
+    made: set[Path] = set()
+    for job in planned_jobs(params):
+        assert set(job.inputs.values()) <= made
+        made |= set(job.outputs.values())
+
+
+def test_all_paths_lie_under_the_name(params: Params) -> None:
+    for job in planned_jobs(params):
+        for path in [*job.outputs.values(), job.manifest]:
+            assert str(path).startswith(("results/digits/", "results/tables/digits/"))
+
+
+def test_every_stage_has_a_version() -> None:
+    assert set(stage_versions()) == {stage.command for stage in STAGES}
+    assert all(type(v) is int and v >= 1 for v in stage_versions().values())
+
+
+def test_of_the_aggregates_only_the_one_that_shows_examples_reads_weights(params: Params) -> None:
+    """None reads manifests, which carry clock times."""
+    weights = {"selected.safetensors", "last.safetensors"}
+    for job in planned_jobs(params):
+        names = {path.name for path in gathered(job.stage, job.axes, params).values()}
+        assert "manifest.json" not in names
+        expected = {"selected.safetensors"} if job.stage.name == "blackbox" else set()
+        assert names & weights == expected, job.title
+
+
+def test_a_cell_outside_the_run_can_be_named(params: Params) -> None:
+    axes = {"dataset": "digits", "network": "dsara", "seed": "7"}
+    job = find_job("retrain", axes, params)
+    assert job.stage.name == "retrain_searched"
+    assert "results/digits/search/dsara/7/genotype/genotype.json" in map(str, job.inputs.values())
+
+
+def test_an_npz_is_an_input_of_its_data_stage() -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["data"]["mine"] = {
+        "source": "npz",
+        "path": "mine.npz",
+        "test_images": 5,
+        "selection_images": 5,
+    }
+    found = find_job("data", {"dataset": "mine"}, check_params(content, "test"))
+    assert [str(path) for path in found.inputs.values()] == ["mine.npz"]
+
+
+@pytest.mark.parametrize(
+    ("command", "axes", "words"),
+    [
+        ("data", {"dataset": "mars"}, ["--dataset is 'mars'", "digits, shapes"]),
+        ("derive", {"search": "rush", "seed": "0"}, ["--search is 'rush'", "dsara"]),
+        ("derive", {"search": "dsara", "seed": "-1"}, ["--seed is '-1'"]),
+        ("derive", {"search": "dsara", "seed": "00"}, ["--seed is '00'"]),
+        ("derive", {"search": "dsara", "seed": "²"}, ["--seed is '²'"]),
+        (
+            "retrain",
+            {"dataset": "digits", "network": "vgg", "seed": "0"},
+            ["--network is 'vgg'", "arnas, resnet18, arnas_undefended, dsara"],
+        ),
+    ],
+)
+def test_unknown_axes_are_named(
+    command: str, axes: dict[str, str], words: list[str], params: Params
+) -> None:
+    with pytest.raises(UserError) as caught:
+        find_job(command, axes, params)
+    for word in words:
+        assert word in str(caught.value)

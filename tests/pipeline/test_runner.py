@@ -1,4 +1,4 @@
-"""How a stage instance ends early: one line of cause, the next command, nothing lost."""
+"""How a stage job ends early: one line of cause, the next command, nothing lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from arnas.pipeline.runner import Job, run_command
+from arnas.pipeline.runner import StageContext, run_command
 from arnas.runtime.errors import Preempted, UserError, one_sentence
 from arnas.stages import data
 
@@ -31,7 +31,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def ending_with(error: BaseException, spoil: bool = False) -> BaseException:
     """Return what comes out of a stage that ends with an error, its output spoilt or not."""
 
-    def work(job: Job) -> None:
+    def work(job: StageContext) -> None:
         assert not MANIFEST.exists(), "a stage that is cut short has no manifest"
         if spoil:
             job.outputs["splits"].write_bytes(b"half")

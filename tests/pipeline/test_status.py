@@ -1,4 +1,4 @@
-"""Every state of an instance is seen as what it is, and looking changes nothing."""
+"""Every state of a job is seen as what it is, and looking changes nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_run import make, make_all, record, state_of
+from fake_run import job_named, make, make_all, record, state_of
 from rich.console import Console
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
 from arnas.pipeline import status_table as overview_table
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.pipeline.key_figures import key_figure
 from arnas.pipeline.status import Overview, Status, overview
 from arnas.pipeline.status_table import as_text, follow
@@ -40,25 +40,14 @@ WHITEBOX = "whitebox digits/arnas/0"
 SMOKE: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
 
 
-@pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ARNAS_STATE_DIR", raising=False)
-    return check_params(SMOKE, "smoke")
-
-
 def with_epochs(epochs: int) -> Params:
     content: dict[str, Any] = yaml.safe_load(yaml.safe_dump(SMOKE))
     content["retrain"]["digits"]["epochs"] = epochs
     return check_params(content, "changed")
 
 
-def named(title: str, params: Params) -> Instance:
-    return next(i for i in instances(params) if i.title == title)
-
-
 def seen(params: Params) -> dict[str, Status]:
-    return {status.instance: status for status in overview(params).instances}
+    return {status.job: status for status in overview(params).jobs}
 
 
 def save(folder: Path, epoch: int, step: int) -> None:
@@ -93,24 +82,24 @@ def at_work(state: Path, title: str, result: Path, cwd: Path) -> Iterator[subpro
         process.communicate()
 
 
-def test_a_finished_run_is_done(params: Params) -> None:
-    make_all(params)
-    found = overview(params)
-    assert found.counts == {"done": len(instances(params))}
+def test_a_finished_run_is_done(complete_run: Params) -> None:
+    found = overview(complete_run)
+    assert found.counts == {"done": len(planned_jobs(complete_run))}
     assert not found.running and found.elsewhere == ()
-    status = found.instances[0]
-    assert (status.instance, status.detail, status.device) == ("data digits", "", "cpu")
-    assert status.made == pytest.approx(named("data digits", params).manifest.stat().st_mtime)
+    status = found.jobs[0]
+    assert (status.job, status.detail, status.device) == ("data digits", "", "cpu")
+    assert status.made == pytest.approx(
+        job_named("data digits", complete_run).manifest.stat().st_mtime
+    )
 
 
-def test_an_empty_folder_is_missing_or_waiting(params: Params) -> None:
-    found = seen(params)
+def test_an_empty_folder_is_missing_or_waiting(empty_run: Params) -> None:
+    found = seen(empty_run)
     assert found["data digits"].state == "missing"
     assert (found[RETRAIN].state, found[RETRAIN].detail) == ("waiting", "for data digits")
 
 
-def test_a_changed_setting_is_named_with_both_values(params: Params) -> None:
-    make_all(params)
+def test_a_changed_setting_is_named_with_both_values(complete_run: Params) -> None:
     found = seen(with_epochs(7))
     assert found[RETRAIN].state == "stale"
     assert found[RETRAIN].detail == "retrain.digits.epochs was 2, is 7"
@@ -118,152 +107,129 @@ def test_a_changed_setting_is_named_with_both_values(params: Params) -> None:
     assert found["derive dsara/0"].state == "done"
 
 
-def test_a_setting_that_goes_back_to_its_default_is_named(params: Params) -> None:
-    make_all(params)
-    instance = named(WHITEBOX, params)
-    slices = {path: dict(block) for path, block in read_settings(instance).items()}
+def test_a_setting_that_goes_back_to_its_default_is_named(complete_run: Params) -> None:
+    job = job_named(WHITEBOX, complete_run)
+    slices = {path: dict(block) for path, block in read_settings(job).items()}
     slices["whitebox"]["batch_size"] = 7
-    record(instance, settings=slices, params="other")
-    assert seen(params)[WHITEBOX].detail == "whitebox.batch_size was 7, is 256"
+    record(job, settings=slices, params="other")
+    assert seen(complete_run)[WHITEBOX].detail == "whitebox.batch_size was 7, is 256"
 
 
-def read_settings(instance: Instance) -> dict[str, dict[str, Any]]:
-
-    settings: dict[str, dict[str, Any]] = read_manifest(instance.manifest)["settings"]
+def read_settings(job: Job) -> dict[str, dict[str, Any]]:
+    settings: dict[str, dict[str, Any]] = read_manifest(job.manifest)["settings"]
     return settings
 
 
-def test_an_older_manifest_says_only_that_settings_differ(params: Params) -> None:
-    make_all(params)
-    instance = named(RETRAIN, params)
-    content = read_manifest(instance.manifest)
+def test_an_older_manifest_says_only_that_settings_differ(complete_run: Params) -> None:
+    job = job_named(RETRAIN, complete_run)
+    content = read_manifest(job.manifest)
     del content["settings"]
-    write_manifest(instance.manifest, content)
-    assert seen(params)[RETRAIN].state == "done"
+    write_manifest(job.manifest, content)
+    assert seen(complete_run)[RETRAIN].state == "done"
     assert seen(with_epochs(7))[RETRAIN].detail == "its settings differ"
 
 
-def test_a_raised_version_is_named(params: Params) -> None:
-    make_all(params)
-    record(named("derive dsara/0", params), version=0)
-    assert seen(params)["derive dsara/0"].detail.startswith("the stage's version was 0, is ")
-
-
-def test_another_set_of_inputs_is_named(params: Params) -> None:
-    make_all(params)
+def test_another_set_of_inputs_is_named(complete_run: Params) -> None:
     content = yaml.safe_load(yaml.safe_dump(SMOKE))
     content["run"]["networks"] = ["arnas"]
     found = seen(check_params(content, "fewer"))["blackbox digits"]
     assert found.detail == 'run.networks was ["arnas","arnas_undefended"], is ["arnas"]'
-    report = named("report", params)
+    report = job_named("report", complete_run)
     inputs = dict(yaml.safe_load(report.manifest.read_text())["inputs"])
     gone = sorted(inputs)[0]
     record(report, inputs={**{k: v for k, v in inputs.items() if k != gone}, "x.csv": "0"})
-    detail = seen(params)["report"].detail
+    detail = seen(complete_run)["report"].detail
     assert detail == f"its input files changed, now also {gone}, no more x.csv"
 
 
-def test_a_remade_input_makes_its_consumers_stale(params: Params) -> None:
-    make_all(params)
-    make(named("derive dsara/0", params), params, "other")
-    found = seen(params)
-    assert found["derive dsara/0"].state == "done"
-    genotype = named("derive dsara/0", params).outputs["genotype"]
-    assert found["retrain digits/dsara/0"].detail == f"{genotype} has changed"
-
-
-def test_a_deleted_output_is_missing(params: Params) -> None:
-    make_all(params)
-    path = named(RETRAIN, params).outputs["last"]
+def test_a_deleted_output_is_missing(complete_run: Params) -> None:
+    path = job_named(RETRAIN, complete_run).outputs["last"]
     path.unlink()
-    assert (seen(params)[RETRAIN].state, seen(params)[RETRAIN].detail) == (
+    assert (seen(complete_run)[RETRAIN].state, seen(complete_run)[RETRAIN].detail) == (
         "missing",
         f"{path} is gone",
     )
 
 
-def test_a_process_at_work_is_named_until_it_is_killed(params: Params, tmp_path: Path) -> None:
+def test_a_process_at_work_is_named_until_it_is_killed(empty_run: Params, tmp_path: Path) -> None:
     """Its holder.json stays behind: the lock decides."""
-    make_all(params, but=[RETRAIN])
-    instance = named(RETRAIN, params)
-    state = state_of(instance, params)
-    with at_work(state, RETRAIN, instance.manifest, tmp_path) as process:
+    make_all(empty_run, but=[RETRAIN])
+    job = job_named(RETRAIN, empty_run)
+    state = state_of(job, empty_run)
+    with at_work(state, RETRAIN, job.manifest, tmp_path) as process:
         save(state / "0", epoch=1, step=3)
-        found = seen(params)[RETRAIN]
+        found = seen(empty_run)[RETRAIN]
         assert found.state == "running"
         assert f"process {process.pid} on " in found.detail
         assert found.detail.endswith(", 1 of 2 epochs, step 3")
-        assert seen(params)[WHITEBOX].state == "stale"
+        assert seen(empty_run)[WHITEBOX].state == "stale"
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert (state / "0/holder.json").exists()
-        found = seen(params)[RETRAIN]
+        found = seen(empty_run)[RETRAIN]
         assert (found.state, found.detail) == ("partial", "1 of 2 epochs, step 3")
     shutil.rmtree(state)
-    assert seen(params)[RETRAIN].state == "missing"
+    assert seen(empty_run)[RETRAIN].state == "missing"
 
 
-def test_a_process_with_other_settings_is_running_too(params: Params) -> None:
-    make_all(params)
-    instance = named(RETRAIN, params)
-    with checkpointing(state_of(instance, with_epochs(9)), RETRAIN, str(instance.manifest)):
-        found = seen(params)[RETRAIN]
+def test_a_process_with_other_settings_is_running_too(complete_run: Params) -> None:
+    job = job_named(RETRAIN, complete_run)
+    with checkpointing(state_of(job, with_epochs(9)), RETRAIN, str(job.manifest)):
+        found = seen(complete_run)[RETRAIN]
     assert found.state == "running"
     assert found.detail.endswith("with settings or inputs other than the present ones")
 
 
 def test_copies_and_other_runs_are_named_apart(
-    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    complete_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_all(params)
-    instance = named(RETRAIN, params)
-    state = state_of(instance, params).absolute()
+    job = job_named(RETRAIN, complete_run)
+    state = state_of(job, complete_run).absolute()
     (tmp_path / "copy").mkdir()
     monkeypatch.chdir(tmp_path / "copy")
-    with checkpointing(state, RETRAIN, str(instance.manifest)):
+    with checkpointing(state, RETRAIN, str(job.manifest)):
         monkeypatch.chdir(tmp_path)
-        found = overview(params)
+        found = overview(complete_run)
     assert not found.running
     assert found.elsewhere[0].startswith(f"{RETRAIN} in {tmp_path}/copy, process {os.getpid()} on")
     with checkpointing(state, RETRAIN, "results/other/manifest.json"):
-        found = overview(params)
+        found = overview(complete_run)
     assert not found.running and len(found.elsewhere) == 1
 
 
-def test_a_damaged_state_is_partial_by_the_save_that_is_whole(params: Params) -> None:
-    make_all(params, but=[RETRAIN])
-    state = state_of(named(RETRAIN, params), params)
+def test_a_damaged_state_is_partial_by_the_save_that_is_whole(empty_run: Params) -> None:
+    make_all(empty_run, but=[RETRAIN])
+    state = state_of(job_named(RETRAIN, empty_run), empty_run)
     slot = state / "0"
     save(slot, epoch=0, step=1)
     newest = FolderCheckpointer(slot, 0)
     newest.load()
     newest.maybe_save(lambda: Snapshot({}, {"epoch": 1, "step": 0}), now=True)
-    assert seen(params)[RETRAIN].detail == "1 of 2 epochs"
+    assert seen(empty_run)[RETRAIN].detail == "1 of 2 epochs"
     (slot / "state.0.safetensors").write_text("{")
-    assert seen(params)[RETRAIN].detail == "0 of 2 epochs, step 1"
+    assert seen(empty_run)[RETRAIN].detail == "0 of 2 epochs, step 1"
     (slot / "state.1.safetensors").write_text("[]")
-    assert seen(params)[RETRAIN].state == "missing"
+    assert seen(empty_run)[RETRAIN].state == "missing"
 
 
-def test_what_another_copy_has_left_does_not_make_a_result_partial(params: Params) -> None:
+def test_what_another_copy_has_left_does_not_make_a_result_partial(complete_run: Params) -> None:
     """Copies share the state folder."""
-    make_all(params)
-    save(state_of(named(RETRAIN, params), params) / "0", epoch=1, step=3)
-    assert seen(params)[RETRAIN].state == "done"
+    save(state_of(job_named(RETRAIN, complete_run), complete_run) / "0", epoch=1, step=3)
+    assert seen(complete_run)[RETRAIN].state == "done"
 
 
-def test_an_evaluation_says_how_many_batches(params: Params) -> None:
-    make_all(params, but=[WHITEBOX])
-    slot = state_of(named(WHITEBOX, params), params) / "0"
+def test_an_evaluation_says_how_many_batches(empty_run: Params) -> None:
+    make_all(empty_run, but=[WHITEBOX])
+    slot = state_of(job_named(WHITEBOX, empty_run), empty_run) / "0"
     batches = {"last.fgsm": 3, "selected.pgd20": 2}
     FolderCheckpointer(slot, 0).maybe_save(
         lambda: Snapshot({}, {"batches": batches, "witnesses": {}})
     )
-    assert seen(params)[WHITEBOX].detail == "5 batches of attacks"
+    assert seen(empty_run)[WHITEBOX].detail == "5 batches of attacks"
 
 
-def test_the_key_figure_of_attacks_is_that_of_the_tables(params: Params) -> None:
-    instance = named(WHITEBOX, params)
+def test_the_key_figure_of_attacks_is_that_of_the_tables(empty_run: Params) -> None:
+    job = job_named(WHITEBOX, empty_run)
     generator = torch.Generator().manual_seed(0)
     names = [f"{kind}.{attack}" for kind in ("selected", "last") for attack in ("clean", "pgd20")]
     flags = {n: (torch.rand(50, generator=generator) < 0.8).to(torch.uint8) for n in names}
@@ -276,35 +242,34 @@ def test_the_key_figure_of_attacks_is_that_of_the_tables(params: Params) -> None
         "threat": {"norm": "linf", "epsilon": 0.1},
         "checkpoints": {"selected": origin, "last": origin},
     }
-    save_tensors(instance.outputs["outcomes"], flags, description)
-    rows = whitebox_rows(*load_tensors(instance.outputs["outcomes"]))
+    save_tensors(job.outputs["outcomes"], flags, description)
+    rows = whitebox_rows(*load_tensors(job.outputs["outcomes"]))
     table = {row["attack"]: row["accuracy"] for row in rows if row["checkpoint"] == "selected"}
-    assert key_figure(instance) == f"clean {table['clean']:.1f}, robust {table['union']:.1f}"
+    assert key_figure(job) == f"clean {table['clean']:.1f}, robust {table['union']:.1f}"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null"])
-def test_unreadable_results_have_no_figure(params: Params, content: bytes) -> None:
-    for instance in instances(params):
-        for path in instance.outputs.values():
+def test_unreadable_results_have_no_figure(empty_run: Params, content: bytes) -> None:
+    for job in planned_jobs(empty_run):
+        for path in job.outputs.values():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        assert key_figure(instance) == ""
+        assert key_figure(job) == ""
 
 
-def test_dvc_is_asked_by_its_lock_file(params: Params) -> None:
-    make_all(params)
-    total = len(instances(params))
-    assert overview(params).unknown_to_dvc == total
-    paths = [instance.manifest for instance in instances(params)]
+def test_dvc_is_asked_by_its_lock_file(complete_run: Params) -> None:
+    total = len(planned_jobs(complete_run))
+    assert overview(complete_run).unknown_to_dvc == total
+    paths = [job.manifest for job in planned_jobs(complete_run)]
     outs = [{"path": str(p), "md5": hashlib.md5(p.read_bytes()).hexdigest()} for p in paths]
     stages = {str(number): {"outs": [out]} for number, out in enumerate(outs)}
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
-    assert overview(params).unknown_to_dvc == 0
-    record(named(RETRAIN, params), wall_seconds=3)
-    assert overview(params).unknown_to_dvc == 1
+    assert overview(complete_run).unknown_to_dvc == 0
+    record(job_named(RETRAIN, complete_run), wall_seconds=3)
+    assert overview(complete_run).unknown_to_dvc == 1
     for damaged in ("{", "[]", "stages: {a: {}}", "<<<<<<< HEAD\nstages:"):
         Path("dvc.lock").write_text(damaged)
-        assert overview(params).unknown_to_dvc == total
+        assert overview(complete_run).unknown_to_dvc == total
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
@@ -312,32 +277,32 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in found.items()}
 
 
-def test_looking_writes_nothing(params: Params, tmp_path: Path) -> None:
-    make_all(params, but=[RETRAIN])
-    instance = named(RETRAIN, params)
-    with checkpointing(state_of(instance, params), RETRAIN, str(instance.manifest)):
+def test_looking_writes_nothing(empty_run: Params, tmp_path: Path) -> None:
+    make_all(empty_run, but=[RETRAIN])
+    job = job_named(RETRAIN, empty_run)
+    with checkpointing(state_of(job, empty_run), RETRAIN, str(job.manifest)):
         before = files(tmp_path)
-        overview(params)
+        overview(empty_run)
         assert files(tmp_path) == before
 
 
-def test_files_may_come_and_go_meanwhile(params: Params) -> None:
-    make_all(params, but=[RETRAIN])
-    instance = named(RETRAIN, params)
-    state = state_of(instance, params)
+def test_files_may_come_and_go_meanwhile(empty_run: Params) -> None:
+    make_all(empty_run, but=[RETRAIN])
+    job = job_named(RETRAIN, empty_run)
+    state = state_of(job, empty_run)
     ended = threading.Event()
 
     def churn() -> None:
         while not ended.is_set():
-            with checkpointing(state, RETRAIN, str(instance.manifest)) as checkpointer:
+            with checkpointing(state, RETRAIN, str(job.manifest)) as checkpointer:
                 checkpointer.maybe_save(lambda: Snapshot({}, {"epoch": 1, "step": 1}), now=True)
-                make(instance, params)
-            instance.manifest.unlink()
+                make(job, empty_run)
+            job.manifest.unlink()
 
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        states = {seen(params)[RETRAIN].state for _ in range(40)}
+        states = {seen(empty_run)[RETRAIN].state for _ in range(40)}
     finally:
         ended.set()
         thread.join()
@@ -353,36 +318,34 @@ def shown(found: Overview, width: int) -> str:
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 100, 200])
-def test_any_width_shows_every_instance(params: Params, width: int) -> None:
-    make_all(params)
+def test_any_width_shows_every_job(complete_run: Params, width: int) -> None:
     text = shown(overview(with_epochs(7)), width)
     assert all(len(line) <= width for line in text.splitlines())
     flat = "".join(text.split())
-    assert "17instances:" in flat and "pythonmarnasadopt" in flat.replace("-", "")
+    assert "17jobs:" in flat and "pythonmarnasadopt" in flat.replace("-", "")
     if width >= 80:
-        assert all(instance.title in text for instance in instances(params))
+        assert all(job.title in text for job in planned_jobs(complete_run))
     if width >= 200:
         assert "retrain.digits.epochs was 2, is 7" in text
 
 
-def test_following_ends_when_all_is_done(params: Params) -> None:
-    make_all(params)
+def test_following_ends_when_all_is_done(complete_run: Params) -> None:
     console = Console(width=200, file=io.StringIO())
-    follow(params, console)
+    follow(complete_run, console)
     assert isinstance(console.file, io.StringIO)
-    assert "17 instances: 17 done" in console.file.getvalue()
+    assert "17 jobs: 17 done" in console.file.getvalue()
 
 
 def test_following_goes_on_while_something_runs(
-    params: Params, monkeypatch: pytest.MonkeyPatch
+    empty_run: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overview_table, "REFRESH", 0.05)
     monkeypatch.setattr(overview_table, "PATIENCE", 0.3)
-    make_all(params, but=[RETRAIN])
-    instance = named(RETRAIN, params)
+    make_all(empty_run, but=[RETRAIN])
+    job = job_named(RETRAIN, empty_run)
     console = Console(width=200, file=io.StringIO())
-    with checkpointing(state_of(instance, params), RETRAIN, str(instance.manifest)):
-        thread = threading.Thread(target=follow, args=(params, console))
+    with checkpointing(state_of(job, empty_run), RETRAIN, str(job.manifest)):
+        thread = threading.Thread(target=follow, args=(empty_run, console))
         thread.start()
         thread.join(1)
         assert thread.is_alive(), "longer than its patience, because a process is at work"

@@ -31,6 +31,24 @@ def accuracy(correct: int, n: int = 100) -> dict[str, Any]:
     }
 
 
+def measured(**changes: Any) -> dict[str, Any]:
+    """Return a row of the table whitebox."""
+    row = {
+        "dataset": "digits",
+        "model": "a_net",
+        "training": "pgd",
+        "seed": 0,
+        "checkpoint": "selected",
+        "epoch": 7,
+        "attack": "clean",
+        "norm": "linf",
+        "epsilon": "0.1",
+        **accuracy(180, 360),
+    }
+    assert set(changes) <= set(row)
+    return {**row, **changes}
+
+
 def cell(key: tuple[str, str, str], seed: int = 0) -> dict[str, Any]:
     return {"dataset": key[0], "model": key[1], "training": key[2], "seed": seed}
 

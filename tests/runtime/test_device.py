@@ -16,7 +16,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_pa
     """Pretend that the machine has as many GPUs as the parameter says."""
     count: int = request.param
     names = ("CUDA_VISIBLE_DEVICES", "ARNAS_DEVICE", "ARNAS_GPUS", "ARNAS_RANKS", "SLURM_JOB_ID")
-    for name in (*names, "ARNAS_FAKE_GPUS"):
+    for name in names:
         monkeypatch.setenv(name, "")  # so that it is put back, whatever the code sets
         monkeypatch.delenv(name)
     monkeypatch.setenv("ARNAS_LEASE_DIR", str(tmp_path))
@@ -117,14 +117,6 @@ def test_the_assignment_of_a_cluster_is_taken_as_it_is(
     with held_devices(print) as first, held_devices(print) as second:
         assert first.gpus == second.gpus == ("0", "1")
     assert not list(tmp_path.iterdir())
-
-
-@with_gpus(0)
-def test_pretended_gpus_are_held_and_not_used(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ARNAS_FAKE_GPUS", "a,b")
-    with held_devices(print) as first, held_devices(print) as second:
-        assert first.text == "cpu (GPU a)"
-        assert second.text == "cpu (GPU b)"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ with leased(sys.argv[2].split(","), int(sys.argv[3]), Path(sys.argv[1]), lambda 
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("CUDA_VISIBLE_DEVICES", "ARNAS_GPUS", "ARNAS_FAKE_GPUS", "SLURM_JOB_ID"):
+    for name in ("CUDA_VISIBLE_DEVICES", "ARNAS_GPUS", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     yield
 
@@ -79,12 +79,6 @@ def test_a_list_without_devices_shows_none(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert visible_gpus() == ()
-
-
-def test_pretended_devices_are_for_trying_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    monkeypatch.setenv("ARNAS_FAKE_GPUS", "a,b")
-    assert visible_gpus() == ("a", "b")
 
 
 def test_a_job_asks_for_one_unless_it_says_more(monkeypatch: pytest.MonkeyPatch) -> None:

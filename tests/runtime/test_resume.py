@@ -213,7 +213,7 @@ def test_a_large_state_is_written_while_the_run_goes_on(
     state.tensors["w"].fill_(2)
     state.values["n"].append(2)
     go_on.set()
-    checkpointer.settle()
+    checkpointer.flush()
     found = FolderCheckpointer(tmp_path, 0).load()
     assert found is not None
     assert (float(found.tensors["w"][0]), found.description) == (1.0, {"n": [1]})
@@ -224,7 +224,7 @@ def test_a_save_that_failed_ends_the_run_at_the_next_and_keeps_the_one_before(
 ) -> None:
     checkpointer = FolderCheckpointer(tmp_path, 0)
     checkpointer.maybe_save(lambda: large(1))
-    checkpointer.settle()
+    checkpointer.flush()
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

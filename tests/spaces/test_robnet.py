@@ -15,7 +15,13 @@ from arnas.runtime.errors import UserError
 from arnas.spaces.layout import CellPlan
 from arnas.spaces.network import DerivedCell
 from arnas.spaces.published import ROBNETS
-from arnas.spaces.robnet import RobNet, cell_from_code, density
+from arnas.spaces.robnet import RobNet, cell_from_code
+
+
+def density(codes: tuple[str, ...]) -> float:
+    """Return the share of ones, the architecture density of arXiv 1911.10695."""
+    return sum(code.count("1") for code in codes) / sum(map(len, codes))
+
 
 LARGE = "11 11 11 11 11 01 11 01 10 11 01 01 01 11"
 """Of RobNet-large, edge by edge."""

@@ -91,11 +91,11 @@ def test_steps_and_hours_are_counted_exactly() -> None:
         "pgd100": 100 + 2,
         "cw_inf": 30 + 2,
         "apgd_ce": 101 + 1,
-        "autoattack": 7865 + 1,
+        "autoattack": 101 + 9 * 101 + 9 * 200 + 5001 + 1,
     }
     selected, last = sum(passes.values()), passes["fgsm"] + passes["pgd20"]
     attacked = rows["whitebox", "cifar10 arnas"]
-    looks, curve = 2 * 40, 4 * 7 * passes["pgd20"]
+    looks, curve = 2 * 40, 4 * 7 * 2 * passes["apgd_ce"]
     assert attacked.steps == looks + 40 * (selected + last) + curve
     assert attacked.step_seconds == pytest.approx(1)
     undefended = rows["whitebox", "cifar10 arnas_undefended"]
@@ -192,12 +192,12 @@ def test_memory_that_runs_out_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
-    def climb(model: Any, x: torch.Tensor, *rest: Any) -> None:
+    def explode(model: Any, x: torch.Tensor, *rest: Any) -> None:
         if len(x) > 7:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
 
     monkeypatch.setattr(stopwatch, "time_steps", lambda work, device: (work(1), Timing(1.0, 1))[1])
-    monkeypatch.setattr(network_cost, "input_gradient", climb)
+    monkeypatch.setattr(network_cost, "input_gradient", explode)
     found = rows_of(load_params(PRESETS / "smoke.yaml"))["whitebox", "digits arnas"]
     batch = int(found.note.split("do not fit, measured with ")[1])
     assert 3 < batch <= 7

@@ -21,7 +21,7 @@ from arnas.evaluation.result import ROBUST
 from arnas.models.registry import ModelSpec
 from arnas.models.weight_files import save_weights
 from arnas.pipeline.attack import EvalConfig, assess, load_target
-from arnas.pipeline.jobs import Instance, find_instance
+from arnas.pipeline.jobs import Job, find_job
 from arnas.pipeline.runner import run_command
 from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.seeds import seeded
@@ -55,8 +55,8 @@ def splits() -> Splits:
     return load_splits(Path("results/smoke/data/digits/splits.safetensors"))
 
 
-def instance(command: str, axes: dict[str, str]) -> Instance:
-    return find_instance(command, axes, load_params(Path("params.yaml")))
+def job(command: str, axes: dict[str, str]) -> Job:
+    return find_job(command, axes, load_params(Path("params.yaml")))
 
 
 def pixels_to_attack() -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
     model, described = quick_network(seed)
     images, y = splits().subset("val")
     right = predict(model, splits().pixels(images), 256) == y
-    paths = instance("retrain", axes).outputs
+    paths = job("retrain", axes).outputs
     loss = load_params(Path("params.yaml")).networks[axes["network"]].loss.name
     for key in ("selected", "last"):
         provenance = {
@@ -112,7 +112,7 @@ def store(axes: dict[str, str], seed: int, **changes: Any) -> nn.Module:
 def attacked(axes: dict[str, str] = CELL) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run the stage `whitebox` and return what it stored."""
     run_command("whitebox", axes, whitebox.run)
-    tensors, description = load_tensors(instance("whitebox", axes).outputs["outcomes"])
+    tensors, description = load_tensors(job("whitebox", axes).outputs["outcomes"])
     return tensors, description
 
 
@@ -156,7 +156,7 @@ def test_the_command_gives_the_outcomes_of_the_table(settings: dict[str, Any]) -
     use(settings)
     tensors, description = attacked()
     line = EvalConfig(
-        model=str(instance("retrain", CELL).outputs["selected"]),
+        model=str(job("retrain", CELL).outputs["selected"]),
         data="results/smoke/data/digits/splits.safetensors",
         threat="linf:0.02",
         suite="fgsm,pgd20,cw_inf",
@@ -211,7 +211,7 @@ def test_the_last_checkpoint_is_attacked_unless_it_is_the_selected_one(
 ) -> None:
     """Its weights are others here, which shows whether they were looked at."""
     store(CELL, 0, last={"epoch": epoch})
-    path = instance("retrain", CELL).outputs["last"]
+    path = job("retrain", CELL).outputs["last"]
     tensors, description = load_tensors(path)
     for name, value in tensors.items():
         if name.startswith("classifier"):
@@ -275,7 +275,7 @@ def test_examples_are_stored_with_what_the_network_says_of_them(settings: dict[s
     settings["blackbox"] |= {"square_images": 9, "square_queries": 5, "steps": 3}
     use(settings)
     run_command("blackbox_examples", CELL, blackbox.make_examples)
-    found, description = load_tensors(instance("blackbox_examples", CELL).outputs["examples"])
+    found, description = load_tensors(job("blackbox_examples", CELL).outputs["examples"])
     x, y = pixels_to_attack()
     assert torch.equal(found["labels"], y)
     assert float((found["x_adv"] - x).abs().max()) <= 0.1 + 1e-6
@@ -308,7 +308,7 @@ def test_square_that_leaves_the_ball_is_seen(
 
     monkeypatch.setattr("arnas.attacks.square.square_batch", far)
     run_command("blackbox_examples", CELL, blackbox.make_examples)
-    _, description = load_tensors(instance("blackbox_examples", CELL).outputs["examples"])
+    _, description = load_tensors(job("blackbox_examples", CELL).outputs["examples"])
     assert description["checks"][0]["status"] == "FAIL"
 
 
@@ -333,7 +333,7 @@ def test_every_network_is_shown_the_examples_of_its_seed(settings: dict[str, Any
         shown[network, seed] = kinds[number]
         squares[network, seed] = (torch.arange(7) < number).to(torch.uint8)
         save_tensors(
-            instance("blackbox_examples", axes).outputs["examples"],
+            job("blackbox_examples", axes).outputs["examples"],
             {
                 "x_adv": kinds[number],
                 "square": squares[network, seed],
@@ -352,9 +352,7 @@ def test_every_network_is_shown_the_examples_of_its_seed(settings: dict[str, Any
             },
         )
     run_command("blackbox", {"dataset": "digits"}, blackbox.score)
-    found, description = load_tensors(
-        instance("blackbox", {"dataset": "digits"}).outputs["outcomes"]
-    )
+    found, description = load_tensors(job("blackbox", {"dataset": "digits"}).outputs["outcomes"])
     expected = {}
     for (network, seed), model in models.items():
         clean = predict(model, x, 256) == y

@@ -19,7 +19,7 @@ import torch
 from tiny_run import COMMANDS
 
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.jobs import find_job
 from arnas.pipeline.plan import stage_versions
 from arnas.runtime.files import load_tensors, read_json, read_json_lines
 
@@ -41,7 +41,7 @@ def folder(tiny_run: Path) -> Path:
 
 def figures(folder: Path, command: str, axes: dict[str, str]) -> dict[str, Any]:
     """Return what a stage's outputs amount to, in a few numbers."""
-    instance = find_instance(command, axes, load_params(folder / "params.yaml"))
+    instance = find_job(command, axes, load_params(folder / "params.yaml"))
     found: dict[str, Any] = {}
     for key, path in instance.outputs.items():
         place = folder / path
@@ -114,7 +114,7 @@ def test_results_change_only_with_the_version(
 
 def test_manifests_say_what_was_made_from_what(folder: Path) -> None:
     for command, axes in COMMANDS:
-        instance = find_instance(command, axes, load_params(folder / "params.yaml"))
+        instance = find_job(command, axes, load_params(folder / "params.yaml"))
         manifest = read_json(folder / instance.manifest)
         assert manifest["stage"] == command
         assert set(manifest["inputs"]) == {str(path) for path in instance.inputs.values()}

@@ -11,7 +11,7 @@ import pytest
 from tiny_run import CELL, exit_code
 
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.jobs import find_job
 from arnas.reporting.published import compare
 from arnas.reporting.published.compare import COLUMNS
 from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file
@@ -36,15 +36,15 @@ def copy(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def pretend(command: str, key: str, **blocks: dict[str, object]) -> None:
     """Change blocks of a file's description, and the manifest beside it, as if it had been so."""
-    instance = find_instance(command, CELL, load_params())
-    path = instance.outputs[key]
+    job = find_job(command, CELL, load_params())
+    path = job.outputs[key]
     tensors, description = load_tensors(path)
     for name, changes in blocks.items():
         description[name] |= changes
     save_tensors(path, tensors, description)
-    made = read_json(instance.manifest)
+    made = read_json(job.manifest)
     new = {name: sha256_file(Path(name)) for name in made["outputs"]}
-    write_manifest(instance.manifest, made | {"outputs": new})
+    write_manifest(job.manifest, made | {"outputs": new})
 
 
 def test_nobody_has_published_networks_on_digits(copy: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from arnas.cli import main
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.jobs import find_job
 from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file
 from arnas.runtime.manifest import write_manifest
 
@@ -73,7 +73,7 @@ def exit_code(command: str, axes: dict[str, str]) -> int:
 
 def _set_tables(folder: Path) -> None:
     """Replace the searched tables by round numbers: near ties would be decided by rounding."""
-    instance = find_instance("derive", SEARCH, load_params(folder / "params.yaml"))
+    instance = find_job("derive", SEARCH, load_params(folder / "params.yaml"))
     path = folder / instance.inputs["state"]
     manifest = path.with_name("manifest.json")
     tensors, description = load_tensors(path)

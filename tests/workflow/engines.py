@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 
 
 class Seen(NamedTuple):
-    """A stage instance as an engine sees it, every field sorted."""
+    """A stage job as an engine sees it, every field sorted."""
 
     command: str
     inputs: tuple[str, ...]
@@ -131,7 +131,7 @@ def words(command: str) -> str:
 
 
 def seen_by_snakemake(folder: Path) -> set[Seen]:
-    """Return the instances of the default target, from a dry run that forces all.
+    """Return the jobs of the default target, from a dry run that forces all.
 
     Snakemake shows a job's files only if its rule has no message, so the copy loses those.
     """

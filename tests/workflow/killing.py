@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.jobs import find_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def finish(folder: Path, words: list[str], **environment: str) -> str:
 
 def results(folder: Path, command: str, axes: dict[str, str]) -> dict[Path, bytes]:
     """Return the bytes of a job's outputs."""
-    found = find_instance(command, axes, load_params(folder / "params.yaml"))
+    found = find_job(command, axes, load_params(folder / "params.yaml"))
     return {path: (folder / path).read_bytes() for path in found.outputs.values()}
 
 

@@ -13,7 +13,7 @@ from engines import ROOT, Seen, copy_checkout, seen_by_dvc, seen_by_snakemake
 from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.pipeline.dvc import dvc_yaml
-from arnas.pipeline.jobs import Instance, instances
+from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.pipeline.plan import STAGES, stage_by_name
 
 
@@ -39,14 +39,14 @@ def params(checkout: Path) -> Params:
     return load_params(checkout / "params.yaml")
 
 
-def as_seen(instance: Instance) -> Seen:
-    outputs = [str(path) for path in [*instance.outputs.values(), instance.manifest]]
-    inputs = sorted(str(path) for path in instance.inputs.values())
-    return Seen(" ".join(instance.command), tuple(inputs), tuple(sorted(outputs)))
+def as_seen(job: Job) -> Seen:
+    outputs = [str(path) for path in [*job.outputs.values(), job.manifest]]
+    inputs = sorted(str(path) for path in job.inputs.values())
+    return Seen(" ".join(job.command), tuple(inputs), tuple(sorted(outputs)))
 
 
 def test_snakemake_has_the_plan(checkout: Path, params: Params) -> None:
-    assert seen_by_snakemake(checkout) == {as_seen(instance) for instance in instances(params)}
+    assert seen_by_snakemake(checkout) == {as_seen(job) for job in planned_jobs(params)}
 
 
 def test_jobs_that_compute_on_networks_ask_for_a_gpu() -> None:
@@ -64,9 +64,9 @@ def test_the_committed_dvc_yaml_is_generated_from_the_plan() -> None:
 
 
 def split(params: Params) -> tuple[set[Seen], dict[str, Seen]]:
-    """Return the plan's plain instances, and its aggregates by command."""
-    plain = {as_seen(i) for i in instances(params) if not i.stage.gathers}
-    gathering = (as_seen(i) for i in instances(params) if i.stage.gathers)
+    """Return the plan's plain jobs, and its aggregates by command."""
+    plain = {as_seen(i) for i in planned_jobs(params) if not i.stage.gathers}
+    gathering = (as_seen(i) for i in planned_jobs(params) if i.stage.gathers)
     return plain, {seen.command: seen for seen in gathering}
 
 
@@ -106,8 +106,8 @@ def test_the_aggregates_of_dvc_depend_on_what_contains_their_inputs(
 
 
 def test_dvc_reads_the_settings_of_the_plan(checkout: Path, params: Params) -> None:
-    by_command = {" ".join(i.command): i for i in instances(params)}
+    by_command = {" ".join(i.command): i for i in planned_jobs(params)}
     for seen, settings in seen_by_dvc(checkout).values():
-        instance = by_command[seen.command]
-        assert sorted(settings["params.yaml"]) == sorted(instance.params)
-        assert settings["arnas/pipeline/versions.yaml"] == [instance.stage.command]
+        job = by_command[seen.command]
+        assert sorted(settings["params.yaml"]) == sorted(job.params)
+        assert settings["arnas/pipeline/versions.yaml"] == [job.stage.command]

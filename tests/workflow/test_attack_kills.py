@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import random
+import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from attackable import write_factory
-from killing import saves, states
+from killing import finish, saves, start, states
 
 from arnas.evaluation.record import read_record
 from arnas.evaluation.result import EvalResult
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parents[2]
-LINE = (
+LINE = shlex.split(
     "-m arnas attack --model mine:build --data digits.npz --threat linf:0.1 --out out "
     "--suite apgd_ce,apgd_t,fab_t --batch-size 8"
 )
 
 
-def start(folder: Path, ranks: int = 1) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "ARNAS_DEVICE": "cpu",
-        "ARNAS_SAVE_SECONDS": "0",
-        "ARNAS_RANKS": str(ranks),
-    }
-    return subprocess.Popen(
-        [sys.executable, *LINE.split()],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(folder: Path, ranks: int = 1) -> str:
-    process = start(folder, ranks)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
+def finished(folder: Path, ranks: int = 1) -> str:
+    said = finish(folder, LINE, ARNAS_RANKS=str(ranks))
     assert not states(folder, "attack")
     return said
 
@@ -57,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the evaluation ran undisturbed."""
     folder = tmp_path_factory.mktemp("whole")
     write_factory(folder)
-    finish(folder)
+    finished(folder)
     return folder
 
 
@@ -67,7 +45,7 @@ def test_killed_at_random_points(whole: Path, tmp_path: Path, kind: signal.Signa
     chance = random.Random(kind.name)
     hits = 0
     for _ in range(3):
-        process = start(tmp_path)
+        process = start(tmp_path, LINE)
         before = saves(tmp_path, "attack")
         wait_until = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < wait_until:
@@ -81,7 +59,7 @@ def test_killed_at_random_points(whole: Path, tmp_path: Path, kind: signal.Signa
         if process.returncode == 75:
             assert "rerun the same command to resume" in said
     assert hits
-    finish(tmp_path)
+    finished(tmp_path)
     for ending in ("json", "html"):
         name = f"out.{ending}"
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
@@ -93,7 +71,7 @@ def outcomes(found: EvalResult) -> dict[str, list[int]]:
 
 def test_two_processes_find_what_one_finds(whole: Path, tmp_path: Path) -> None:
     write_factory(tmp_path)
-    said = finish(tmp_path, ranks=2)
+    said = finished(tmp_path, ranks=2)
     assert "2 ranks" in said
     one, two = (read_record(folder / "out.json") for folder in (whole, tmp_path))
     assert outcomes(one) == outcomes(two)

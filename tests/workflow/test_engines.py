@@ -1,4 +1,4 @@
-"""Both engines run the smoke preset, and a changed setting leads both to the same instances."""
+"""Both engines run the smoke preset, and a changed setting leads both to the same jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from engines import (
 )
 
 from arnas.config.load import check_params
-from arnas.pipeline.jobs import instances, lookup
+from arnas.pipeline.jobs import lookup, planned_jobs
 from arnas.pipeline.plan import FIGURES, stage_versions
 
 pytestmark = pytest.mark.long
@@ -53,25 +53,25 @@ def changed(settings: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def touched(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """Return the commands of the plan's instances whose own settings differ."""
+    """Return the commands of the plan's jobs whose own settings differ."""
     old, new = check_params(before, "before"), check_params(after, "after")
     return {
-        " ".join(instance.command)
-        for instance in instances(new)
-        if any(lookup(old, path) != lookup(new, path) for path in instance.params)
+        " ".join(job.command)
+        for job in planned_jobs(new)
+        if any(lookup(old, path) != lookup(new, path) for path in job.params)
     }
 
 
 def with_consumers(commands: set[str], settings: dict[str, Any]) -> set[str]:
-    """Return the commands and those of all instances that depend on them."""
-    planned = instances(check_params(settings, "after"))
+    """Return the commands and those of all jobs that depend on them."""
+    planned = planned_jobs(check_params(settings, "after"))
     made: set[Path] = set()
     result = set()
-    for instance in planned:
-        command = " ".join(instance.command)
-        if command in commands or made & set(instance.inputs.values()):
+    for job in planned:
+        command = " ".join(job.command)
+        if command in commands or made & set(job.inputs.values()):
             result.add(command)
-            made |= set(instance.outputs.values())
+            made |= set(job.outputs.values())
     return result
 
 
@@ -172,6 +172,7 @@ def test_a_run_without_searches_works_in_both(by_dvc: Path, tmp_path: Path) -> N
     edit_settings(folder, run__searches=[])
     for path in ("search", "retrain/digits/dsara", "blackbox_examples/digits/dsara"):
         shutil.rmtree(folder / "results/smoke" / path)
+    checked(folder, "python", "-m", "arnas", "data", "--dataset", "digits")  # which makes them
     expected = {"blackbox --dataset digits", "analysis", "tables", "report"}
     assert jobs_to_run(folder) == {f"python -m arnas {line}" for line in expected}
     checked(folder, "dvc", "repro")

@@ -27,7 +27,7 @@ from engines import (
 )
 
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import instances
+from arnas.pipeline.jobs import planned_jobs
 from arnas.runtime.files import read_json
 
 pytestmark = pytest.mark.long
@@ -55,7 +55,7 @@ def adopted(run_by_snakemake: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The same after `adopt`, committed to git."""
     folder = copied(run_by_snakemake, tmp_path_factory.mktemp("adopted"))
     said = arnas(folder, "adopt")
-    count = len(instances(load_params(folder / "params.yaml")))
+    count = len(planned_jobs(load_params(folder / "params.yaml")))
     assert f"{count} results were told to DVC, 0 known before, 0 refused." in said
     commit(folder)
     return folder
@@ -63,7 +63,9 @@ def adopted(run_by_snakemake: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def explained(folder: Path, target: str) -> set[str]:
     """Return the commands that `explain` says would run."""
-    titles = {i.title: " ".join(i.command) for i in instances(load_params(folder / "params.yaml"))}
+    titles = {
+        i.title: " ".join(i.command) for i in planned_jobs(load_params(folder / "params.yaml"))
+    }
     said = arnas(folder, f"explain {target}")
     return {titles[title] for title in re.findall(r"^  (.*?): ", said, re.M)}
 

@@ -12,7 +12,7 @@ import yaml
 from killing import command_line, finish, results, settings_worth_killing, start, states
 
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.jobs import find_job
 
 pytestmark = pytest.mark.long
 
@@ -67,7 +67,7 @@ def test_no_room_for_a_save_costs_nothing_that_was_saved(folder: Path, whole: Pa
 
 def test_no_room_for_the_result_keeps_the_one_before(whole: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "copy"))
-    manifest = find_instance("retrain", CELL, load_params(whole / "params.yaml")).manifest
+    manifest = find_job("retrain", CELL, load_params(whole / "params.yaml")).manifest
     before = (folder / manifest).read_bytes()
     code, said = ended(folder, limit=10)
     assert code == 2, said

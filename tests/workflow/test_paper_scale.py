@@ -13,7 +13,7 @@ from engines import copy_checkout, jobs_to_run, run, seen_by_dvc
 from PIL import Image
 
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import instances
+from arnas.pipeline.jobs import planned_jobs
 from arnas.runtime.files import load_tensors
 
 pytestmark = pytest.mark.long
@@ -25,7 +25,7 @@ CLASSES, IMAGES, SIDE = 4, 60, 32
 def test_both_engines_plan_a_preset_alike(preset: str, tmp_path: Path) -> None:
     """With a search and without one; neither engine needs the dataset for it."""
     folder = copy_checkout(tmp_path, preset)
-    planned = {" ".join(i.command) for i in instances(load_params(folder / "params.yaml"))}
+    planned = {" ".join(i.command) for i in planned_jobs(load_params(folder / "params.yaml"))}
     assert jobs_to_run(folder) == planned
     assert {seen.command for seen, _ in seen_by_dvc(folder).values()} == planned
 

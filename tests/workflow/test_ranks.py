@@ -17,7 +17,7 @@ from killing import ROOT, command_line, finish, members, start, states
 
 from arnas.config.load import load_params
 from arnas.pipeline.freshness import why_stale
-from arnas.pipeline.jobs import find_instance
+from arnas.pipeline.jobs import find_job
 
 pytestmark = pytest.mark.long
 
@@ -107,7 +107,7 @@ def test_the_number_of_ranks_changes_no_fingerprint(undisturbed: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(undisturbed)
         params = load_params()
-        assert why_stale(find_instance("retrain", CELL, params), params) is None
+        assert why_stale(find_job("retrain", CELL, params), params) is None
 
 
 def test_a_state_of_two_ranks_is_good_for_one(

@@ -95,7 +95,8 @@ def load_model(
     spec
         One of: a name of `arnas.models.registry.MODELS`, with `weights`; a weight file that
         `arnas.models.registry.save_weights` has written, or the folder of one;
-        ``package.module:factory``, a function without arguments that returns a module.
+        ``package.module:factory``, a function that returns a module; it gets the sizes below that
+        it takes.
     weights
         For a name or a factory: a safetensors file, or a state dict of ``torch.save``.
     num_classes, in_channels, image_size
@@ -124,7 +125,8 @@ def load_model(
         side = image_size if isinstance(image_size, int) else min(image_size or [SIDE])
         loaded = _of_zoo(spec, path, num_classes, in_channels or 3, side)
     elif is_reference(spec):
-        loaded = _of_user(spec, path)
+        sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        loaded = _of_user(spec, path, {k: v for k, v in sizes.items() if isinstance(v, int)})
     elif path is not None:
         raise UserError(
             f"the model is '{one_line(spec, 100)}' and the weights are {one_line(path, 100)}: "
@@ -160,15 +162,17 @@ def _with_weights(model: nn.Module, name: str, file: str, content: StateDict) ->
     return _loaded(model, name, f"{what} with the weights of {file}", (*content.warnings, *notes))
 
 
-def _of_user(spec: str, path: Path | None) -> LoadedModel:
+def _of_user(spec: str, path: Path | None, sizes: Mapping[str, int]) -> LoadedModel:
     """Return a model of the user's own code, with the weights of a file if there is one."""
     if path is None:
-        return _loaded(make_model(spec), spec, f"{spec}, with the weights that it sets itself")
+        return _loaded(
+            make_model(spec, sizes), spec, f"{spec}, with the weights that it sets itself"
+        )
     described = _described(path)
     if described is not None and described.get("model") == spec:
         return _own(path, run_own_code=True)
     content = _read(path)  # first: whoever made it is less known than the code
-    return _with_weights(make_model(spec), spec, one_line(path), content)
+    return _with_weights(make_model(spec, sizes), spec, one_line(path), content)
 
 
 def _weight_file(path: Path) -> Path:

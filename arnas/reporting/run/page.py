@@ -37,7 +37,7 @@ class ReportContent:
     search_dataset: str
     settings: str
     """All settings as YAML."""
-    instances: Sequence[Mapping[str, Any]]
+    jobs: Sequence[Mapping[str, Any]]
     """A row for each result: stage, axes and what its manifest says."""
     versions: Mapping[str, str]
     """Package to version."""

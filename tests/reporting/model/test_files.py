@@ -82,13 +82,9 @@ def test_the_gate(failed: bool, fail_under: float | None, allowed: bool, expecte
 
 @pytest.mark.parametrize("value", [-1, 101, float("nan"), float("inf"), 0.4])
 def test_the_gate_takes_a_percentage(value: float) -> None:
-    with pytest.raises(UserError, match="1 to 100 percent"):
+    with pytest.raises(UserError, match="1 to 100 percent") as caught:
         gate(cases.assessment(), value)
-
-
-def test_a_share_is_taken_for_what_it_is() -> None:
-    with pytest.raises(UserError, match="write 40 if a share is meant"):
-        gate(cases.assessment(), 0.4)
+    assert ("write 40 if a share is meant" in str(caught.value)) == (value == 0.4)
 
 
 def test_junit_counts_what_it_holds(tmp_path: Path) -> None:
@@ -111,13 +107,8 @@ def test_junit_counts_what_it_holds(tmp_path: Path) -> None:
     assert "unreliable" in failure.attrib["message"]
     properties = {p.attrib["name"]: p.attrib["value"] for p in suite.iter("property")}
     assert properties["robust accuracy"] == "50.00 % [23.66, 76.34]"
-
-
-def test_junit_of_a_good_evaluation_has_no_failure(tmp_path: Path) -> None:
-    write_junit(tmp_path / "j.xml", cases.assessment(failed=False), 50)
-    root = junit(tmp_path / "j.xml")
-    assert root.attrib["failures"] == "0"
-    assert not list(root.iter("failure"))
+    write_junit(tmp_path / "good.xml", cases.assessment(failed=False), 50)
+    assert junit(tmp_path / "good.xml").attrib["failures"] == "0"
 
 
 def test_a_warning_passes_and_says_so(tmp_path: Path) -> None:
@@ -212,11 +203,6 @@ def test_rounded_examples_are_classified_again() -> None:
     assert recount_rounded(model, made, x, 100) == found
 
 
-def test_a_ball_of_whole_levels_is_not_left_by_rounding() -> None:
-    made, x = rounding_case(8 / 255)
-    assert recount_rounded(Linear(104.2 / 255), made, x, 4).outside == 0
-
-
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_the_distance_is_in_the_norm_of_the_threat(norm: str) -> None:
     made, x = rounding_case(8 / 255)
@@ -282,11 +268,6 @@ def test_exported_bytes_are_the_same_each_time(tmp_path: Path) -> None:
         assert export_examples(tmp_path / name, made, x) == [tmp_path / name]
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert b"1980" not in (tmp_path / "a.npz").read_bytes()
-
-
-def test_without_predictions_names_end_with_the_class(tmp_path: Path) -> None:
-    written = export_examples(tmp_path, cases.assessment(), cases.images())
-    assert [path.name for path in written[1:]] == ["0_0.png", "3_0.png", "4_1.png", "8_2.png"]
 
 
 def test_images_of_two_channels_are_exported_as_arrays_only(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import published_source
 import pytest
-import report_cases as cases
+from report_cases import measured
 
 from arnas.attacks.registry import ATTACKS
 from arnas.models.registry import ModelSpec
@@ -68,16 +68,8 @@ def whitebox(
 ) -> pd.DataFrame:
     """Return both checkpoints under each attack, one row a seed; changes are columns."""
     found = accuracies or dict.fromkeys(("clean", *ATTACKS), (80.0, 81.0))
-    row = {
-        "dataset": CELL[0],
-        "model": CELL[1],
-        "training": "pgd",
-        "epoch": 7,
-        "norm": "linf",
-        "epsilon": "8/255",
-        "n": 10_000,
-        "status": "ok",
-    }
+    named = {"dataset": CELL[0], "model": CELL[1], "epsilon": "8/255", "n": 10_000}
+    row = measured(**named) | {"status": "ok"}
     return pd.DataFrame(
         [
             {**row, "seed": seed, "checkpoint": checkpoint, "attack": attack}
@@ -99,23 +91,18 @@ def test_an_equal_protocol_has_no_flags() -> None:
     assert [row["attack"] for row in rows] == list(EXACT["networks"][0]["accuracy"])
     assert {row["protocol"] for row in rows} == {""}
     assert {row["checkpoint"] for row in rows} == {"selected"}
-    assert rows[0] == {
-        "dataset": "photos",
-        "model": "mine",
-        "published_model": "resnet18",
-        "training": "pgd",
-        "checkpoint": "selected",
-        "attack": "clean",
-        "epsilon": "8/255",
-        "n": 10_000,
-        "seeds": 2,
-        "ours": 80.5,
-        "sd": pytest.approx(0.71),
-        "published": 82.0,
-        "difference": -1.5,
-        "source": "One (arXiv 0000.00000)",
-        "recipe": "as usual",
-        "protocol": "",
+    assert list(rows[0]) == list(COLUMNS)
+    assert rows[0].items() >= {
+        ("dataset", "photos"),
+        ("model", "mine"),
+        ("published_model", "resnet18"),
+        ("n", 10_000),
+        ("seeds", 2),
+        ("ours", 80.5),
+        ("sd", 0.71),
+        ("published", 82.0),
+        ("difference", -1.5),
+        ("source", "One (arXiv 0000.00000)"),
     }
 
 
@@ -178,32 +165,12 @@ def test_each_difference_of_an_attack_alone_is_named(name: str) -> None:
     assert row["protocol"] == flag
 
 
-def test_differences_add_up_in_one_cell() -> None:
-    numbers = published(epsilon="0.031", attacks={"pgd20": {"step": "0.01"}})
-    (row,) = beside(whitebox({"pgd20": (50.0,)}, n=500), OURS, numbers)
-    assert row["protocol"].split("; ") == [
-        "epsilon 0.031, ours 8/255",
-        "steps of 0.01, ours 0.25 epsilon = 0.00784",
-        "ours on 500 of 10,000 test images",
-        "ours of one seed",
-    ]
-
-
 @pytest.mark.parametrize(
     "ours", ["8/255", "8px", "0.0313725490196", 8 / 255, "0.03137254901960784313"]
 )
 def test_one_epsilon_may_be_written_in_many_ways(ours: str | float) -> None:
     (row,) = beside(whitebox({"clean": (80.0, 81.0)}, epsilon=ours), OURS, published())
     assert row["protocol"] == ""
-
-
-def test_the_epsilon_of_advrush_is_another_one() -> None:
-    """0.031 and 8/255 differ by 1.2 %: near enough to be taken for one."""
-    facts = replace(OURS, model="advrush", channels=36, cells=20)
-    rows = beside(whitebox(), facts, load_published())
-    own = [row for row in rows if row["source"].startswith("AdvRush")]
-    assert len(own) == 5
-    assert all("epsilon 0.031, ours 8/255" in row["protocol"] for row in own)
 
 
 def test_a_last_checkpoint_meets_a_last_checkpoint() -> None:
@@ -235,12 +202,6 @@ def test_another_network_or_dataset_is_not_beside(facts: dict[str, Any]) -> None
 def test_another_loss_is_not_beside(loss: str) -> None:
     assert beside(whitebox(training=loss), OURS, published()) == []
     assert beside(whitebox(), OURS, published(networks=entry(training=loss))) == []
-
-
-def test_the_dataset_s_own_name_means_nothing() -> None:
-    table = whitebox(dataset="cifar10")
-    facts = {("cifar10", "mine"): replace(OURS, source="shapes")}
-    assert compare(table, facts, published()).empty
 
 
 def test_a_size_that_was_published_is_compared() -> None:
@@ -333,8 +294,3 @@ def test_the_table_is_read_back(tmp_path: Path) -> None:
     path.write_text("dataset,model\n")
     with pytest.raises(UserError, match="has no column"):
         read_table(path)
-
-
-def test_a_run_of_the_digits_has_nothing_beside_it() -> None:
-    facts = {("digits", m): replace(OURS, source="sklearn_digits") for m in ("arnas", "small")}
-    assert compare(cases.whitebox(), facts, load_published()).empty

@@ -50,19 +50,9 @@ def test_a_dataset_is_described_with_the_sizes_of_its_parts() -> None:
     }
     counts = {"test": 4, "val": 3, "search_val": 2, "train": 1}
     row = dataset_row(info, counts)
-    assert list(row.items()) == [
-        ("dataset", "digits"),
-        ("source", "sklearn_digits"),
-        ("synthetic", False),
-        ("num_classes", 10),
-        ("image_size", 8),
-        ("in_channels", 1),
-        ("citation", "someone"),
-        ("train", 1),
-        ("search_val", 2),
-        ("val", 3),
-        ("test", 4),
-    ]
+    keys = ("source", "synthetic", "num_classes", "image_size", "in_channels", "citation")
+    sizes = [("train", 1), ("search_val", 2), ("val", 3), ("test", 4)]
+    assert list(row.items()) == [("dataset", "digits"), *((k, info[k]) for k in keys), *sizes]
 
 
 # Operations
@@ -150,26 +140,6 @@ def test_the_weights_of_operations_are_softmax_weights_over_the_edges() -> None:
     assert all(row["lowest"] < row["mean"] < row["highest"] for row in rows)
 
 
-def test_equal_tables_weigh_every_operation_alike() -> None:
-    rows = alpha_rows(ORIGIN, [{"robust": torch.full((14, 7), 1e-3)}])
-    assert {(row["mean"], row["lowest"], row["highest"]) for row in rows} == {
-        (round(1 / 7, 5),) * 3
-    }
-
-
-def test_a_decided_edge_weighs_one_however_large_its_number() -> None:
-    table = torch.zeros(14, 7)
-    table[:, 2] = 1e4
-    found = {row["primitive"]: row["mean"] for row in alpha_rows(ORIGIN, [{"robust": table}])}
-    assert found == {name: float(name == "skip_connect") for name in PRIMITIVES}
-
-
-def test_the_means_of_a_kind_add_up_to_one() -> None:
-    rows = alpha_rows(ORIGIN, tables(2))
-    for start in range(0, len(rows), 7):
-        assert sum(row["mean"] for row in rows[start : start + 7]) == pytest.approx(1, abs=4e-5)
-
-
 # Shares of the natural gradient
 
 
@@ -208,32 +178,14 @@ def examples(count: int) -> dict[str, Tensor]:
 def test_the_first_images_are_shown_with_what_the_network_says_of_them() -> None:
     cell = {"dataset": "digits", "model": "a_net", "training": "pgd", "seed": 0}
     rows = example_rows(cell, examples(5), 2)
-    assert rows == [
-        {
-            **cell,
-            "image": 0,
-            "label": 0,
-            "clean_class": 10,
-            "clean_confidence": 10.0,
-            "adversarial_class": 20,
-            "adversarial_confidence": 55.6,
-        },
-        {
-            **cell,
-            "image": 1,
-            "label": 1,
-            "clean_class": 11,
-            "clean_confidence": 32.2,
-            "adversarial_class": 21,
-            "adversarial_confidence": 66.7,
-        },
+    keys = ("clean_class", "clean_confidence", "adversarial_class", "adversarial_confidence")
+    assert [tuple(row[key] for key in ("image", "label", *keys)) for row in rows] == [
+        (0, 0, 10, 10.0, 20, 55.6),
+        (1, 1, 11, 32.2, 21, 66.7),
     ]
+    assert all(row.items() >= cell.items() for row in rows)
+    assert len(example_rows(cell, examples(3), 9)) == 3
     assert all(type(value) is not Tensor for row in rows for value in row.values())
-
-
-def test_no_more_images_are_shown_than_there_are() -> None:
-    assert [row["image"] for row in example_rows({}, examples(3), 9)] == [0, 1, 2]
-    assert example_rows({}, examples(3), 9)[2]["clean_confidence"] == 98.8
 
 
 def test_a_space_with_one_kind_of_cell_has_its_own_rows() -> None:
@@ -242,19 +194,11 @@ def test_a_space_with_one_kind_of_cell_has_its_own_rows() -> None:
     nodes = ((Edge("sep_conv_3x3", 0), Edge("skip_connect", 1)),) * 4
     genotype = Genotype({"normal": nodes, "reduction": nodes}, "a test")
     rows = operation_rows("a", 0, genotype, plan_cells(6, 4, space), 9)
-    assert [row["kind"] for row in rows[::7]] == [
-        "normal",
-        "normal",
-        "reduction",
-        "normal",
-        "reduction",
-        "normal",
-    ]
-    assert [(row["channels"], row["side"]) for row in rows[::7]] == [
-        (16, 9),
-        (16, 9),
-        (32, 5),
-        (32, 5),
-        (64, 3),
-        (64, 3),
+    assert [(row["kind"], row["channels"], row["side"]) for row in rows[::7]] == [
+        ("normal", 16, 9),
+        ("normal", 16, 9),
+        ("reduction", 32, 5),
+        ("normal", 32, 5),
+        ("reduction", 64, 3),
+        ("normal", 64, 3),
     ]

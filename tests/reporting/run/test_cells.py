@@ -101,14 +101,3 @@ def test_every_primitive_can_be_drawn_and_told_apart(tmp_path: Path) -> None:
     for primitive in PRIMITIVES:
         draw_cells(tmp_path / "it.svg", one_cell(Edge(primitive, 0), Edge(primitive, 1)))
         assert words(tmp_path / "it.svg")[OPERATIONS[primitive].label] == 8
-
-
-def test_another_genotype_is_another_drawing(tmp_path: Path) -> None:
-    """Also when only the inputs of an operation differ."""
-    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
-    skip = [Edge("skip_connect", state) for state in (0, 1)]
-    nodes = ((*skip,),) * 3
-    for path, last in ((first, Edge("skip_connect", 3)), (second, Edge("skip_connect", 4))):
-        draw_cells(path, Genotype({"reduction": (*nodes, (skip[0], last))}, "a test"))
-    assert first.read_bytes() != second.read_bytes()
-    assert words(first) == words(second)

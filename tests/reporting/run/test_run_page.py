@@ -40,7 +40,7 @@ def content(**changes: Any) -> ReportContent:
         "searches": ["dsara"],
         "search_dataset": "digits",
         "settings": "name: smoke\n",
-        "instances": [],
+        "jobs": [],
         "versions": {"torch": "9.9"},
     }
     return ReportContent(**(values | changes))

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import report_cases as cases
 
-from arnas.reporting.format import estimate, join
+from arnas.reporting.format import join
 from arnas.reporting.run.words import summarise
 
 
@@ -66,12 +66,6 @@ def test_checks_are_counted_and_a_failure_is_named() -> None:
     assert answer()[-1].endswith(": 10 PASS, 1 WARN, 0 FAIL, 0 SKIP.")
     last = answer(checks=cases.checks(failing=True))[-1]
     assert last.endswith("1 FAIL, 0 SKIP; do not rely on the accuracies of arnas on digits.")
-
-
-def test_several_seeds_are_mean_and_deviation() -> None:
-    rows = cases.whitebox(seeds=3)
-    chosen = rows[(rows["model"] == "arnas") & (rows["attack"] == "union") & (rows["epoch"] == 7)]
-    assert str(estimate(chosen)) == "87.0 ± 1.0 % (3 seeds)"
 
 
 def test_every_decimal_number_is_in_a_table() -> None:

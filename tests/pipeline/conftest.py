@@ -1,0 +1,31 @@
+"""A complete run of the smoke settings, of small files, in a folder of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_run import make_all
+
+from arnas.config.load import check_params
+from arnas.config.params import Params
+
+SMOKE = (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
+
+
+@pytest.fixture
+def empty_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Return the settings of a run of which nothing is there, in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
+    monkeypatch.delenv("ARNAS_STATE_DIR", raising=False)
+    Path("params.yaml").write_text(SMOKE)
+    return check_params(yaml.safe_load(SMOKE), "smoke")
+
+
+@pytest.fixture
+def complete_run(empty_run: Params) -> Params:
+    """Return the settings of a run whose results are all there."""
+    make_all(empty_run)
+    return empty_run
