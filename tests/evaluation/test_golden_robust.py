@@ -106,7 +106,7 @@ def test_golden_counts(name: str, without_checks: None) -> None:
         "clean": runs["fast"].clean_accuracy.correct,
         "fgsm": runs["fgsm"].robust_accuracy.correct,
         "pgd20": runs["pgd20"].robust_accuracy.correct,
-        "apgd_ce": runs["fast"].attacks["apgd_ce"].standing.correct,
+        "apgd_ce": runs["fast"].attacks["apgd_ce"].robust_accuracy.correct,
         "fast": runs["fast"].robust_accuracy.correct,
     }
     for what in ("clean", "fgsm", "pgd20"):
@@ -267,7 +267,7 @@ def test_more_attacks_leave_no_more(norm: str, without_checks: None, short_squar
         assert torch.equal(found.outcomes[name] == SKIPPED, ~left)
         assert result.attacked == int(left.sum())
         left = left & (found.outcomes[name] == ROBUST)
-        assert result.standing.correct == int(left.sum())
+        assert result.robust_accuracy.correct == int(left.sum())
     assert torch.equal(left, found.robust_flags)
     assert found.attacks["fgsm"].broken > 0
     recount(found, case.net, case.x, case.y)
