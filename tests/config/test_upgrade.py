@@ -50,7 +50,7 @@ def test_names_in_any_notation_are_found(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("data: {a: {selection_images: 1, val_images: 2}}", "a has both|keep val_images"),
-        ("data: {a: 1, a: 2}", "'a' stands twice"),
+        ("data: {a: 1, a: 2}", "'a' appears twice"),
         ("data: [", "not readable YAML"),
         ("data: \xff", "not readable YAML"),
     ],
