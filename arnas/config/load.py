@@ -189,14 +189,12 @@ def _renamed(problem: Any, raw: Any) -> str | None:
     if problem["type"] != "extra_forbidden":
         return None
     where, _ = _locate(problem["loc"], raw)
-    new = new_name(where)
+    path, new = one_line(where, 200), new_name(where)
+    if new is None:
+        return new_place(path)
     return (
-        new_place(one_line(where, 200))
-        if new is None
-        else (
-            f"{one_line(where, 200)} is now called {new}: write that, or let `python -m arnas params "
-            "upgrade FILE` write all new names into the file"
-        )
+        f"{path} is now called {new}: write that, or let `python -m arnas params upgrade FILE` "
+        "write all new names into the file"
     )
 
 

@@ -17,7 +17,8 @@ def referenced_files(settings: Any) -> list[Path]:
     Parameters
     ----------
     settings
-        An options model, or JSON values: blocks, lists and texts.
+        An options model, or JSON values: blocks, lists and texts. Any text of the form
+        ``package.module:function`` is a reference, except a dataset's `path`.
 
     Raises
     ------
@@ -28,14 +29,15 @@ def referenced_files(settings: Any) -> list[Path]:
 
 
 def _references(settings: Any) -> Iterator[str]:
-    """Yield every text of the form ``package.module:function``."""
+    """Yield the references in some settings."""
     if isinstance(settings, BaseModel):
         settings = settings.model_dump(mode="json")
     if isinstance(settings, str) and is_reference(settings):
         yield settings
     elif isinstance(settings, Mapping):
-        for value in settings.values():
-            yield from _references(value)
+        for key, value in settings.items():
+            if key != "path":
+                yield from _references(value)
     elif isinstance(settings, list | tuple):
         for value in settings:
             yield from _references(value)

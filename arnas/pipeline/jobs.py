@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from arnas.config.params import Params
+from arnas.config.references import referenced_files
 from arnas.data.sources.registry import NpzOptions
 from arnas.pipeline.plan import STAGES, Stage, stage_by_name
 from arnas.runtime.errors import UserError
-from arnas.runtime.references import is_reference, source_file
 
 USER_FILE = "user_file"
 """First part of the key of an input that no stage makes."""
@@ -62,7 +62,7 @@ def make_job(stage: Stage, axes: Mapping[str, str], params: Params) -> Job:
 
     settings = tuple(template.format(**fields) for template in stage.params)
     files = [*_own_data(params, axes["dataset"])] if stage.name == "data" else []
-    files += user_code(params, settings)
+    files += referenced_files([lookup(params, path) for path in settings])
     return Job(
         stage,
         dict(axes),
@@ -80,29 +80,6 @@ def _own_data(params: Params, dataset: str) -> Iterator[Path]:
     options = params.data[dataset]
     if isinstance(options, NpzOptions):
         yield Path(options.path)
-
-
-def user_code(params: Params, settings: Sequence[str]) -> list[Path]:
-    """Return the files of the functions of the user's own that some settings name.
-
-    Any text of the form ``package.module:function`` names one, except a path of a dataset.
-    """
-    found = [text for path in settings for text in _texts(lookup(params, path))]
-    references = [text for text in found if is_reference(text)]
-    return list(dict.fromkeys(source_file(text) for text in references))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts among some settings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key != "path":
-                yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
 
 
 def cells(stage: Stage, params: Params) -> Iterator[dict[str, str]]:

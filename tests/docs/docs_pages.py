@@ -34,3 +34,10 @@ def having(language: str) -> list[str]:
     return [
         page for page in PAGES if any(b.checked and b.language == language for b in blocks(page))
     ]
+
+
+def write_modules(page: str, folder: Path) -> None:
+    """Write the modules of a page into a folder; the first line of each is its name."""
+    for block in blocks(page):
+        if name := re.match(r"# (\w+\.py)\n", block.text):
+            (folder / name[1]).write_text(block.text)

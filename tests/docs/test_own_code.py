@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from docs_pages import blocks
+from docs_pages import write_modules
 
 from arnas import Threat
 from arnas.config.references import referenced_files
@@ -35,9 +35,7 @@ THREAT = Threat("linf", 0.1)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the modules of the page, each named by its first line."""
     path, before = tmp_path_factory.mktemp("own"), Path.cwd()
-    for block in blocks(PAGE):
-        if block.language == "python":
-            (path / block.text.partition("\n")[0].removeprefix("# ")).write_text(block.text)
+    write_modules(PAGE, path)
     os.chdir(path)
     yield path
     os.chdir(before)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import typer
 import yaml
-from docs_pages import DOCS, PAGES, ROOT, blocks, having
+from docs_pages import DOCS, PAGES, ROOT, blocks, having, write_modules
 
 import arnas
 from arnas import Threat
@@ -134,8 +134,7 @@ def test_the_gate_counts_failures(
 
 def test_new_objectives_and_attacks_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    own = [b.text for b in blocks("how-to/add-an-attack.md") if b.text.startswith("# corners.py")]
-    (project / "corners.py").write_text(*own)
+    write_modules("how-to/add-an-attack.md", project)
     seen = run_page("how-to/add-an-attack.md", project, monkeypatch)
     gap, net, y = (seen[name] for name in ("probability_gap", "net", "y"))
     before, after = (gap(net(seen[images]), y) for images in ("x", "x_adv"))
@@ -162,7 +161,11 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("page", having("yaml"))
-def test_settings_of_pages_are_valid(page: str, tmp_path: Path) -> None:
+def test_settings_of_pages_are_valid(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_modules(page, tmp_path)
     default = yaml.safe_load((ROOT / "params.yaml").read_text())
     for block in blocks(page):
         if block.checked and block.language == "yaml":

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from arnas.config.load import check_params, load_params
+from arnas.config.references import referenced_files
 from arnas.pipeline import jobs
 from arnas.pipeline.dvc import dvc_yaml
 from arnas.pipeline.freshness import LONG_AGO, expected, why_stale, write_token
@@ -177,4 +178,6 @@ def test_code_of_the_users_own_is_an_input(
 
 def test_only_texts_of_that_form_name_code(settings: dict[str, Any]) -> None:
     params = check_params(settings, "test")
-    assert jobs.user_code(params, ["data.digits", "whitebox", "retrain.digits", "run"]) == []
+    paths = ("data.digits", "whitebox", "retrain.digits", "run")
+    assert referenced_files([jobs.lookup(params, path) for path in paths]) == []
+    assert referenced_files({"path": "C:data"}) == []

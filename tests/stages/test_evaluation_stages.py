@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -23,6 +24,8 @@ from arnas.models.weight_files import save_weights
 from arnas.pipeline.attack import EvalConfig, assess, load_target
 from arnas.pipeline.jobs import Job, find_job
 from arnas.pipeline.runner import run_command
+from arnas.reporting.run.page import accuracies
+from arnas.reporting.run.tables import whitebox_rows
 from arnas.runtime.files import load_tensors, save_tensors
 from arnas.runtime.seeds import seeded
 from arnas.stages import blackbox, data, whitebox
@@ -241,6 +244,29 @@ def test_an_undefended_network_is_not_attacked_with_autoattack(settings: dict[st
         names[network] = set(attacked(axes)[0])
     plain = {"selected.clean", "selected.fgsm", "last.clean", "curve"}
     assert names == {"arnas": {*plain, "selected.autoattack"}, "arnas_undefended": plain}
+
+
+def test_an_attack_of_the_users_own_is_named_by_its_reference(settings: dict[str, Any]) -> None:
+    """In the outcomes, the table and the report, between the attacks of the registry and all."""
+    Path("grey_attack.py").write_text(
+        "def darker(model, x, y, threat, generator=None):\n"
+        "    return (x - threat.epsilon).clamp(0, 1)\n"
+    )
+    own = "grey_attack:darker"
+    settings["whitebox"] |= {"attacks": [own, "fgsm"], "last_attacks": [own], "checks": "none"}
+    use(settings)
+    model = store(CELL, 0)
+    tensors, description = attacked()
+    x, y = pixels_to_attack()
+    robust = [predict(model, images, 256) == y for images in (x, (x - 0.1).clamp(0, 1))]
+    assert load_params(Path("params.yaml")).threat["digits"].threat().epsilon == 0.1
+    assert torch.equal(tensors[f"selected.{own}"], (robust[0] & robust[1]).to(torch.uint8))
+    assert own in description["attacks"]
+    assert Path("grey_attack.py") in job("whitebox", CELL).inputs.values()
+    table = pd.DataFrame(whitebox_rows(tensors, description)).assign(status="ok")
+    selected = table[table["checkpoint"] == "selected"]
+    assert list(selected["attack"]) == ["clean", "fgsm", own, "union"]
+    assert accuracies(table)[0]["attacks"] == ["clean", "FGSM", own, "union"]
 
 
 def test_autoattack_may_be_kept_to_some_datasets(settings: dict[str, Any]) -> None:
