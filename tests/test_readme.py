@@ -12,7 +12,7 @@ import pytest
 
 from arnas.attacks.registry import ATTACKS
 from arnas.config.load import load_params
-from arnas.models.options import MODEL_NAMES
+from arnas.models.registry import MODELS
 from arnas.pipeline.jobs import planned_jobs
 from arnas.reporting.run.tables import overview, to_markdown
 from arnas.search.options import Combine
@@ -48,7 +48,7 @@ def test_the_graph_is_the_plan() -> None:
 @pytest.mark.parametrize(
     ("row", "names"),
     [
-        ("models", MODEL_NAMES),
+        ("models", tuple(MODELS)),
         ("losses", tuple(LOSSES)),
         ("attacks", tuple(ATTACKS)),
         ("search directions", get_args(Combine)),

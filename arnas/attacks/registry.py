@@ -14,6 +14,8 @@ _MADRY = "Madry et al., ICLR 2018, arXiv 1706.06083"
 _APGD = "Croce and Hein, ICML 2020, arXiv 2003.01690; for L1 arXiv 2103.01208"
 _FAB = "Croce and Hein, ICML 2020, arXiv 1907.02044"
 _AUTOATTACK = "Croce and Hein, ICML 2020, arXiv 2003.01690"
+PGD_PATTERN, PGD_FORM = r"^pgd([1-9][0-9]{0,5})$", "pgd<steps> with other steps"
+"""The names of PGD with any number of steps, and what messages say of them."""
 STEPS, QUERIES = 100, 5000
 """Budgets of the published composition AutoAttack."""
 OBJECTIVES = {
@@ -234,12 +236,12 @@ def attack_entry(name: str) -> AttackEntry:
     """
     if name in ATTACKS:
         return ATTACKS[name]
-    if steps := re.fullmatch(r"pgd([1-9]\d{0,5})", name):
+    if steps := re.fullmatch(PGD_PATTERN, name):
         return _pgd(int(steps[1]))
     if is_reference(name):
         return AttackEntry(name, name, f"the user's own attack {name}", "the user's own code")
     raise UserError(
-        f"attack is '{name}': allowed are {', '.join(ATTACKS)}, pgd<steps> with other steps, or "
+        f"attack is '{name}': allowed are {', '.join(ATTACKS)}, {PGD_FORM}, or "
         f"an attack of your own as {FORM}."
     )
 
@@ -281,7 +283,7 @@ def attack_names(suite: str) -> tuple[str, ...]:
         if not known_attack(name):
             raise UserError(
                 f"suite is '{name}': allowed are {', '.join(SUITES)}, or a list such as "
-                f"pgd20,square of {', '.join(ATTACKS)}, pgd<steps> with other steps, and attacks "
+                f"pgd20,square of {', '.join(ATTACKS)}, {PGD_FORM}, and attacks "
                 f"of your own as {FORM}."
             )
     return tuple(dict.fromkeys(p for name in written for p in attack_entry(name).parts or (name,)))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from arnas.config.params import Params
 from arnas.config.references import referenced_files
-from arnas.config.renamed import new_name
+from arnas.config.renamed import new_name, new_place
 from arnas.data.options import user_file, user_folder
 from arnas.data.sources.registry import SOURCES, ImageFolderOptions, NpzOptions
 from arnas.runtime.errors import UserError, one_line
@@ -185,12 +185,18 @@ def describe_errors(error: ValidationError, raw: Any) -> str:
 
 
 def _renamed(problem: Any, raw: Any) -> str | None:
-    """Return what to say of a setting under its old name, None of anything else."""
+    """Return what to say of a setting with an old name or place, None of anything else."""
+    if problem["type"] != "extra_forbidden":
+        return None
     where, _ = _locate(problem["loc"], raw)
-    new = new_name(where) if problem["type"] == "extra_forbidden" else None
-    return new and (
-        f"{one_line(where, 200)} is now called {new}: write that, or let `python -m arnas params "
-        "upgrade FILE` write all new names into the file"
+    new = new_name(where)
+    return (
+        new_place(one_line(where, 200))
+        if new is None
+        else (
+            f"{one_line(where, 200)} is now called {new}: write that, or let `python -m arnas params "
+            "upgrade FILE` write all new names into the file"
+        )
     )
 
 

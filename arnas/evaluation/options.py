@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from arnas.attacks.registry import attack_names
+from arnas.attacks.registry import ATTACKS, PGD_FORM, PGD_PATTERN, SUITES, attack_names
 from arnas.attacks.threat import Amount, parse_amount
-from arnas.runtime.errors import UserError
 from arnas.runtime.options import Options
+from arnas.runtime.registered import Registered
 
 Tier = Literal["all", "cheap", "none"]
 """Which checks are run; ``cheap`` leaves out those that attack the model themselves."""
+AttackName = Annotated[str, Registered(dict.fromkeys([*SUITES, *ATTACKS]), PGD_FORM, PGD_PATTERN)]
+"""Type of a setting: a suite, an attack, or a user's own attack."""
 AUTOATTACK = "autoattack"
 """The attack that runs on the first images only."""
 
@@ -21,10 +23,10 @@ AUTOATTACK = "autoattack"
 class WhiteboxOptions(Options):
     """Attacks with full knowledge of the network, on the test images."""
 
-    attacks: list[str] = ["fgsm", "pgd20", "pgd100", "autoattack"]
+    attacks: list[AttackName] = ["fgsm", "pgd20", "pgd100", "autoattack"]
     """Attacks on the selected checkpoint: names of attacks or suites, or an attack of your own as
     package.module:function. Each is run on every image that is classified correctly."""
-    last_attacks: list[str] = ["fgsm", "pgd20"]
+    last_attacks: list[AttackName] = ["fgsm", "pgd20"]
     """Attacks on the last checkpoint, whose accuracies are reported beside."""
     suite: Literal["standard", "reference"] = "standard"
     """What `autoattack` is: `standard` runs AutoAttack's standard composition in this package's own
@@ -75,14 +77,9 @@ class WhiteboxOptions(Options):
     @field_validator("attacks", "last_attacks")
     @classmethod
     def _each_once(cls, names: list[str]) -> list[str]:
-        """Refuse an attack that is unknown or named twice."""
+        """Refuse an attack that is named twice."""
         if len(set(names)) < len(names):
             raise ValueError(f"it is {names}: name each attack once")
-        for name in names:
-            try:
-                attack_names(name)
-            except UserError as error:
-                raise ValueError(str(error).removesuffix(".")) from None
         return names
 
     @field_validator("epsilon_curve")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from arnas.models.options import cells_refused
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.references import FORM, is_reference, load_reference
+from arnas.runtime.registered import Registered
 from arnas.spaces.genotype import Genotype, genotype_from_json, load_genotype
 from arnas.spaces.layout import MIN_CHANNELS
 from arnas.spaces.options import SpaceOptions
@@ -121,6 +121,20 @@ MODELS: dict[str, ModelEntry] = {
     "wrn34_r": _wide_entry(34, (20, 40, 32), _ROBUST_WIDE),
 }
 """Name to model."""
+ModelName = Annotated[str, Registered(MODELS)]
+"""Type of a setting: a name of `MODELS`, or a function of the user's own."""
+
+
+def cells_refused(model: str, cells: int | None) -> str | None:
+    """Return why a model of the zoo cannot have so many cells; None where it can."""
+    if cells is None or model in GENOTYPES:
+        return None
+    if model not in ROBNETS:
+        return f"cells is {cells}, but {model} has no cells: leave it out"
+    codes = len(ROBNETS[model].codes)
+    if codes in (1, cells):
+        return None
+    return f"cells is {cells}, but {model} has {codes} cells, each of its own code: leave it out"
 
 
 @dataclass(frozen=True)
@@ -267,7 +281,7 @@ def _find(name: str | Path | Genotype, space: SpaceOptions | None) -> ModelEntry
         if space is None:
             return MODELS[name]
         if name not in GENOTYPES:
-            what = "a layout of its own" if name in ROBNETS else "no cells to lay out"
+            what = "a fixed layout" if name in ROBNETS else "no cells to lay out"
             raise UserError(f"model '{name}' has {what}: leave out `space`.")
         return _genotype_entry(replace(GENOTYPES[name], space=space))
     if not isinstance(name, Genotype):

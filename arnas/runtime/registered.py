@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,16 @@ class Registered:
     """Annotation of a setting: ``Annotated[str, Registered(LOSSES)]``."""
 
     names: Iterable[str]
+    form: str = ""
+    """What messages say of the names that `pattern` allows."""
+    pattern: str = ""
+    """Regular expression of further names."""
 
     def check(self, name: str) -> str:
         """Return a name that is allowed; pydantic reports any other."""
-        if name not in self.names and not is_reference(name):
-            allowed = ", ".join(self.names)
+        further = bool(self.pattern) and re.fullmatch(self.pattern, name) is not None
+        if name not in self.names and not further and not is_reference(name):
+            allowed = ", ".join([*self.names, *filter(None, [self.form])])
             raise PydanticCustomError(
                 "registered",
                 "allowed are {allowed}, or a function of your own as {form}",
@@ -33,8 +39,9 @@ class Registered:
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON schema of such a name."""
-        reference = {"type": "string", "pattern": REFERENCE_PATTERN}
-        return {"anyOf": [{"enum": list(self.names), "type": "string"}, reference]}
+        patterns = [*filter(None, [self.pattern]), REFERENCE_PATTERN]
+        forms = [{"type": "string", "pattern": pattern} for pattern in patterns]
+        return {"anyOf": [{"enum": list(self.names), "type": "string"}, *forms]}
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

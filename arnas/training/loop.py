@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch, batches_per_epoch, epoch_batches
 from arnas.data.placement import on_device
 from arnas.data.splits import LabelledImages, to_pixels
+from arnas.evaluation.predict import predict
 from arnas.models.sharing import sum_gradients
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile
@@ -326,8 +326,7 @@ def measure(
             generator=generator,
             keep="last",
         )
-        with frozen_eval(model), torch.no_grad():
-            right = model(x).argmax(1) == y
-            clean += int(right.sum())
-            robust += int((right & (model(x_adv).argmax(1) == y)).sum())
+        right = predict(model, x, len(y)) == y
+        clean += int(right.sum())
+        robust += int((right & (predict(model, x_adv, len(y)) == y)).sum())
     return 100 * clean / count, 100 * robust / count

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from arnas.attacks.threat import StepSize
 from arnas.data.options import AugmentOptions
-from arnas.models.options import ModelName, cells_refused
+from arnas.models.registry import ModelName, cells_refused
 from arnas.runtime.options import Options
 from arnas.runtime.references import is_reference
 from arnas.spaces.options import SpaceOptions

@@ -100,7 +100,7 @@ def test_schema_file_is_in_step_with_the_models() -> None:
             [{"dataset": "digits", "attack": "pgd20", "better": "arnas", "worse": "nobody"}],
             ["reproduction.orderings", "'nobody'"],
         ),
-        ("whitebox.attacks", ["fgsm", "pgd7"], ["whitebox.attacks[1]", "'pgd7'", "pgd20"]),
+        ("whitebox.attacks", ["fgsm", "pgd0"], ["whitebox.attacks[1]", "'pgd0'", "pgd20"]),
         ("whitebox.epsilon_curve", [0, 0.2, 0.1], ["epsilon_curve", "budgets must rise"]),
         ("whitebox.epsilon_curve", ["8px", "8/255"], ["epsilon_curve", "each named once"]),
         ("whitebox.epsilon_curve", [0, "wide"], ["whitebox.epsilon_curve[1]", "'wide'"]),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from arnas.config.load import check_params, load_params, parse_yaml
-from arnas.config.renamed import RENAMED
+from arnas.config.renamed import MOVED, RENAMED
 from arnas.config.schema import fields_at
 from arnas.config.upgrade import upgrade_file
 from arnas.runtime.errors import UserError
@@ -50,7 +51,7 @@ def test_names_in_any_notation_are_found(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("data: {a: {selection_images: 1, val_images: 2}}", "a has both|keep val_images"),
-        ("data: {a: 1, a: 2}", "'a' stands twice"),
+        ("data: {a: 1, a: 2}", "'a' appears twice"),
         ("data: [", "not readable YAML"),
         ("data: \xff", "not readable YAML"),
     ],
@@ -72,6 +73,28 @@ def test_an_old_name_ends_in_one_sentence_with_the_new_one() -> None:
         "params.yaml: data.digits.selection_images is now called val_images: write that, or let "
         "`python -m arnas params upgrade FILE` write"
     )
+
+
+@pytest.mark.parametrize(("old", "loss"), MOVED.items())
+def test_the_new_place_of_a_setting_is_told_and_accepted(
+    tmp_path: Path, old: str, loss: str
+) -> None:
+    *block, last = old.replace("*", "digits").split(".")
+    content = parse_yaml(NEW, "params.yaml")
+    content[block[0]][block[1]][last] = 3.0
+    path = tmp_path / "params.yaml"
+    path.write_text(before := yaml.safe_dump(content))
+    with pytest.raises(UserError) as caught:
+        load_params(path)
+    (line,) = upgrade_file(path)
+    assert str(caught.value) == f"{path}: {line}."
+    assert line.startswith(f"retrain.digits.{last} is now a setting of each network's loss")
+    assert path.read_text() == before and f"`loss: {loss}` in networks.<name>" in line
+    del content[block[0]][block[1]][last]
+    default = parse_yaml(loss, "the line")
+    content["networks"]["arnas"]["loss"] = content["searches"]["dsara"]["network"]["loss"] = default
+    found = check_params(content, "params.yaml").networks["arnas"].loss
+    assert found.model_dump() == default
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -204,8 +204,8 @@ def test_the_digest_is_kept_beside_the_splits(flat: Path, tmp_path: Path) -> Non
 
 def test_the_settings_are_refused_when_the_folder_is_missing(flat: Path) -> None:
     def params(path: Path | str) -> Any:
-        run = SimpleNamespace(datasets=["mine"])
-        return SimpleNamespace(run=run, data={"mine": options(path)})
+        run = SimpleNamespace(datasets=["mine"], networks=[], searches=[])
+        return SimpleNamespace(run=run, data={"mine": options(path)}, whitebox={})
 
     check_files(params(flat))
     for path in (flat / "none", flat / "ant/0.png", "x" * 5000):

@@ -124,7 +124,7 @@ def test_splits_of_a_run_are_read_by_their_part(tmp_path: Path) -> None:
         assert sound(found) and found.sha256 == named.sha256 and found.name == "mine"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert "is damaged or was replaced" in refusal(path)
+    assert "is damaged or was edited" in refusal(path)
 
 
 # Public datasets

@@ -20,7 +20,7 @@ from arnas.search.min_norm import min_norm
 from arnas.search.options import SearchAttackOptions, SupernetOptions
 from arnas.search.state import SearchState, new_state
 from arnas.search.step import StagePlan
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.options import SearchSpaceOptions
 
 
 def searched(kinds: list[str]) -> SearchState:
@@ -30,7 +30,7 @@ def searched(kinds: list[str]) -> SearchState:
     part = LabelledImages(images, torch.arange(12) % 4)
     attack = SearchAttackOptions(steps=1, step_size=0.05)
     options = SupernetOptions(channels=2, cells=6, batch_size=4, attack=attack)
-    space = SpaceOptions.model_validate({"kinds": kinds})
+    space = SearchSpaceOptions.model_validate({"kinds": kinds})
     device = torch.device("cpu")
     state = new_state(options, space, num_classes=4, in_channels=1, seed=0, device=device)
     plan = StagePlan("multiobjective", 1, "first", "min_norm", adversarial_weight=0.1)

@@ -74,7 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     tables = folder / "results/tables/digits"
     tables.mkdir(parents=True)
-    row = {"dataset": "digits", "model": "arnas", "check": "eval_mode", "figure": "seen"}
+    row = {"dataset": "digits", "model": "arnas", "check": "eval_mode", "evidence": "seen"}
     verdicts = pd.DataFrame([{**row, "status": "PASS"}, {**row, "status": "FAIL"}])
     verdicts.to_csv(tables / "checks.csv", index=False)
     return folder

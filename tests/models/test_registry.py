@@ -238,7 +238,7 @@ def test_weights_of_the_users_own_model_come_back(own: str, tmp_path: Path) -> N
     model, path = spec.build().eval(), tmp_path / "a.safetensors"
     info = DatasetInfo("mine", "npz", False, 7, 8, 1, 255, "")
     provenance = {"dataset": "mine", "network": "own", "seed": 0, "loss": "pgd", "epoch": 1}
-    save_weights(path, model, spec, {**provenance, "selection_clean": 50.0})
+    save_weights(path, model, spec, {**provenance, "val_clean": 50.0})
     found, _ = load_trained(path, info, "own", 0)
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(found(x), model(x))

@@ -162,11 +162,11 @@ def test_a_width_below_two_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ROBNETS)
-def test_robnets_have_their_own_layout(name: str) -> None:
+def test_robnets_have_a_fixed_layout(name: str) -> None:
     assert NetworkOptions(model=name, cells=ROBNETS[name].cells).cells == ROBNETS[name].cells
-    with pytest.raises(ValidationError, match=f"{name} has a layout of its own"):
+    with pytest.raises(ValidationError, match=f"{name} has a fixed layout"):
         NetworkOptions(model=name, space=SpaceOptions())
-    with pytest.raises(UserError, match=f"'{name}' has a layout of its own: leave out `space`"):
+    with pytest.raises(UserError, match=f"'{name}' has a fixed layout: leave out `space`"):
         arnas.build_model(name, num_classes=10, space=SpaceOptions())
 
 

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from arnas.models.options import MODEL_NAMES
-from arnas.models.registry import MODELS
 from arnas.search.options import SearchedNetworkOptions
 from arnas.training.options import (
     NetworkOptions,
@@ -48,10 +46,6 @@ def test_a_recipe_that_makes_no_sense_is_refused(settings: dict[str, Any], words
 def test_an_attack_that_makes_no_sense_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
         TrainingAttackOptions(**settings)
-
-
-def test_the_names_of_models_are_those_of_the_registry() -> None:
-    assert set(MODEL_NAMES) == set(MODELS)
 
 
 @pytest.mark.parametrize("name", [*LOSSES, "mine.losses:smooth"])
