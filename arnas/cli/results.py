@@ -132,7 +132,7 @@ def results(
         if checks or row["status"] != "PASS":
             where = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
             advice = f" Fix: {row['advice']}." if row["advice"] else ""
-            typer.echo(f"{row['status']} {row['check']}, {where}: {row['figure']}.{advice}")
+            typer.echo(f"{row['status']} {row['check']}, {where}: {row['evidence']}.{advice}")
     counts = verdicts["status"].value_counts()
     words = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("PASS", "WARN", "FAIL"))
     typer.echo(f"Checks: {words} (--checks prints them all)")
