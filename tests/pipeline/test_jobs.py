@@ -223,7 +223,7 @@ def test_every_stage_has_a_version() -> None:
 def test_aggregates_read_no_last_checkpoint(params: Params) -> None:
     """None reads manifests, which carry clock times.
 
-    `blackbox` reads the weights of the selected checkpoint, `analysis` and `tables` its description.
+    `blackbox` reads the selected checkpoint's weights, `analysis` and `tables` its description.
     """
     checkpoints = {"selected.safetensors", "last.safetensors"}
     readers = {"blackbox", "analysis", "tables"}
