@@ -22,8 +22,8 @@ from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.cells import cells_figure
 from arnas.reporting.run.networks import Evaluated, links, render_networks
 from arnas.reporting.run.page import ReportContent, render
-from arnas.reporting.run.style import styled, svg_bytes
 from arnas.reporting.run.tables import read_table
+from arnas.reporting.style import styled, svg_bytes
 from arnas.runtime.files import write_bytes
 from arnas.runtime.manifest import environment, manifest_or_empty
 from arnas.spaces.genotype import load_genotype

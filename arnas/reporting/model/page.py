@@ -19,7 +19,7 @@ from arnas.attacks.threat import parse_amount
 from arnas.evaluation.result import BROKEN, ROBUST, Check, EvalResult, Status, worst_class
 from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.html import data_url, render_page
-from arnas.reporting.run.style import PALETTE
+from arnas.reporting.style import PALETTE
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import write_bytes
 

@@ -28,7 +28,7 @@ from arnas.reporting.model.page import (
     render,
     write_page,
 )
-from arnas.reporting.run.style import PALETTE
+from arnas.reporting.style import PALETTE
 from arnas.runtime.errors import UserError
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
