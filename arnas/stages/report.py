@@ -10,7 +10,8 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from arnas.data.splits import SPLITS, Splits, load_splits
+from arnas.data.sources.registry import SPLITS
+from arnas.data.splits import Splits, load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes
 from arnas.evaluation.record import from_record
 from arnas.evaluation.result import EvalResult
