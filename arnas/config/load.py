@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from arnas.config.params import Params
 from arnas.config.references import referenced_files
 from arnas.config.renamed import new_name, new_place
-from arnas.data.options import user_file, user_folder
+from arnas.data.paths import user_file, user_folder
 from arnas.data.sources.registry import SOURCES, ImageFolderOptions, NpzOptions
 from arnas.runtime.errors import UserError, one_line
 
@@ -194,8 +194,8 @@ def _renamed(problem: Any, raw: Any) -> str | None:
         new_place(one_line(where, 200))
         if new is None
         else (
-            f"{one_line(where, 200)} is now called {new}: write that, or let `python -m arnas params "
-            "upgrade FILE` write all new names into the file"
+            f"{one_line(where, 200)} is now called {new}: write that, or let `python -m arnas "
+            "params upgrade FILE` write all new names into the file"
         )
     )
 
