@@ -1,4 +1,4 @@
-"""arnas: search, train and judge neural networks that are accurate and robust.
+"""arnas: search, train and evaluate neural networks that are accurate and robust.
 
 The names below are loaded on first use, so that reading settings does not wait for torch.
 """

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="arnas",
-    help="Search, train and judge neural networks that are accurate and robust. Settings come from "
-    "params.yaml, or the file that ARNAS_PARAMS names; ARNAS_DEVICE and ARNAS_THREADS choose where "
-    "it runs. `snakemake --cores all` or `dvc repro` run all stages.",
+    help="Search, train and evaluate neural networks that are accurate and robust. Settings come "
+    "from params.yaml, or the file that ARNAS_PARAMS names; ARNAS_DEVICE and ARNAS_THREADS choose "
+    "where it runs. `snakemake --cores all` or `dvc repro` run all stages.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from arnas.config.params import Params
 from arnas.config.references import referenced_files
 from arnas.config.renamed import new_name, new_place
-from arnas.data.options import user_file, user_folder
+from arnas.data.paths import user_file, user_folder
 from arnas.data.sources.registry import SOURCES, ImageFolderOptions, NpzOptions
 from arnas.runtime.errors import UserError, one_line
 

@@ -18,12 +18,13 @@ from arnas.data.sources.raw import RawImages
 from arnas.data.sources.registry import (
     OFFICIAL,
     SOURCES,
+    SPLITS,
     DigitsOptions,
     NoTestSetOptions,
     ShapesOptions,
     SplitOptions,
 )
-from arnas.data.splits import SPLITS, DatasetInfo, Splits, cut, load_splits, to_pixels
+from arnas.data.splits import DatasetInfo, Splits, cut, load_splits, to_pixels
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.references import load_reference
 
@@ -142,8 +143,8 @@ def load_images(
         folder for each class or such folders for each split; a file of splits that the stage `data`
         has written. The public datasets are looked for in the folder ``ARNAS_DATA``.
     split
-        A name of `arnas.data.splits.SPLITS`; the public datasets have ``train`` and ``test``. Files
-        and folders that are not divided are read whole.
+        A name of `arnas.data.sources.registry.SPLITS`; the public datasets have ``train`` and
+        ``test``. Files and folders that are not divided are read whole.
     count
         So many images, all of them by default.
     seed

@@ -14,13 +14,10 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from arnas.data.sources.registry import LEAST_PER_CLASS, SplitOptions
+from arnas.data.sources.registry import LEAST_PER_CLASS, OLDER_NAMES, SPLITS, SplitOptions
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_form, load_tensors, read_description, save_tensors
 
-SPLITS = ("train", "search_val", "val", "test")
-OLDER_NAMES = {"search_validation": "search_val", "selection": "val"}
-"""What earlier versions called two of them."""
 REMAKE = "rerun `python -m arnas data`"
 """What to do about splits that are not what they should be."""
 

@@ -1,4 +1,4 @@
-"""Files that other people made: opened without waiting, and recognised by how they begin."""
+"""Files that other people made: opened without waiting, recognised, no larger than the memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from arnas.data.sources.raw import check_room
 from arnas.runtime.errors import UserError, one_line
 
 HEAD = 4096
@@ -87,6 +86,19 @@ def _recognised_layout(head: bytes) -> Kind | None:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LARGEST_HEADER:
         return Kind("safetensors", "a safetensors file", "give it the ending .safetensors")
     return None
+
+
+def check_room(needed: int, what: str) -> None:
+    """Raise unless so many bytes fit into this machine's memory; `what` begins the message.
+
+    Raises
+    ------
+    ValueError
+        With both numbers.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(f"{what} {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB")
 
 
 def read_foreign(path: Path, expected: frozenset[str], most: int | None = None) -> bytes:

@@ -14,7 +14,7 @@ from arnas.attacks.suites import Suite, build_suite, transfer_from
 from arnas.attacks.threat import Threat, parse_amount, parse_threat
 from arnas.data.load import images_sha256
 from arnas.evaluation.checks import read_check, run_checks
-from arnas.evaluation.checks.base import Check, CheckContext
+from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.curve import accuracy_curve
 from arnas.evaluation.options import Tier
 from arnas.evaluation.result import (
@@ -22,6 +22,7 @@ from arnas.evaluation.result import (
     ROBUST,
     SKIPPED,
     AttackResult,
+    Check,
     Combine,
     EvalResult,
     withstood,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from arnas.data.splits import LabelledImages
-from arnas.evaluation.checks.base import Status
+from arnas.evaluation.result import Status
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile, check_form, load_tensors
 

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from arnas.attacks.threat import Threat, parse_amount
-from arnas.evaluation.checks.base import Check, Status
 from arnas.evaluation.result import (
     BROKEN,
     FORMAT,
     AttackResult,
+    Check,
     Combine,
     EvalResult,
+    Status,
     to_record,
     withstood,
     worst_class,

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import Check, failed_checks
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import UserError, one_line
 
 Combine = Literal["union", "each"]
+Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 BROKEN, ROBUST, SKIPPED = 0, 1, 2
 """Outcomes of an image under an attack; skipped are those that it had no need to attack."""
 FORMAT = "arnas evaluation 2"
 """Of the record; raised by one when a reader of the present format could not read the next."""
+
+
+class Check(NamedTuple):
+    """The result of one check."""
+
+    id: str
+    status: Status
+    evidence: str
+    """What was measured, in words."""
+    advice: str
+    """What to do if it is not PASS."""
+
+
+def failed_checks(checks: Iterable[Check]) -> list[str]:
+    """Return the ids of the checks that failed; with one of them a row is kept out of rankings."""
+    return [check.id for check in checks if check.status == "FAIL"]
 
 
 def withstood(outcomes: Mapping[str, Tensor]) -> Tensor:

@@ -246,7 +246,7 @@ def build_model(
                 f"model '{name}' is a function of your own, which decides on its size itself: "
                 "leave out channels, cells, space and auxiliary."
             )
-        from arnas.models.loading.factory import make_model
+        from arnas.models.factory import make_model
 
         return make_model(name, sizes).train()
     entry = _find(name, space)

@@ -15,7 +15,7 @@ from torch import nn
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.data.options import user_file
+from arnas.data.paths import user_file
 from arnas.models.sharing import share_batches, share_statistics
 from arnas.pipeline.dvc import undeclared
 from arnas.pipeline.freshness import describe

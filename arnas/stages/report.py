@@ -10,7 +10,8 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from arnas.data.splits import SPLITS, Splits, load_splits
+from arnas.data.sources.registry import SPLITS
+from arnas.data.splits import Splits, load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes
 from arnas.evaluation.record import from_record
 from arnas.evaluation.result import EvalResult
@@ -22,8 +23,8 @@ from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.cells import cells_figure
 from arnas.reporting.run.networks import Evaluated, links, render_networks
 from arnas.reporting.run.page import ReportContent, render
-from arnas.reporting.run.style import styled, svg_bytes
 from arnas.reporting.run.tables import read_table
+from arnas.reporting.style import styled, svg_bytes
 from arnas.runtime.files import write_bytes
 from arnas.runtime.manifest import environment, manifest_or_empty
 from arnas.spaces.genotype import load_genotype

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from arnas.evaluation.checks import read_check
-from arnas.evaluation.checks.base import Check
 from arnas.evaluation.checks.run import blackbox_not_stronger, control_falls
 from arnas.evaluation.outcomes import load_outcomes, load_scores
+from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import wilson
 from arnas.models.weight_files import read_origin
 from arnas.pipeline.jobs import Job, named, producers

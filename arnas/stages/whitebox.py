@@ -14,11 +14,10 @@ from arnas.attacks.registry import attack_entry
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.splits import Splits, leaked
 from arnas.evaluation.checks import run as checks
-from arnas.evaluation.checks.base import Check
 from arnas.evaluation.evaluate import evaluate
 from arnas.evaluation.options import AUTOATTACK, Tier
 from arnas.evaluation.predict import predict
-from arnas.evaluation.result import ROBUST, EvalResult, to_record
+from arnas.evaluation.result import ROBUST, Check, EvalResult, to_record
 from arnas.evaluation.statistics import wilson
 from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named

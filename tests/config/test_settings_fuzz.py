@@ -24,7 +24,7 @@ from arnas.config.load import check_params, load_params
 from arnas.config.params import Params
 from arnas.data.batches import epoch_batches
 from arnas.data.load import load_dataset
-from arnas.data.splits import SPLITS
+from arnas.data.sources.registry import SPLITS
 from arnas.models.registry import build_model
 from arnas.pipeline.jobs import find_job, planned_jobs
 from arnas.runtime.errors import UserError

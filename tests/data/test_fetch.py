@@ -15,7 +15,7 @@ import torch
 from official_cases import Cifar, Server, address, md5, send, send_file, serving, use
 
 from arnas.data.load import load_dataset
-from arnas.data.options import dataset_root
+from arnas.data.paths import dataset_root
 from arnas.data.sources import fetch
 
 

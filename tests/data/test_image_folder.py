@@ -17,7 +17,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from arnas.config.load import check_files
-from arnas.data.splits import SPLITS, load_splits, read_info, save_splits
+from arnas.data.sources.registry import SPLITS
+from arnas.data.splits import load_splits, read_info, save_splits
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_description
 

@@ -9,7 +9,8 @@ import torch
 from official_cases import Cifar, Svhn, address, refusal, send_file, serving, use
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from arnas.data.splits import SPLITS, Splits
+from arnas.data.sources.registry import SPLITS
+from arnas.data.splits import Splits
 
 
 @pytest.fixture(params=[CIFAR10, CIFAR100], ids=["cifar10", "cifar100"])

@@ -15,7 +15,7 @@ from torch import Tensor
 from arnas.runtime.files import load_tensors
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = Path(__file__).with_name("sharing_ranks.py")
+PROGRAM = ROOT / "tests/support/sharing_ranks.py"
 Found = dict[str, Tensor]
 
 

@@ -220,14 +220,18 @@ def test_every_stage_has_a_version() -> None:
     assert all(type(v) is int and v >= 1 for v in stage_versions().values())
 
 
-def test_of_the_aggregates_only_the_one_that_shows_examples_reads_weights(params: Params) -> None:
-    """None reads manifests, which carry clock times."""
-    weights = {"selected.safetensors", "last.safetensors"}
+def test_aggregates_read_no_last_checkpoint(params: Params) -> None:
+    """None reads manifests, which carry clock times.
+
+    `blackbox` reads the selected checkpoint's weights, `analysis` and `tables` its description.
+    """
+    checkpoints = {"selected.safetensors", "last.safetensors"}
+    readers = {"blackbox", "analysis", "tables"}
     for job in planned_jobs(params):
         names = {path.name for path in gathered(job.stage, job.axes, params).values()}
         assert "manifest.json" not in names
-        expected = {"selected.safetensors"} if job.stage.name == "blackbox" else set()
-        assert names & weights == expected, job.title
+        expected = {"selected.safetensors"} if job.stage.name in readers else set()
+        assert names & checkpoints == expected, job.title
 
 
 def test_a_cell_outside_the_run_can_be_named(params: Params) -> None:
@@ -243,7 +247,7 @@ def test_an_npz_is_an_input_of_its_data_stage() -> None:
         "source": "npz",
         "path": "mine.npz",
         "test_images": 5,
-        "selection_images": 5,
+        "val_images": 5,
     }
     found = find_job("data", {"dataset": "mine"}, check_params(content, "test"))
     assert [str(path) for path in found.inputs.values()] == ["mine.npz"]

@@ -57,8 +57,8 @@ def test_nobody_has_published_networks_on_digits(copy: Path) -> None:
 def cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that the run's images are those of CIFAR-10."""
 
-    def network(description: Any, source: str, recipe: Any) -> Any:
-        return compare.network(description, "cifar10", recipe)
+    def network(description: Any, source: str, recipe: Any, loss: str) -> Any:
+        return compare.network(description, "cifar10", recipe, loss)
 
     monkeypatch.setattr(tables, "network", network)
 

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 from torchvision.datasets.utils import calculate_md5, download_url
 
-from arnas.data.options import dataset_root
+from arnas.data.paths import dataset_root
 from arnas.runtime.errors import UserError, one_line
 
 SILENCE_SECONDS = 30.0

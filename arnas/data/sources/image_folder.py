@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from arnas.data.options import user_folder
+from arnas.data.paths import user_folder
 from arnas.data.sources.decode import decode, strict_images
-from arnas.data.sources.raw import RawImages, SplitImages, check_room, joined
+from arnas.data.sources.raw import RawImages, SplitImages, joined
+from arnas.data.untrusted import check_room
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes
 

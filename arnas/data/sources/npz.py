@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from arnas.data.options import user_file
-from arnas.data.sources.raw import RawImages, check_room
-from arnas.data.splits import OLDER_NAMES, SPLITS
-from arnas.data.untrusted import HEAD, read_foreign
+from arnas.data.paths import user_file
+from arnas.data.sources.raw import RawImages
+from arnas.data.sources.registry import OLDER_NAMES, SPLITS
+from arnas.data.untrusted import HEAD, check_room, read_foreign
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_file
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ class SplitImages(NamedTuple):
     """The images of one split that a dataset comes with."""
 
     name: str
-    """One of `arnas.data.splits.SPLITS`."""
+    """One of `arnas.data.sources.registry.SPLITS`."""
     images: np.ndarray
     """uint8 of shape (N, C, H, W), in any memory order."""
     labels: np.ndarray
@@ -51,16 +50,3 @@ def joined(splits: Sequence[SplitImages], num_classes: int, sha256: str | None =
     labels = np.concatenate([split.labels for split in splits]).astype(np.int64)
     names = np.repeat([split.name for split in splits], counts)
     return RawImages(images, labels, num_classes, 255, names, sha256)
-
-
-def check_room(needed: int, what: str) -> None:
-    """Raise unless so many bytes fit into this machine's memory; `what` begins the message.
-
-    Raises
-    ------
-    ValueError
-        With both numbers.
-    """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise ValueError(f"{what} {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB")

@@ -13,6 +13,9 @@ from pydantic import Field, model_validator
 
 from arnas.runtime.options import Options
 
+SPLITS = ("train", "search_val", "val", "test")
+OLDER_NAMES = {"search_validation": "search_val", "selection": "val"}
+"""What earlier versions called two of them."""
 LEAST_PER_CLASS = 2
 """Images of each class that must be left to train and search on."""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arnas.data.options import dataset_root
+from arnas.data.paths import dataset_root
 from arnas.data.sources.decode import decode, strict_images
 from arnas.data.sources.fetch import Remote, RequiredFile, prepare
 from arnas.data.sources.raw import RawImages, SplitImages, joined

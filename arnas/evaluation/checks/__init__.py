@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from arnas.runtime.references import load_reference
 
 if TYPE_CHECKING:
-    from arnas.evaluation.checks.base import Check, CheckContext
+    from arnas.evaluation.checks.base import CheckContext
+    from arnas.evaluation.result import Check
 
 Phase = Literal["model", "attacks", "run"]
 Condition = Literal["always", "attacked", "deterministic", "monitored"]
@@ -201,7 +202,7 @@ def read_check(values: Mapping[str, Any]) -> Check:
 
     Old ids and the old key ``figure`` are read for one release, with a warning.
     """
-    from arnas.evaluation.checks.base import Check
+    from arnas.evaluation.result import Check
 
     values = dict(values)
     old = [name for name in ("figure",) if name in values]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,13 @@ from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.state import own_randomness, untouched
+from arnas.evaluation.result import AttackResult, Check
 from arnas.runtime.errors import Preempted, UserError, one_line
 from arnas.runtime.seeds import per_image_uniform
 
 if TYPE_CHECKING:
     from arnas.evaluation.monitor import EvalMonitor
-    from arnas.evaluation.result import AttackResult
 
-Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 PROBE = 64
 """Most images that a check attacks itself."""
 TOLERANCE = 1e-6
@@ -34,28 +33,12 @@ NEEDED = "the model must map images (n, C, H, W) in [0, 1] to logits (n, classes
 T = TypeVar("T")
 
 
-class Check(NamedTuple):
-    """The result of one check."""
-
-    id: str
-    status: Status
-    evidence: str
-    """What was measured, in words."""
-    advice: str
-    """What to do if it is not PASS."""
-
-
 class NotApplicableError(Exception):
     """Why a check has nothing to look at: its status is SKIP."""
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
         self.advice = advice
-
-
-def failed_checks(checks: Iterable[Check]) -> list[str]:
-    """Return the ids of the checks that failed; with one of them a row is kept out of rankings."""
-    return [check.id for check in checks if check.status == "FAIL"]
 
 
 @dataclass

@@ -11,17 +11,9 @@ from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.projection import length
 from arnas.attacks.threat import GREY_LEVELS, Threat
-from arnas.evaluation.checks.base import (
-    FEW,
-    SLACK,
-    TOLERANCE,
-    Check,
-    CheckContext,
-    NotApplicableError,
-    Status,
-)
+from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE, CheckContext, NotApplicableError
 from arnas.evaluation.checks.probes import withstood
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Check, Status
 
 if TYPE_CHECKING:
     from arnas.evaluation.monitor import EvalMonitor

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.projection import shaped
 from arnas.evaluation.checks.answers import clean_logits, forward
-from arnas.evaluation.checks.base import Check, CheckContext
+from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.checks.gradients import check_labels
 from arnas.evaluation.checks.state import own_randomness
+from arnas.evaluation.result import Check
 from arnas.runtime.errors import Preempted
 
 NAME = "finite_differences"

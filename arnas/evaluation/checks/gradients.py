@@ -11,7 +11,8 @@ from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.projection import project, random_perturbation
 from arnas.evaluation.checks.answers import answers, forward
-from arnas.evaluation.checks.base import Check, CheckContext, Status
+from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.result import Check, Status
 from arnas.runtime.errors import UserError
 
 SUM_TO_ONE = 1e-5

@@ -15,7 +15,8 @@ from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import ROUNDING
 from arnas.attacks.threat import GREY_LEVELS, parse_amount
 from arnas.evaluation.checks.answers import answers, clean_logits, is_random
-from arnas.evaluation.checks.base import Check, CheckContext, Status
+from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.result import Check, Status
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import Preempted, UserError, one_line
 

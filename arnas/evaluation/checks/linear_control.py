@@ -17,15 +17,9 @@ from arnas.attacks.apgd import apgd
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import (
-    FEW,
-    SLACK,
-    Check,
-    CheckContext,
-    NotApplicableError,
-    Status,
-)
+from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError
 from arnas.evaluation.checks.strength import full_range, margin_against_entropy
+from arnas.evaluation.result import Check, Status
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 """Order of the norm that bounds what a budget does to a linear function."""

@@ -28,8 +28,9 @@ from arnas.evaluation.checks.answers import (
     repeats,
     tolerance,
 )
-from arnas.evaluation.checks.base import Check, CheckContext, Status
+from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.checks.state import same_values, untouched
+from arnas.evaluation.result import Check, Status
 from arnas.runtime.errors import Preempted
 
 FEW_IMAGES = 32

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE, Check, Status
+from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE
 from arnas.evaluation.monitor import EvalMonitor
+from arnas.evaluation.result import Check, Status
 from arnas.evaluation.statistics import Accuracy
 
 MARGIN_WARN, MARGIN_FAIL = 0.03, 0.10

@@ -15,14 +15,7 @@ from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length, project, shaped
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import (
-    FEW,
-    SLACK,
-    Check,
-    CheckContext,
-    Status,
-    remembered,
-)
+from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, remembered
 from arnas.evaluation.checks.probes import (
     STEPS,
     PgdTrace,
@@ -33,7 +26,7 @@ from arnas.evaluation.checks.probes import (
     probe_of,
 )
 from arnas.evaluation.checks.run import MARGIN_FAIL
-from arnas.evaluation.result import BROKEN, ROBUST
+from arnas.evaluation.result import BROKEN, ROBUST, Check, Status
 
 SHARE, ONE = 0.005, 1
 """Share of the images, and images, that twice the effort may break besides."""

@@ -1,1 +1,1 @@
-"""Loading other people's models: weight files and Python factories."""
+"""Loading other people's models from weight files and from Python functions."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arnas.data.untrusted import HEAD, read_foreign
-from arnas.models.loading.factory import make_model
+from arnas.models.factory import make_model
 from arnas.models.loading.torch_files import ENDINGS, StateDict, read_state_dict
 from arnas.models.registry import MODELS, build_model
 from arnas.models.weight_files import load_weights

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from arnas.data.sources.raw import check_room
-from arnas.data.untrusted import read_foreign
+from arnas.data.untrusted import check_room, read_foreign
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes
 from arnas.runtime.references import FORM

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length
-from arnas.evaluation.checks.base import Check
 from arnas.evaluation.predict import logits
-from arnas.evaluation.result import EvalResult
+from arnas.evaluation.result import Check, EvalResult
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.reporting.format import accuracy_text, interval, percent
 from arnas.reporting.model.page import broken_flags, check_images, pixels, png_bytes

@@ -16,11 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from arnas.attacks.threat import parse_amount
-from arnas.evaluation.checks.base import Check, Status
-from arnas.evaluation.result import BROKEN, ROBUST, EvalResult, worst_class
+from arnas.evaluation.result import BROKEN, ROBUST, Check, EvalResult, Status, worst_class
 from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.html import data_url, render_page
-from arnas.reporting.run.style import PALETTE
+from arnas.reporting.style import PALETTE
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import write_bytes
 

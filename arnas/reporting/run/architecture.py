@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arnas.data.splits import SPLITS
+from arnas.data.sources.registry import SPLITS
 from arnas.reporting.run.tables import Row
 from arnas.spaces.genotype import NODES, Genotype
 from arnas.spaces.layout import CellPlan

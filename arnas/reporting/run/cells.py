@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from arnas.reporting.run.style import panels, styled, svg_bytes
+from arnas.reporting.style import panels, styled, svg_bytes
 from arnas.runtime.files import write_bytes
 from arnas.spaces.genotype import INPUTS, NODES, Cell, Genotype
 from arnas.spaces.registry import colour_of, label_of

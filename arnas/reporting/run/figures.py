@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from arnas.reporting.format import UNION, estimate
-from arnas.reporting.run.style import GREY, colours, markers, nothing, panels
+from arnas.reporting.style import GREY, colours, markers, nothing, panels
 
 CELL = ["dataset", "model", "training"]
 SMALLEST, LARGEST = 30.0, 260.0

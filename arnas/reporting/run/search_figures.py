@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from arnas.reporting.run.style import colours, nothing, panels
+from arnas.reporting.style import colours, nothing, panels
 from arnas.spaces.registry import colour_of, label_of
 
 

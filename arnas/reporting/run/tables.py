@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from arnas.evaluation.checks.base import Check
+from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.format import UNION, in_registry_order
 from arnas.runtime.errors import UserError

@@ -14,8 +14,8 @@ from broken_models import context_of
 from check_cases import ATTACK_CHECKS, MODEL_CHECKS, attacked_context
 
 from arnas.evaluation.checks import CHECKS, OLD_IDS, read_check, run_check, run_checks
-from arnas.evaluation.checks.base import Check
 from arnas.evaluation.monitor import EvalMonitor
+from arnas.evaluation.result import Check
 
 
 def test_every_entry_is_complete() -> None:

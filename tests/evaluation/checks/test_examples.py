@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks import CHECKS, run_check, run_checks
-from arnas.evaluation.checks.base import Check, CheckContext, failed_checks
+from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.monitor import EvalMonitor
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult, Check, failed_checks
 from arnas.evaluation.statistics import wilson
 
 KNOWN = {

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.evaluation.checks import CHECKS, run_check
-from arnas.evaluation.checks.base import Check, CheckContext, guarded
-from arnas.evaluation.result import ROBUST
+from arnas.evaluation.checks.base import CheckContext, guarded
+from arnas.evaluation.result import ROBUST, Check
 from arnas.runtime.errors import Preempted
 
 

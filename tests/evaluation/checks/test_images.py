@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks import run_check
-from arnas.evaluation.checks.base import Check, CheckContext
+from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import wilson
 from arnas.spaces.network import Normalise
 

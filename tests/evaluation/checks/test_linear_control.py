@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks import linear_control as control_check
 from arnas.evaluation.checks import run_check
-from arnas.evaluation.checks.base import Check
 from arnas.evaluation.checks.linear_control import (
     Control,
     attack_control,
@@ -24,6 +23,7 @@ from arnas.evaluation.checks.linear_control import (
     nearest_mean,
     scaled,
 )
+from arnas.evaluation.result import Check
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from arnas.attacks.objectives import margin
 from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import Check
 from arnas.evaluation.checks.run import (
     blackbox_ball_and_box,
     blackbox_not_stronger,
@@ -28,6 +27,7 @@ from arnas.evaluation.checks.run import (
     selection_not_test,
 )
 from arnas.evaluation.monitor import EvalMonitor
+from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import Accuracy, wilson
 
 THREAT = Threat("linf", 0.1)

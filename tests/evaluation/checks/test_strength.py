@@ -16,14 +16,14 @@ from arnas.attacks.projection import length
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks import run_check
 from arnas.evaluation.checks import strength as strength_checks
-from arnas.evaluation.checks.base import Check, CheckContext
+from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.checks.probes import (
     PgdTrace,
     Probe,
     probe_of,
 )
 from arnas.evaluation.checks.strength import CORNERS, STEPS, full_range, pgd_entropy
-from arnas.evaluation.result import BROKEN, ROBUST
+from arnas.evaluation.result import BROKEN, ROBUST, Check
 
 
 def attacked_model(model: nn.Module, **changes: Any) -> CheckContext:

@@ -10,8 +10,7 @@ import assessment_cases as cases
 import pytest
 import yaml
 
-from arnas.evaluation.checks.base import Check
-from arnas.evaluation.result import EvalResult
+from arnas.evaluation.result import Check, EvalResult
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.model.card import plain, write_model_card
 from arnas.runtime.errors import UserError

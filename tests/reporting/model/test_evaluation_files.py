@@ -15,10 +15,9 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from arnas.evaluation.checks.base import Check
 from arnas.evaluation.predict import predict
 from arnas.evaluation.record import from_record, to_record
-from arnas.evaluation.result import EvalResult
+from arnas.evaluation.result import Check, EvalResult
 from arnas.reporting.model.files import (
     as_table,
     export_examples,

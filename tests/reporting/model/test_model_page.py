@@ -15,9 +15,8 @@ import torch
 from html_page import FORBIDDEN, Page, assert_self_contained
 from PIL import Image
 
-from arnas.evaluation.checks.base import Check
 from arnas.evaluation.record import from_record, to_record
-from arnas.evaluation.result import EvalResult
+from arnas.evaluation.result import Check, EvalResult
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.model.page import (
     CLASSES,
@@ -29,7 +28,7 @@ from arnas.reporting.model.page import (
     render,
     write_page,
 )
-from arnas.reporting.run.style import PALETTE
+from arnas.reporting.style import PALETTE
 from arnas.runtime.errors import UserError
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"

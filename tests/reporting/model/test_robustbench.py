@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import Check
-from arnas.evaluation.result import EvalResult
+from arnas.evaluation.result import Check, EvalResult
 from arnas.reporting.model.robustbench import (
     board_entry,
     epsilon_text,

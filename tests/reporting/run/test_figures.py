@@ -12,7 +12,7 @@ from arnas.reporting.format import estimate
 from arnas.reporting.run import figures, search_figures
 from arnas.reporting.run.architecture import alpha_rows, gamma_rows, operation_rows
 from arnas.reporting.run.cells import cells_figure
-from arnas.reporting.run.style import styled, svg_bytes
+from arnas.reporting.style import styled, svg_bytes
 from arnas.spaces.genotype import EDGES
 from arnas.spaces.layout import plan_cells
 from arnas.spaces.options import SpaceOptions

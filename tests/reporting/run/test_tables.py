@@ -13,7 +13,7 @@ from report_cases import measured
 from torch import Tensor
 
 from arnas.attacks.registry import ATTACKS
-from arnas.evaluation.checks.base import Check
+from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.run.tables import (
     blackbox_rows,

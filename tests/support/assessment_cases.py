@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import Check, Status
-from arnas.evaluation.result import BROKEN, ROBUST, AttackResult, EvalResult
+from arnas.evaluation.result import BROKEN, ROBUST, AttackResult, Check, EvalResult, Status
 from arnas.evaluation.statistics import wilson
 
 OUTCOMES = {

@@ -17,8 +17,8 @@ from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks import CHECKS, run_check
-from arnas.evaluation.checks.base import Check, CheckContext
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult
+from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, AttackResult, Check
 from arnas.evaluation.statistics import wilson
 
 MODEL_CHECKS, ATTACK_CHECKS = (
