@@ -159,18 +159,18 @@ def test_code_of_the_users_own_is_an_input(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever setting names it; DVC depends on it once `dvc.yaml` is generated again."""
-    monkeypatch.setattr(jobs, "lookup", lambda *_: {"loss": "mine.losses:hinge", "epochs": 1})
-    Path("mine").mkdir()
-    code = Path("mine/losses.py")
+    monkeypatch.setattr(jobs, "lookup", lambda *_: {"loss": "hinges.losses:hinge", "epochs": 1})
+    Path("hinges").mkdir()
+    code = Path("hinges/losses.py")
     code.write_text("def hinge(): ...\n")
-    assert reason(settings) == "its input files changed, now also mine/losses.py"
+    assert reason(settings) == "its input files changed, now also hinges/losses.py"
     Path("dvc.yaml").write_text("stages: {}\n")
     monkeypatch.setenv("DVC_STAGE", "data@digits")
     run_command("data", AXES, run_data)
-    assert "dvc.yaml does not name mine/losses.py" in capsys.readouterr().err
+    assert "dvc.yaml does not name hinges/losses.py" in capsys.readouterr().err
     assert reason(settings) is None
     code.write_text("def hinge(): return 1\n")
-    assert reason(settings) == "mine/losses.py has changed"
+    assert reason(settings) == "hinges/losses.py has changed"
     Path("dvc.yaml").write_text(dvc_yaml(load_params()))
     run_command("data", AXES, run_data)
     assert "does not name" not in capsys.readouterr().err
