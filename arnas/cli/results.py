@@ -129,7 +129,7 @@ def results(
         table.add_row(*(str(value) for value in values))
     console_of(240).print(table)
     for row in verdicts.to_dict("records"):
-        if checks or row["status"] != "PASS":
+        if checks or row["status"] in ("WARN", "FAIL"):
             where = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
             advice = f" Fix: {row['advice']}." if row["advice"] else ""
             typer.echo(f"{row['status']} {row['check']}, {where}: {row['evidence']}.{advice}")
