@@ -26,6 +26,8 @@ INSIDE_L1 = 1 - 1e-6
 CANCELLED = 1e-5
 """Stretch above 1 of candidates in which a bump and the window's content have cancelled: the
 package scales up the whole image, since the window does not use up the budget."""
+SCHEDULE = 10_000
+"""Queries that the schedule of window sizes is written for."""
 FIRST_SHARE = 0.8
 """Share of the image that the first windows cover."""
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -141,6 +143,7 @@ def square_batch(
     streams: RandomStreams,
     *,
     queries: int = 5000,
+    rescale_schedule: bool = False,
 ) -> AttackOutput:
     """Search for adversarial squares on many images in step.
 
@@ -150,14 +153,24 @@ def square_batch(
     an image whose two largest logits are equal, which need not be a misclassification, and in L1 it
     scales up the rounding errors of channels that a projection has just emptied.
 
+    `rescale_schedule` makes the windows shrink as fast as the budget asks, as the paper does: all
+    sizes of the 10,000 queries that its schedule is written for are passed through. AutoAttack does
+    not, and a small budget would then end while the windows are still large.
+
     Of the random numbers block 0 is for the start, block k for the `BLOCK` queries from (k - 1)
     `BLOCK` on. The start costs a query besides.
     """
-    return _attack(oracle, x, y, threat, streams.blocks, queries)
+    return _attack(oracle, x, y, threat, streams.blocks, queries, rescale_schedule)
 
 
 def _attack(
-    oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, draw: Numbers, queries: int
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    draw: Numbers,
+    queries: int,
+    rescale_schedule: bool = False,
 ) -> AttackOutput:
     """Do the same with random numbers from `draw`."""
     problem, each = _Problem(oracle, x.shape[1:], threat), query_numbers(x.shape[1:], threat.norm)
@@ -173,7 +186,8 @@ def _attack(
         if query % BLOCK == 0:
             drawn = draw(1 + query // BLOCK, state.index.cpu(), BLOCK * each)
             state.numbers = drawn.to(x.device).view(len(state.index), -1, each)
-        side = window_side(query, problem.shape, threat.norm)
+        step = int(query / queries * SCHEDULE) if rescale_schedule else query
+        side = window_side(step, problem.shape, threat.norm)
         if window is None or window.side != side:
             window = make_window(side, problem.shape, threat.norm, state.x)
         wrong = _query(problem, state, window, state.numbers[:, query % BLOCK])

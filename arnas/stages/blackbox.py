@@ -88,7 +88,9 @@ def _square(
     n = min(options.square_images, len(y))
     known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
     attack: Any = known.run
-    square = dataclasses.replace(known, run=partial(attack, queries=options.square_queries))
+    square = dataclasses.replace(
+        known, run=partial(attack, queries=options.square_queries, rescale_schedule=True)
+    )
     run = SuiteRun(
         model,
         x[:n],

@@ -71,9 +71,11 @@ def images(shape: tuple[int, int, int]) -> Tensor:
     return (1.5 * unit - 0.25).clamp(0, 1)
 
 
-def their_adversary(norm: str, epsilon: float, queries: int = 0) -> object:
+def their_adversary(
+    norm: str, epsilon: float, queries: int = 0, rescale_schedule: bool = False
+) -> object:
     return package.SquareAttack(
-        None, norm=NAMES[norm], eps=epsilon, n_queries=queries, resc_schedule=False
+        None, norm=NAMES[norm], eps=epsilon, n_queries=queries, resc_schedule=rescale_schedule
     )
 
 
@@ -85,6 +87,7 @@ def their_tries(
     numbers: Tensor,
     queries: int,
     patch: pytest.MonkeyPatch,
+    rescale_schedule: bool = False,
 ) -> list[Tensor]:
     """Return what the package asks about one image, with `numbers` as its random numbers."""
     seen, left = [], numbers
@@ -98,7 +101,7 @@ def their_tries(
         taken, left = left[: math.prod(shape)], left[math.prod(shape) :]
         return taken.view(shape)
 
-    adversary = their_adversary(threat.norm, threat.epsilon, queries)
+    adversary = their_adversary(threat.norm, threat.epsilon, queries, rescale_schedule)
     adversary.predict = predict
     adversary.init_hyperparam(x)
     with patch.context() as inside:
@@ -108,7 +111,13 @@ def their_tries(
 
 
 def our_tries(
-    net: nn.Module, x: Tensor, y: Tensor, threat: Threat, numbers: Tensor, queries: int
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    numbers: Tensor,
+    queries: int,
+    rescale_schedule: bool = False,
 ) -> list[list[Tensor]]:
     """Return what `square_batch` asks about each of several images in step."""
     tries: list[list[Tensor]] = [[] for _ in x]
@@ -125,7 +134,13 @@ def our_tries(
             return logits
 
     found = square_batch(
-        Oracle(EvalMonitor(), len(x)), x, y, threat, table(numbers, x, threat.norm), queries=queries
+        Oracle(EvalMonitor(), len(x)),
+        x,
+        y,
+        threat,
+        table(numbers, x, threat.norm),
+        queries=queries,
+        rescale_schedule=rescale_schedule,
     )
     assert found.broken.tolist() == [i not in standing for i in range(len(x))]
     for place in found.broken.nonzero().flatten().tolist():
@@ -181,17 +196,20 @@ def assert_parity(
     epsilon: float,
     queries: int,
     patch: pytest.MonkeyPatch,
+    rescale_schedule: bool = False,
 ) -> list[int]:
     """Compare some images in step with the package on each of them; return their tries."""
     net, x, threat = net_for(shape), images(shape), Threat(norm, epsilon)
     y = net(x).argmax(1)
     generator = torch.Generator().manual_seed(2)
     numbers = torch.rand(COUNT, numbers_needed(shape, norm, queries), generator=generator)
-    ours = our_tries(net, x, y, threat, numbers, queries)
+    ours = our_tries(net, x, y, threat, numbers, queries, rescale_schedule)
     compared = 0
     for i in range(COUNT):
         one = slice(i, i + 1)
-        theirs = their_tries(net, x[one], y[one], threat, numbers[i], queries, patch)
+        theirs = their_tries(
+            net, x[one], y[one], threat, numbers[i], queries, patch, rescale_schedule
+        )
         compared += compare(net, x[i], y[i], threat, numbers[i], [ours[i], theirs])
     lengths = [len(tries) for tries in ours]
     assert compared >= 0.9 * sum(lengths), "too little of it could be compared"
@@ -211,6 +229,12 @@ def test_every_try_is_the_packages(
 def test_every_try_at_images_that_stand(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = assert_parity(norm, (2, 8, 8), 0.01 * EPSILON[norm], 120, monkeypatch)
     assert lengths == COUNT * [121]
+
+
+@pytest.mark.parametrize("queries", [60, 500])
+def test_a_rescaled_schedule_is_the_packages(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The black-box stage has few queries, and windows must become small within them."""
+    assert_parity("linf", (1, 8, 8), 0.01, queries, monkeypatch, rescale_schedule=True)
 
 
 class Rising(nn.Module):
