@@ -62,8 +62,8 @@ def results(folder: Path, command: str, axes: dict[str, str]) -> dict[Path, byte
 
 
 def states(folder: Path, command: str = "") -> list[Path]:
-    """Return the descriptions of the states of a checkout, those of a command if one is named."""
-    return sorted((folder / ".arnas/state" / command).rglob("state.*.json"))
+    """Return the states of a checkout, those of a command if one is named."""
+    return sorted((folder / ".arnas/state" / command).rglob("state.*.safetensors"))
 
 
 def saves(folder: Path, command: str = "") -> list[int]:

@@ -124,7 +124,7 @@ def test_every_job_asks_slurm_for_what_it_needs(checkout: Path) -> None:
 def wait_for_state(folder: Path, stage: str, seconds: float = 240) -> None:
     """Wait until a run of a stage has saved its state."""
     end = time.monotonic() + seconds
-    while not list((folder / ".arnas/state" / stage).rglob("state.*.json")):
+    while not list((folder / ".arnas/state" / stage).rglob("state.*.safetensors")):
         assert time.monotonic() < end, f"{stage} has saved nothing"
         time.sleep(0.1)
 
@@ -156,7 +156,7 @@ def test_jobs_that_slurm_takes_away_go_on(run_by_snakemake: Path, tmp_path: Path
         finally:
             engine.kill()
     assert (taken / target).read_bytes() == (run_by_snakemake / target).read_bytes()
-    assert not list((taken / ".arnas/state").rglob("state.*.json")), "it went on from another"
+    assert not list((taken / ".arnas/state").rglob("state.*.safetensors")), "it went on from another"
     calls = [fake_slurm.asked(job) for job in fake_slurm.jobs(root)]
     assert [call.comment.split("_wildcards")[0] for call in calls] == [
         "rule_data",
@@ -271,7 +271,7 @@ def test_jobs_that_kubernetes_takes_away_go_on(run_by_snakemake: Path, tmp_path:
         unreachable = run(taken, *jobs_py, "arnas-1", KUBERNETES_API="http://127.0.0.1:1")
         cancelled = run(taken, "workflow/kubernetes/cancel", "x", "arnas-1", KUBERNETES_API=address)
     assert (taken / target).read_bytes() == (run_by_snakemake / target).read_bytes()
-    assert not list((taken / ".arnas/state").rglob("state.*.json")), "it went on from another"
+    assert not list((taken / ".arnas/state").rglob("state.*.safetensors")), "it went on from another"
     assert cluster.evictions == 1
     assert (gone.stdout, unreachable.stdout) == ("failed\n", "running\n")
     assert cancelled.returncode == 0, cancelled.stderr

@@ -88,7 +88,7 @@ def batch_size_invariance(context: CheckContext) -> Check:
     if is_random(context):
         evidence = "the model draws random numbers, which would be others in another batch"
         return Check(name, "SKIP", evidence, "look at the check determinism")
-    few = context.x[:FEW_IMAGES]
+    few = context.x[: min(FEW_IMAGES, context.batch_size)]
     with _full_float32(context):
         full = clean_logits(context, context.x[: context.batch_size])[: len(few)]
         others = {size: clean_logits(context, few, size) for size in (1, ODD_BATCH)}

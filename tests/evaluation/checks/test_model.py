@@ -46,6 +46,12 @@ def test_an_honest_network_raises_no_flag(name: str) -> None:
     assert odd_ones(context_of(name)) == {}
 
 
+def test_batches_smaller_than_the_images_compared_raise_no_flag() -> None:
+    context = context_of("cnn")
+    context.batch_size = 8
+    assert run_check("batch_size_invariance", context).status == "PASS"
+
+
 EXPECTED = {
     "logits_1000": {"logits": "FAIL", "gradient": "FAIL"},
     "quantiser": {"gradient": "FAIL", "finite_differences": "FAIL"},
