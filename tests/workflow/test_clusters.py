@@ -156,7 +156,9 @@ def test_jobs_that_slurm_takes_away_go_on(run_by_snakemake: Path, tmp_path: Path
         finally:
             engine.kill()
     assert (taken / target).read_bytes() == (run_by_snakemake / target).read_bytes()
-    assert not list((taken / ".arnas/state").rglob("state.*.safetensors")), "it went on from another"
+    assert not list((taken / ".arnas/state").rglob("state.*.safetensors")), (
+        "it went on from another"
+    )
     calls = [fake_slurm.asked(job) for job in fake_slurm.jobs(root)]
     assert [call.comment.split("_wildcards")[0] for call in calls] == [
         "rule_data",
@@ -271,7 +273,9 @@ def test_jobs_that_kubernetes_takes_away_go_on(run_by_snakemake: Path, tmp_path:
         unreachable = run(taken, *jobs_py, "arnas-1", KUBERNETES_API="http://127.0.0.1:1")
         cancelled = run(taken, "workflow/kubernetes/cancel", "x", "arnas-1", KUBERNETES_API=address)
     assert (taken / target).read_bytes() == (run_by_snakemake / target).read_bytes()
-    assert not list((taken / ".arnas/state").rglob("state.*.safetensors")), "it went on from another"
+    assert not list((taken / ".arnas/state").rglob("state.*.safetensors")), (
+        "it went on from another"
+    )
     assert cluster.evictions == 1
     assert (gone.stdout, unreachable.stdout) == ("failed\n", "running\n")
     assert cancelled.returncode == 0, cancelled.stderr
