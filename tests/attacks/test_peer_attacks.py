@@ -27,7 +27,6 @@ from torch.nn import functional as F
 import arnas
 from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.threat import Threat
-from arnas.evaluation import evaluate as assess
 from arnas.runtime.seeds import seeded
 
 SAME = {"float32": 1e-6, "float64": 1e-9}
@@ -90,12 +89,6 @@ def art() -> Iterator[Any]:
 
     yield Art
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assess, "MODEL_CHECKS", {})
-    monkeypatch.setattr(assess, "ATTACK_CHECKS", {})
 
 
 def standing(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -283,7 +276,8 @@ def test_pgd_and_mi_fgsm_are_those_of_art(
 
 
 def left_by_us(case: Digits, norm: str, suite: str = "fast") -> Tensor:
-    found = arnas.evaluate(case.net, case.x, case.y, Threat(norm, BUDGETS[norm]), suite)
+    threat = Threat(norm, BUDGETS[norm])
+    found = arnas.evaluate(case.net, case.x, case.y, threat, suite, checks="none")
     return found.robust_flags
 
 
@@ -308,9 +302,7 @@ FOOLBOX = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("norm", FOOLBOX)
-def test_foolbox_breaks_nothing_that_stands(
-    digits: Digits, foolbox: ModuleType, norm: str, without_checks: None
-) -> None:
+def test_foolbox_breaks_nothing_that_stands(digits: Digits, foolbox: ModuleType, norm: str) -> None:
     ours = left_by_us(digits, norm)
     left = []
     for kind in FOOLBOX[norm]:
@@ -332,9 +324,7 @@ ART: dict[str, dict[str, Any]] = {
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ART)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_art_breaks_nothing_that_stands(
-    digits: Digits, art: Any, norm: str, kind: str, without_checks: None
-) -> None:
+def test_art_breaks_nothing_that_stands(digits: Digits, art: Any, norm: str, kind: str) -> None:
     ours, options = left_by_us(digits, norm), {**ART[kind], "verbose": False}
     losses: list[dict[str, Any]] = [options]
     if kind.startswith("Auto"):
@@ -353,9 +343,7 @@ def test_art_breaks_nothing_that_stands(
 
 @pytest.mark.long
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_square_is_as_strong_as_that_of_art(
-    digits: Digits, art: Any, norm: str, without_checks: None
-) -> None:
+def test_square_is_as_strong_as_that_of_art(digits: Digits, art: Any, norm: str) -> None:
     """ART runs through all window sizes in as many queries as it is given, AutoAttack in 10000."""
     theirs = by_art(art, "SquareAttack", digits, norm, max_iter=500, verbose=False)
     stands = int(standing(digits.net, theirs, digits.y).sum())

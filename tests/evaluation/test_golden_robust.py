@@ -7,6 +7,7 @@ import hashlib
 import math
 import random
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 import arnas
 from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import Threat
-from arnas.evaluation import evaluate as assess
 from arnas.evaluation.record import to_record
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, EvalResult
 
@@ -41,9 +41,7 @@ EVERY = (
 )
 
 
-@pytest.fixture
-def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assess, "run_checks", lambda *rest, **more: [])
+evaluate = partial(arnas.evaluate, checks="none")
 
 
 @pytest.fixture
@@ -95,13 +93,11 @@ def allowed(expected: int, same_weights: bool) -> float:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name == "mlp" else pytest.mark.long) for name in HONEST]
 )
-def test_golden_counts(name: str, without_checks: None) -> None:
+def test_golden_counts(name: str) -> None:
     """Two-sided for attacks of fixed steps; the stronger ones may only get stronger."""
     model, (x, y), golden = trained(name), images_of(name), GOLDEN[name]
     same = digest(model) == golden.digest
-    runs = {
-        suite: arnas.evaluate(model, x, y, THREAT, suite) for suite in ("fgsm", "pgd20", "fast")
-    }
+    runs = {suite: evaluate(model, x, y, THREAT, suite) for suite in ("fgsm", "pgd20", "fast")}
     found = {
         "clean": runs["fast"].clean_accuracy.correct,
         "fgsm": runs["fgsm"].robust_accuracy.correct,
@@ -152,9 +148,7 @@ def case_of(norm: str, count: int = 24) -> Case:
 
 
 def outcomes(case: Case, suite: str, **options: int) -> dict[str, Tensor]:
-    found = arnas.evaluate(
-        case.net, case.x, case.y, case.threat, suite, indices=case.indices, **options
-    )
+    found = evaluate(case.net, case.x, case.y, case.threat, suite, indices=case.indices, **options)
     return {**found.outcomes, "x_adv": found.x_adv}
 
 
@@ -162,7 +156,9 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
         if name == "x_adv":
-            assert torch.allclose(value, other[name], atol=1e-6)
+            # FAB's examples may lie on the decision boundary to 1e-15, where rounding decides.
+            differs = (value - other[name]).abs().flatten(1).amax(1) > 1e-6
+            assert differs.sum() <= ("fab_t" in one)
         else:
             assert value.tolist() == other[name].tolist(), name
 
@@ -196,7 +192,7 @@ def compare_views(norm: str, suite: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_batches_order_and_labels_change_nothing(norm: str, without_checks: None) -> None:
+def test_batches_order_and_labels_change_nothing(norm: str) -> None:
     compare_views(norm, "pgd20,apgd_ce", 10)
 
 
@@ -204,21 +200,19 @@ def test_batches_order_and_labels_change_nothing(norm: str, without_checks: None
 @pytest.mark.parametrize("suite", EVERY)
 @pytest.mark.parametrize("norm", NORMS)
 def test_batches_order_and_labels_change_nothing_under_any_attack(
-    norm: str, suite: str, without_checks: None, short_square: None
+    norm: str, suite: str, short_square: None
 ) -> None:
     compare_views(norm, suite, 16)
 
 
 @pytest.mark.parametrize("suite", ["standard", "fast", "rand", "fgsm,pgd20,cw_inf,fab"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_epsilon_zero_is_clean(
-    norm: str, suite: str, without_checks: None, short_square: None
-) -> None:
+def test_epsilon_zero_is_clean(norm: str, suite: str, short_square: None) -> None:
     case = case_of(norm, 12)
     with torch.no_grad():
         clean = case.net(case.x).argmax(1) == case.y
     assert 0 < clean.sum() < len(clean)
-    found = arnas.evaluate(case.net, case.x, case.y, Threat(norm, 0), suite, expectation=1)
+    found = evaluate(case.net, case.x, case.y, Threat(norm, 0), suite, expectation=1)
     assert torch.equal(found.robust_flags, clean)
     assert torch.equal(found.x_adv, case.x.float())
     for result in found.attacks.values():
@@ -228,11 +222,11 @@ def test_epsilon_zero_is_clean(
 @pytest.mark.parametrize(
     "norm", ["linf", *(pytest.param(norm, marks=pytest.mark.long) for norm in ("l2", "l1"))]
 )
-def test_a_larger_budget_leaves_no_more(norm: str, without_checks: None) -> None:
+def test_a_larger_budget_leaves_no_more(norm: str) -> None:
     case = case_of(norm, 20)
     budgets = [BUDGETS[norm] * share for share in (0.3, 0.7, 1.0, 1.5)]
     runs = [
-        arnas.evaluate(case.net, case.x, case.y, Threat(norm, budget), "fast", curve=budgets)
+        evaluate(case.net, case.x, case.y, Threat(norm, budget), "fast", curve=budgets)
         for budget in budgets
     ]
     counts = [run.robust_accuracy.correct for run in runs]
@@ -246,22 +240,22 @@ def test_a_larger_budget_leaves_no_more(norm: str, without_checks: None) -> None
 
 
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.long), "l1"])
-def test_the_curve_is_as_strong_as_the_suite(norm: str, without_checks: None) -> None:
+def test_the_curve_is_as_strong_as_the_suite(norm: str) -> None:
     """But for an image; at budgets below the evaluation's own, which the suite does not help."""
     case = case_of(norm, 20)
     budgets = [BUDGETS[norm] * share for share in (0.7, 1.0, 1.5)]
     everything = Threat(norm, {"linf": 1.0}.get(norm, 50.0))
-    curve = arnas.evaluate(case.net, case.x, case.y, everything, "fgsm", curve=budgets).curve
+    curve = evaluate(case.net, case.x, case.y, everything, "fgsm", curve=budgets).curve
     for budget in budgets:
-        found = arnas.evaluate(case.net, case.x, case.y, Threat(norm, budget), "fast")
+        found = evaluate(case.net, case.x, case.y, Threat(norm, budget), "fast")
         assert curve[str(budget)].correct <= found.robust_accuracy.correct + 1
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_more_attacks_leave_no_more(norm: str, without_checks: None, short_square: None) -> None:
+def test_more_attacks_leave_no_more(norm: str, short_square: None) -> None:
     """The union, image by image: each attack is spared exactly those that had fallen."""
     case = case_of(norm, 16)
-    found = arnas.evaluate(case.net, case.x, case.y, case.threat, "fgsm,square,apgd_ce,apgd_t")
+    found = evaluate(case.net, case.x, case.y, case.threat, "fgsm,square,apgd_ce,apgd_t")
     left = found.outcomes["clean"] == ROBUST
     for name, result in found.attacks.items():
         assert torch.equal(found.outcomes[name] == SKIPPED, ~left)
@@ -349,12 +343,12 @@ def test_nothing_is_touched_and_nothing_differs_the_second_time(norm: str) -> No
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("norm", NORMS)
-def test_few_classes(norm: str, classes: int, without_checks: None, short_square: None) -> None:
+def test_few_classes(norm: str, classes: int, short_square: None) -> None:
     net = linear_net(classes, (1, 3, 3), 0)
     x = torch.rand(9, 1, 3, 3, generator=torch.Generator().manual_seed(2)).double()
     with torch.no_grad():
         y = net(x).argmax(1)
-    found = arnas.evaluate(net, x, y, Threat(norm, 2 * BUDGETS[norm]), "standard")
+    found = evaluate(net, x, y, Threat(norm, 2 * BUDGETS[norm]), "standard")
     assert found.clean == 100
     if classes == 1:
         assert (found.robust, len(found.attacks)) == (100, 0)
@@ -370,9 +364,7 @@ def test_few_classes(norm: str, classes: int, without_checks: None, short_square
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 7), (2, 6, 1), (3, 2, 3)])
 @pytest.mark.parametrize("norm", NORMS)
-def test_few_pixels(
-    norm: str, shape: tuple[int, int, int], without_checks: None, short_square: None
-) -> None:
+def test_few_pixels(norm: str, shape: tuple[int, int, int], short_square: None) -> None:
     """A single image of any shape; a budget that allows everything breaks it by every attack."""
     net = linear_net(4, shape, 0)
     x = torch.full((1, *shape), 0.4, dtype=torch.float64)
@@ -380,6 +372,6 @@ def test_few_pixels(
         y = net(x).argmax(1)
         corner = (net[1].weight - net[1].weight[y] > 0).double().view(-1, *shape)
         assert (net(corner).argmax(1) != y).any()
-    found = arnas.evaluate(net, x, y, Threat(norm, {"linf": 1.0}.get(norm, 50.0)), "standard")
+    found = evaluate(net, x, y, Threat(norm, {"linf": 1.0}.get(norm, 50.0)), "standard")
     assert found.robust == 0
     recount(found, net, x, y)
