@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arnas.config.load import check_files, check_params, parse_yaml, read_yaml
+from arnas.config.load import EXPONENT, check_files, check_params, parse_yaml, read_yaml
 from arnas.runtime.errors import one_sentence
 from arnas.runtime.files import canonical_json, sha256_bytes, write_bytes
 
@@ -23,11 +24,13 @@ def hand_off(config: dict[str, Any], overrides: Mapping[str, Any]) -> str:
     """Check resolved settings, store them and return the path for ``ARNAS_PARAMS``.
 
     Snakemake passes nested values of ``--config`` as text, which is parsed as YAML here and put
-    into `config`. The file is named by its content, so that concurrent runs with different
-    overrides do not share it. A mistake ends the process with one sentence and exit code 2.
+    into `config`, as are numbers of its settings files that it takes for text, such as 5e-05. The
+    file is named by its content, so that concurrent runs with different overrides do not share it.
+    A mistake ends the process with one sentence and exit code 2.
     """
     with one_sentence():
         _retype(config, overrides)
+        config |= _typed(config, EXPONENT)
         check_files(check_params(config, "settings"))
     text = canonical_json(config)
     path = FOLDER / f"{sha256_bytes(text.encode())[:16]}.json"
@@ -45,12 +48,12 @@ def _retype(config: dict[str, Any], overrides: Mapping[str, Any]) -> None:
             config[key] = _typed(value)
 
 
-def _typed(value: Any) -> Any:
-    """Return a value with every text in it read as YAML."""
-    if isinstance(value, str):
+def _typed(value: Any, only: re.Pattern[str] = re.compile("")) -> Any:
+    """Return a value with every text in it, or those that match a pattern, read as YAML."""
+    if isinstance(value, str) and only.match(value):
         return parse_yaml(value, f"--config {value!r}")
     if isinstance(value, Mapping):
-        return {key: _typed(item) for key, item in value.items()}
+        return {key: _typed(item, only) for key, item in value.items()}
     if isinstance(value, list):
-        return [_typed(item) for item in value]
+        return [_typed(item, only) for item in value]
     return value

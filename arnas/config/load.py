@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import reprlib
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ DEFAULT_PATH = Path("params.yaml")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without repeated keys, and without values that YAML 1.1 and 1.2 read differently."""
+    """YAML that every engine reads alike: the numbers of YAML 1.2, no repeated keys."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -68,6 +69,10 @@ def _place(node: yaml.Node) -> str:
     return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
 
 
+EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+"""Numbers that YAML 1.2 and JSON write and PyYAML takes for text, such as 5e-05 and 1.5e3."""
+
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, [*"+-0123456789"])
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 _StrictLoader.add_constructor("tag:yaml.org,2002:bool", _truth)

@@ -39,6 +39,17 @@ def test_text_from_the_command_line_gets_its_type(config: dict[str, Any]) -> Non
     assert config["run"]["seeds"] == [4, 5]
 
 
+def test_small_numbers_arrive(config: dict[str, Any]) -> None:
+    """As 0.00005 in the file, which Python and JSON write 5e-05, and as DVC writes it."""
+    config["supernet"]["alphas"]["learning_rate"] = 0.00005
+    config["threat"]["digits"]["epsilon"] = "2e-05"
+    config["supernet"]["attack"]["step_size"] = 1e-5
+    params = load_params(Path(hand_off(config, {})))
+    assert params.supernet.alphas.learning_rate == 5e-5
+    assert params.threat["digits"].epsilon == 2e-5
+    assert params.supernet.attack.step_size == 1e-5
+
+
 def test_other_text_stays_text(config: dict[str, Any]) -> None:
     config["threat"]["digits"]["epsilon"] = "8/255"
     params = load_params(Path(hand_off(config, {"threat": {"digits": {"epsilon": "8/255"}}})))

@@ -151,6 +151,14 @@ def test_numbers_that_the_engines_read_differently_are_refused(number: str, tmp_
         load_params(path)
 
 
+@pytest.mark.parametrize("number", ["5e-05", "1E3", "1.5e3", "-2e-3", ".5e1", "5.0e-5", "6e4x"])
+def test_numbers_of_yaml_1_2_are_read_as_dvc_reads_them(number: str, tmp_path: Path) -> None:
+    """DVC and JSON write 5e-05, which is text to PyYAML."""
+    path = tmp_path / "params.yaml"
+    path.write_text(f"value: {number}\n")
+    assert read_yaml(path) == YAML(typ="safe").load(path)
+
+
 def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
     """PyYAML would keep the last one without a word."""
     path = tmp_path / "params.yaml"
