@@ -50,7 +50,9 @@ def parse_amount(value: float | str) -> Epsilon:
         if isinstance(value, str):
             text = value.strip()
             levels = text.endswith("px")
-            amount = float(Fraction(text.removesuffix("px").replace(" ", "")))
+            number, *divisors = text.removesuffix("px").replace(" ", "").split("/")
+            (divisor,) = divisors or ["1"]
+            amount = float(Fraction(number) / Fraction(divisor))
             amount = amount / GREY_LEVELS if levels else amount
         else:
             amount = float(value)

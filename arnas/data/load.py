@@ -20,6 +20,7 @@ from arnas.data.sources.registry import (
     SOURCES,
     SPLITS,
     DigitsOptions,
+    Mnist5kOptions,
     NoTestSetOptions,
     ShapesOptions,
     SplitOptions,
@@ -32,6 +33,7 @@ Choice = Literal["first", "stratified"]
 """``first``: the first so many of the split. ``stratified``: drawn in equal class shares."""
 CUT: dict[str, DatasetOptions] = {
     "digits": DigitsOptions(source="sklearn_digits", test_images=360, val_images=144),
+    "mnist5k": Mnist5kOptions(source="mnist5k", test_images=1000, val_images=500),
     "shapes": ShapesOptions(
         source="shapes", image_size=16, images=1300, test_images=120, val_images=100
     ),

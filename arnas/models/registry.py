@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MIN_IMAGE_SIZE = 4
 """Of most models."""
-HALVINGS = {4: "twice", 8: "three times", 32: "five times"}
+HALVINGS = {4: "twice", 8: "three times", 16: "twice", 32: "five times"}
 """By the smallest image that allows it."""
 
 
@@ -46,6 +46,9 @@ class ModelEntry:
     """Side of the smallest images in pixels that it takes."""
     auxiliary: bool = False
     """Whether it can have an auxiliary head."""
+    sized: bool = False
+    """Whether its layers depend on the side of the images, so that its factory takes `image_size`.
+    """
 
 
 def _genotype_entry(published: PublishedGenotype) -> ModelEntry:
@@ -114,6 +117,14 @@ MODELS: dict[str, ModelEntry] = {
         32,
         "Sandler, Howard, Zhu, Zhmoginov, Chen, MobileNetV2: Inverted Residuals and Linear "
         "Bottlenecks, CVPR 2018, arXiv 1801.04381; CIFAR form",
+    ),
+    "small_cnn": ModelEntry(
+        f"{_FAMILIES}.small_cnn:SmallCNN",
+        32,
+        "Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan, Theoretically Principled Trade-off between "
+        "Robustness and Accuracy, ICML 2019, arXiv 1901.08573; released code, MNIST",
+        min_image_size=16,
+        sized=True,
     ),
     "wrn28_10": _wide_entry(28, (10, 20, 40)),
     "wrn34_10": _wide_entry(34, (10, 20, 40)),
@@ -271,6 +282,7 @@ def build_model(
         channels=entry.channels if channels is None else channels,
         **extra,
         **({"auxiliary": image_size} if auxiliary else {}),
+        **({"image_size": image_size} if entry.sized else {}),
     )
     return model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -94,6 +94,13 @@ def learning_rate(step: int, steps_per_epoch: int, options: RetrainOptions) -> f
     if epoch < options.warmup_epochs:
         rate *= (step + 1) / (steps_per_epoch * options.warmup_epochs + 1)
     return rate
+
+
+def training_threat(step: int, steps_per_epoch: int, task: TrainingTask) -> Threat:
+    """Return the threat of a step, counted from 0 through all epochs."""
+    warmup = task.options.attack.epsilon_warmup_epochs * steps_per_epoch
+    share = min(1.0, (step + 1) / (warmup + 1))
+    return replace(task.threat, epsilon=share * task.threat.epsilon) if share < 1 else task.threat
 
 
 @dataclass
@@ -261,7 +268,8 @@ def _train_epoch(
             group["lr"] = learning_rate(epoch * steps + step, steps, options)
         extra = _clean_pass(model, batch, options)
         generator = make_generator(*parts, step, "attack")
-        value = loss(Step(model, batch, task.threat, options, generator, task.loss))
+        threat = training_threat(epoch * steps + step, steps, task)
+        value = loss(Step(model, batch, threat, options, generator, task.loss))
         optimiser.zero_grad()
         (value.loss + extra).backward()  # type: ignore[no-untyped-call]
         sum_gradients(model)

