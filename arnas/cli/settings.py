@@ -84,6 +84,26 @@ def cost(
     console_of(160).print(as_table(rows, f"Cost of the run {settings.name} on {where}"))
 
 
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The study's folder.")] = Path(),
+    preset: Annotated[str, typer.Option(help="Settings to start from.")] = "digits",
+    update: Annotated[
+        bool, typer.Option("--update", help="Bring a study to the installed version.")
+    ] = False,
+) -> None:
+    """Start a study: a folder with settings, Snakefile and dvc.yaml that runs the pipeline."""
+    from arnas.pipeline.study import make_study, update_study
+
+    if update:
+        for line in update_study(folder) or ["Nothing to change."]:
+            typer.echo(line)
+        return
+    for name in make_study(folder, preset):
+        typer.echo(f"wrote {name}")
+    typer.echo(f"next: cd {folder} && snakemake --cores all")
+
+
 @params_app.command()
 def use(name: Annotated[str, typer.Argument(help="A preset's name.")]) -> None:
     """Make a preset the settings: copy workflow/presets/NAME.yaml to params.yaml."""

@@ -10,7 +10,12 @@ from arnas.config.load import DEFAULT_PATH, load_params
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import write_bytes
 
-PRESETS = Path("workflow/presets")
+
+def workflow_folder() -> Path:
+    """Return the folder with the rules, profiles and presets: the checkout's, or the package's."""
+    package = Path(__file__).parents[1]
+    installed = package / "workflow"
+    return installed if installed.is_dir() else package.parent / "workflow"
 
 
 def preset_path(name: str) -> Path:
@@ -23,14 +28,13 @@ def preset_path(name: str) -> Path:
     """
     known = _known()
     if name not in known:
-        allowed = ", ".join(known) or f"none here: run from the folder that has {PRESETS}"
-        raise UserError(f"there is no preset '{name}': allowed are {allowed}.")
+        raise UserError(f"there is no preset '{name}': allowed are {', '.join(known)}.")
     return known[name]
 
 
 def _known() -> dict[str, Path]:
     """Return the presets by name."""
-    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+    return {path.stem: path for path in sorted((workflow_folder() / "presets").glob("*.yaml"))}
 
 
 def use_preset(name: str) -> list[str]:
@@ -52,4 +56,4 @@ def use_preset(name: str) -> list[str]:
         shutil.copyfile(DEFAULT_PATH, backup)
         done.append(f"Your settings were saved as {backup}.")
     write_bytes(DEFAULT_PATH, path.read_bytes())
-    return [*done, f"{DEFAULT_PATH} is now {path}."]
+    return [*done, f"{DEFAULT_PATH} is now workflow/presets/{path.name}."]

@@ -18,11 +18,19 @@ from typing import Any
 
 import yaml
 
-from arnas.config.load import DEFAULT_PATH, load_params, params_path
+from arnas.config.load import DEFAULT_PATH, load_params, params_path, read_yaml
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, why_stale
 from arnas.pipeline.jobs import Job, planned_jobs, sources
-from arnas.pipeline.plan import AXES, STAGES, TABLES, Grid, Stage, stage_by_command
+from arnas.pipeline.plan import (
+    AXES,
+    STAGES,
+    TABLES,
+    Grid,
+    Stage,
+    stage_by_command,
+    stage_versions,
+)
 from arnas.runtime.abandoned import state_slots
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file
@@ -31,6 +39,8 @@ from arnas.runtime.manifest import manifest_or_empty
 
 DVC_YAML = Path("dvc.yaml")
 VERSIONS = "arnas/pipeline/versions.yaml"
+STUDY_VERSIONS = "versions.yaml"
+"""In a study, which has no copy of the package: see `arnas.pipeline.study`."""
 HEADER = """\
 # The pipeline as DVC runs it: `dvc repro`, `dvc exp run -S whitebox.autoattack_images=32`.
 # Generated from arnas/pipeline/plan.py: change the plan, then `make plan`.
@@ -74,13 +84,15 @@ plots:
 """
 
 
-def dvc_yaml(params: Params) -> str:
+def dvc_yaml(params: Params, versions: str | None = None) -> str:
     """Return the text of ``dvc.yaml``: every stage of the plan.
 
-    It depends on the settings only where they name files of the user's own, which become
+    `versions` is the file with the versions of the stages, by default what the folder has. The text
+    depends on the settings only where they name files of the user's own, which become
     dependencies of the stages that read them.
     """
     own: dict[str, dict[Path, None]] = {}
+    versions = versions or (STUDY_VERSIONS if Path(STUDY_VERSIONS).is_file() else VERSIONS)
     for job in planned_jobs(params):
         own.setdefault(job.stage.name, {}).update(dict.fromkeys(job.user_files))
     blocks = []
@@ -89,13 +101,13 @@ def dvc_yaml(params: Params) -> str:
             name = f"{stage.name}_searched" if number else stage.name
             files = [str(path) for path in own.get(stage.name, {})]
             text = yaml.safe_dump(
-                {name: _dvc_stage(stage, grid, files)}, sort_keys=False, width=100
+                {name: _dvc_stage(stage, grid, files, versions)}, sort_keys=False, width=100
             )
             blocks.append(textwrap.indent(text, "  "))
     return HEADER + "stages:\n" + "\n".join(blocks) + "\n" + PLOTS.format(tables=_for_dvc(TABLES))
 
 
-def _dvc_stage(stage: Stage, grid: Grid, files: Sequence[str]) -> dict[str, Any]:
+def _dvc_stage(stage: Stage, grid: Grid, files: Sequence[str], versions: str) -> dict[str, Any]:
     """Return the entry of a stage."""
     options = "".join(f" --{axis} ${{item.{axis}}}" for axis in grid)
     entry = {
@@ -103,7 +115,7 @@ def _dvc_stage(stage: Stage, grid: Grid, files: Sequence[str]) -> dict[str, Any]
         "matrix": {axis: f"${{run.{field}}}" for axis, field in grid.items()},
         "cmd": f"python -m arnas {stage.command}{options}",
         "deps": [*map(_for_dvc, stage.inputs.values()), *_gathered_folders(stage), *files],
-        "params": [*map(_for_dvc, stage.params), {VERSIONS: [stage.command]}],
+        "params": [*map(_for_dvc, stage.params), {versions: [stage.command]}],
         "outs": [
             # Tables are kept in git.
             {path: {"cache": False}} if path.startswith("results/tables/") else path
@@ -133,6 +145,19 @@ def _for_dvc(template: str) -> str:
     """Return a template of the plan with DVC's names in it."""
     fields = {axis: f"${{item.{axis}}}" for axis in AXES}
     return template.format(name="${name}", search_dataset="${run.search_dataset}", **fields)
+
+
+def check_study() -> None:
+    """Refuse to run in a study whose files another version of the package has written.
+
+    DVC compares the versions of the stages in the study, and the stages are the package's.
+    """
+    path = Path(STUDY_VERSIONS)
+    if path.is_file() and read_yaml(path) != stage_versions():
+        raise UserError(
+            f"{path} is not of the installed version of arnas: run `python -m arnas init --update`,"
+            " which shows what changed."
+        )
 
 
 def undeclared(job: Job) -> list[Path]:

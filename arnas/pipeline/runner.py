@@ -17,7 +17,7 @@ from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.data.paths import user_file
 from arnas.models.sharing import share_batches, share_statistics
-from arnas.pipeline.dvc import undeclared
+from arnas.pipeline.dvc import check_study, undeclared
 from arnas.pipeline.freshness import describe
 from arnas.pipeline.jobs import Job, find_job
 from arnas.pipeline.session import Session, say, session, worker_session
@@ -112,6 +112,7 @@ def run_command(
             outputs = {key: running.state / key / p.name for key, p in job.outputs.items()}
             work(_context(params, replace(job, outputs=outputs), running))
         return
+    check_study()
     made_from = describe(job, params, _hashed_inputs(job))
     with session(
         job.title,
