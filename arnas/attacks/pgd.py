@@ -18,11 +18,11 @@ from arnas.attacks.objectives import (
 )
 from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams, in_batches, misclassified
 from arnas.attacks.projection import (
-    ascent_direction,
     draw_perturbation,
     project,
     random_perturbation,
     shaped,
+    step_along,
 )
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
@@ -367,12 +367,7 @@ class _Path(NamedTuple):
 
     def move(self, x: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
         """Return the perturbation one step along `direction` from `delta`."""
-        if self.threat.norm == "l1" and self.clip:
-            # The step moves few pixels; one that cannot go further would be in others' place.
-            stuck = ((delta >= 1 - x) & (direction > 0)) | ((delta <= -x) & (direction < 0))
-            direction = direction.masked_fill(stuck, 0)
-        moved = delta + self.size * ascent_direction(direction, self.threat.norm)
-        return project(x, moved, self.threat, self.clip)
+        return step_along(x, delta, direction, self.size, self.threat, self.clip)
 
     def direction(self, gradient: Tensor, before: Tensor | None) -> Tensor:
         """Return where the next step goes, from the gradient and where the last one went."""

@@ -57,7 +57,7 @@ class Component:
     """Most tries at an image: restarts, or targets."""
     targeted: bool = False
     cost: int = 1
-    """Passes of a try at an image that withstands it, backward ones too; for the ETA."""
+    """Passes of a try at a robust image, backward ones too; for the ETA."""
 
 
 @dataclass(frozen=True)

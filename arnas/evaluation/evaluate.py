@@ -25,7 +25,7 @@ from arnas.evaluation.result import (
     Check,
     Combine,
     EvalResult,
-    withstood,
+    robust_images,
 )
 from arnas.evaluation.runner import SuiteRun, SuiteState
 from arnas.evaluation.statistics import Accuracy, wilson
@@ -168,7 +168,7 @@ def evaluate(
         suite=suite,
         combine=combine,
         clean_accuracy=_share(context.outcomes["clean"] == ROBUST),
-        robust_accuracy=_share(withstood(context.outcomes)),
+        robust_accuracy=_share(robust_images(context.outcomes)),
         attacks=context.attacks,
         outcomes=context.outcomes,
         labels=y,
@@ -286,7 +286,7 @@ def _results(suite: Suite, state: SuiteState) -> dict[str, AttackResult]:
             component.citation,
             int((outcome != SKIPPED).sum()),
             int((outcome == BROKEN).sum()),
-            _share(withstood(seen)),
+            _share(robust_images(seen)),
             *state.passes[name],
         )
     return results

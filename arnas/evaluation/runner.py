@@ -25,7 +25,7 @@ from arnas.attacks.suites import Component, RandomStreams, Suite, targets_of
 from arnas.attacks.threat import Threat
 from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.predict import logits
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Combine, withstood
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Combine, robust_images
 from arnas.runtime.progress import Report
 from arnas.runtime.resume import Checkpointer, Snapshot
 from arnas.runtime.seeds import per_image_normal, per_image_uniform
@@ -134,7 +134,7 @@ class SuiteRun:
         tensors = state.tensors
         if name not in tensors:
             before = state.outcomes if self.combine == "union" else {"clean": tensors["clean"]}
-            tensors[name] = torch.where(withstood(before), ROBUST, SKIPPED).to(torch.uint8)
+            tensors[name] = torch.where(robust_images(before), ROBUST, SKIPPED).to(torch.uint8)
             tensors["tries"] = torch.zeros(len(self.y), dtype=torch.int64)
             state.passes[name] = [0, 0]
         outcome, tries = tensors[name], tensors["tries"]
@@ -145,7 +145,7 @@ class SuiteRun:
             together = min(component.tries - first, max(1, self.batch_size // len(images)))
             some = range(first, first + together)
             broken, x_adv = self._try(name, component, images, some, live, copy)
-            new = broken & withstood(state.outcomes)[images]  # the first example is kept
+            new = broken & robust_images(state.outcomes)[images]  # the first example is kept
             outcome[images[broken]] = BROKEN
             tensors["x_adv"][images[new]] = x_adv[new]
             tries[images] += together
@@ -206,7 +206,7 @@ class SuiteRun:
 
     def _tell(self, state: SuiteState, name: str) -> None:
         """Report the accuracy so far and how much of the work is done."""
-        parts, robust = self.suite.components, withstood(state.outcomes)
+        parts, robust = self.suite.components, robust_images(state.outcomes)
         costs = {part: one.cost * one.tries for part, one in parts.items()}
         done = sum(costs[part] for part in state.finished if part in parts)
         if "tries" in state.tensors:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import Field
 from scipy.stats import binomtest
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+"""A number of images; the bounds are those of a record that is read from a file."""
 
 
 class Accuracy(NamedTuple):
     """A share of correct images, in percent, with its Wilson 95 % interval."""
 
-    correct: int
-    n: int
+    correct: Count
+    n: Annotated[Count, Field(ge=1)]
     percent: float
     low: float
     high: float

@@ -6,11 +6,19 @@ import math
 import re
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from arnas.attacks.threat import CheckedThreat, Threat, ThreatOptions, check_epsilon, parse_amount
+from arnas.attacks.threat import (
+    CheckedThreat,
+    Threat,
+    ThreatOptions,
+    check_epsilon,
+    parse_amount,
+    unbounded,
+)
 from arnas.runtime.errors import UserError
 
 CHECKED = TypeAdapter(CheckedThreat)
@@ -104,6 +112,12 @@ def test_linf_budgets_up_to_one_are_allowed(written: float | str, amount: float)
 )
 def test_a_threat_prints_its_budget_in_three_units(threat: Threat, text: str) -> None:
     assert str(threat) == text
+
+
+@pytest.mark.parametrize(("norm", "order"), [("linf", math.inf), ("l2", 2), ("l1", 1)])
+def test_an_unbounded_threat_reaches_every_corner_of_the_box(norm: str, order: float) -> None:
+    diagonal = torch.ones(12, dtype=torch.float64)
+    assert unbounded(norm, 12).epsilon == pytest.approx(float(diagonal.norm(p=order)))
 
 
 @pytest.mark.parametrize("epsilon", [0.0314, 1e-4])

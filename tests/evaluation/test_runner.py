@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from arnas.attacks.oracle import AttackOutput, Oracle
 from arnas.attacks.suites import Component, RandomStreams, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, withstood
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, robust_images
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.runtime.files import TensorFile
 from arnas.runtime.progress import silent
@@ -119,7 +119,7 @@ def test_each_attack_may_attack_every_image() -> None:
     each, union = (finish(run_of(suite, combine=combine)) for combine in ("each", "union"))
     assert {image for image, _ in second.tried} == set(range(24)) - {0, 6, 12, 18}
     assert each.tensors["second"].tolist()[:5] == [SKIPPED, BROKEN, BROKEN, BROKEN, ROBUST]
-    assert torch.equal(withstood(each.outcomes), withstood(union.outcomes))
+    assert torch.equal(robust_images(each.outcomes), robust_images(union.outcomes))
     assert torch.equal(each.tensors["x_adv"], union.tensors["x_adv"])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from arnas.evaluation.checks.base import CheckContext, NotApplicableError
+from arnas.evaluation.checks.base import CheckContext, NotApplicableError, grade
 from arnas.evaluation.result import Check, failed_checks
 from arnas.runtime.errors import one_line
 
@@ -41,7 +41,7 @@ def selection(context: CheckContext) -> Check:
         )
     return Check(
         "selection",
-        "WARN" if tested else "PASS",
+        grade(warn=tested),
         evidence,
         "choose the checkpoint on images of its own, and report the last one beside it",
     )
@@ -67,7 +67,7 @@ def catastrophic_overfitting(context: CheckContext) -> Check:
     worst = max(range(len(drops)), key=drops.__getitem__)
     return Check(
         "catastrophic_overfitting",
-        "WARN" if drops[worst] > COLLAPSE else "PASS",
+        grade(warn=drops[worst] > COLLAPSE),
         f"over {len(course)} epochs robust accuracy fell by {max(drops[worst], 0.0):.2f} points at "
         f"most from one to the next, from {course[worst]:.2f} % before epoch {worst + 2} to "
         f"{course[worst + 1]:.2f} %",
@@ -83,7 +83,7 @@ def corruptions(context: CheckContext) -> Check:
     size, own = int(found["size"]), context.x.shape[-1]
     return Check(
         "corruptions",
-        "PASS" if size == own else "WARN",
+        grade(warn=size != own),
         f"mean accuracy {float(found['mean']):.2f} % on corrupted images of {size} pixels a side; "
         f"the model is evaluated on {own}",
         "corrupt images of the size that the model takes: resizing afterwards changes ranks",
@@ -97,7 +97,7 @@ def provenance(context: CheckContext) -> Check:
         missing.append("the attacks' settings")
     return Check(
         "provenance",
-        "WARN" if missing else "PASS",
+        grade(warn=missing),
         f"{len(context.y)} images, seed {context.seed}, {len(context.attacks)} attacks; "
         + (f"missing: {', '.join(missing)}" if missing else "nothing is missing"),
         "evaluate from files, through the command line, so that their digests are recorded",
@@ -111,7 +111,7 @@ def ranking(context: CheckContext) -> Check:
     failed = failed_checks(context.notes["checks"])
     return Check(
         "ranking",
-        "WARN" if failed else "PASS",
+        grade(warn=failed),
         f"unreliable because of {', '.join(failed)}" if failed else "no check has failed",
         "written, but kept out of rankings unless flagged rows are allowed",
     )
