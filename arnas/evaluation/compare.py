@@ -56,7 +56,7 @@ class Comparison:
     better: str | None
     """The name of the model with the higher robust accuracy, where the difference is significant
     and the figures may be ranked."""
-    verdict: str
+    summary: str
     """The same in one sentence."""
     notes: tuple[str, ...] = ()
     """What to keep in mind, in sentences."""
@@ -166,7 +166,7 @@ def compare_records(
     if robust.significant and not flagged:
         better = names[0] if robust.difference > 0 else names[1]
     return Comparison(
-        names, clean, robust, better, _verdict(names, robust, flagged), _notes(names, first, second)
+        names, clean, robust, better, _summary(names, robust, flagged), _notes(names, first, second)
     )
 
 
@@ -217,7 +217,7 @@ def _different(what: str, own: object, other: object, way_out: str) -> UserError
     )
 
 
-def _verdict(names: tuple[str, str], robust: Paired, flagged: list[str]) -> str:
+def _summary(names: tuple[str, str], robust: Paired, flagged: list[str]) -> str:
     """Return what came out in one sentence."""
     if flagged:
         return (
@@ -246,8 +246,7 @@ def _notes(names: tuple[str, str], first: EvalResult, second: EvalResult) -> tup
             f"They were attacked with different suites, {first.suite} and {second.suite}: the "
             "weaker one flatters its model."
         )
-    for name, assessment in zip(names, (first, second), strict=True):
-        failed = assessment.failed
-        if failed:
-            found.append(f"Checks that failed for {name}: {', '.join(failed)}.")
+    for name, evaluation in zip(names, (first, second), strict=True):
+        if evaluation.failed:
+            found.append(f"Checks that failed for {name}: {', '.join(evaluation.failed)}.")
     return tuple(found)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.suites import Suite, build_suite
+from arnas.attacks.suites import build_suite
 from arnas.evaluation.checks import run as checks
 from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.predict import logits, predict
@@ -35,7 +34,7 @@ def make_examples(context: StageContext) -> None:
     sections, size = Sections(context.checkpointer), options.batch_size
     with full_float32():
         x_adv = transfer_examples(
-            faster_copy(model, x[:size].to(context.device)),
+            faster_copy(model, x[:size]),
             x,
             y,
             threat,
@@ -81,15 +80,15 @@ def _square(
     context: StageContext, section: Section, model: nn.Module, x: Tensor, y: Tensor
 ) -> SuiteState:
     """Attack the first images with Square; its own state is kept."""
-    options, threat = (
-        context.params.blackbox,
-        context.params.threat[context.axes["dataset"]].threat(),
-    )
+    options = context.params.blackbox
+    threat = context.params.threat[context.axes["dataset"]].threat()
     n = min(options.square_images, len(y))
-    known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
-    attack: Any = known.run
-    square = dataclasses.replace(
-        known, run=partial(attack, queries=options.square_queries, rescale_schedule=True)
+    suite = build_suite(
+        "square",
+        threat.norm,
+        max(int(y.max()) + 1, 2),
+        queries=options.square_queries,
+        rescale_schedule=True,
     )
     run = SuiteRun(
         model,
@@ -97,14 +96,10 @@ def _square(
         y[:n],
         torch.arange(n),
         threat,
-        Suite({"square": square}),
-        "union",
+        suite,
         context.seed,
         options.batch_size,
-        1,
-        context.device,
-        section,
-        lambda done, total, text: None,
+        checkpointer=section,
     )
     state = SuiteState.load(section)
     run.finish(state)

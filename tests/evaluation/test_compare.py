@@ -138,7 +138,7 @@ def model(fallen: int, **changed: Any) -> Any:
 def test_the_better_model_is_named() -> None:
     found = compare_records(model(20), model(5), names=("A", "B"))
     assert found.better == "B"
-    assert found.verdict.startswith("B is better by 37.50 points")
+    assert found.summary.startswith("B is better by 37.50 points")
     assert found.robust.only_second == 15
     assert found.robust.p_value == pytest.approx(2 / 2**15)
     assert found.clean.p_value == 1
@@ -148,7 +148,7 @@ def test_the_better_model_is_named() -> None:
 def test_a_small_difference_ranks_nothing() -> None:
     found = compare_records(model(5), model(8))
     assert found.better is None
-    assert found.verdict.startswith("No difference that chance would not explain: 7.50 points")
+    assert found.summary.startswith("No difference that chance would not explain: 7.50 points")
 
 
 def test_an_unreliable_evaluation_is_kept_out_of_the_ranking() -> None:
@@ -156,7 +156,7 @@ def test_an_unreliable_evaluation_is_kept_out_of_the_ranking() -> None:
     for pair in ((flagged, model(20)), (model(20), flagged)):
         found = compare_records(*pair, names=("A", "B"))
         assert found.better is None
-        assert found.verdict.startswith("Not ranked: a check failed in the evaluation of")
+        assert found.summary.startswith("Not ranked: a check failed in the evaluation of")
         assert any("gradient" in note for note in found.notes)
     allowed = compare_records(flagged, model(20), names=("A", "B"), allow_flagged=True)
     assert allowed.better == "A"

@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.oracle import AttackOutput, Oracle
-from arnas.attacks.suites import Component, RandomStreams, Suite, build_suite, targets_of
+from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams
+from arnas.attacks.suites import Component, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, robust_images
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.runtime.files import TensorFile
-from arnas.runtime.progress import silent
-from arnas.runtime.resume import NO_CHECKPOINT, Snapshot
+from arnas.runtime.resume import Snapshot
 
 THREAT = Threat("linf", 0.1)
 
@@ -43,21 +42,7 @@ def images(count: int = 24) -> tuple[Tensor, Tensor]:
 
 def run_of(suite: Suite, **changed: Any) -> SuiteRun:
     x, y = images()
-    run = SuiteRun(
-        network(),
-        x,
-        y,
-        torch.arange(len(y)),
-        THREAT,
-        suite,
-        combine="union",
-        seed=0,
-        batch_size=8,
-        expectation=1,
-        device=torch.device("cpu"),
-        checkpointer=NO_CHECKPOINT,
-        report=silent,
-    )
+    run = SuiteRun(network(), x, y, torch.arange(len(y)), THREAT, suite, seed=0, batch_size=8)
     return replace(run, **changed)
 
 
