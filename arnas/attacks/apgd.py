@@ -27,7 +27,7 @@ from arnas.attacks.objectives import (
     targeted_margin,
 )
 from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, RandomStreams, misclassified
-from arnas.attacks.pgd import check_at_least, check_start, pairs
+from arnas.attacks.pgd import check_attack
 from arnas.attacks.projection import draw_noise, length, project, shaped
 from arnas.attacks.threat import Threat
 from arnas.runtime.seeds import make_generator
@@ -114,13 +114,14 @@ def apgd(
     Raises
     ------
     UserError
-        When x, y and targets do not fit each other, x leaves [0, 1], or an argument is impossible.
+        As for `arnas.attacks.pgd.pgd`.
     """
-    check_start(x, y, steps, start)
-    check_at_least(1, restarts=restarts, batch_size=batch_size)
-    x, labels = x.detach(), y
+    labels = check_attack(
+        x, y, targets, start, steps=steps, restarts=restarts, batch_size=batch_size
+    )
+    x = x.detach()
     if targets is not None:
-        labels, objective = pairs(y, targets), TARGETED.get(objective, objective)
+        objective = TARGETED.get(objective, objective)
     generator = make_generator("apgd") if generator is None else generator
     phases = _phases(threat, steps)
     x_adv = x.clone()

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import targeted_margin
 from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, RandomStreams, misclassified
-from arnas.attacks.pgd import check_at_least, check_start
+from arnas.attacks.pgd import check_attack
 from arnas.attacks.projection import TINY, draw_noise, length, shaped, vector_length
 from arnas.attacks.threat import Threat
-from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import make_generator
 
 MOST_BIAS, OVERSHOOT, WAY_BACK = 0.1, 1.05, 0.9
@@ -60,20 +59,14 @@ def fab(
 
     Parameters
     ----------
-    model, x, y, threat, batch_norm
-        As for `arnas.attacks.pgd.pgd`.
-    steps
-        From 0 up; the published budget is 100.
+    model, x, y, threat, steps, generator, batch_norm, batch_size
+        As for `arnas.attacks.apgd.apgd`.
     restarts
         From 1 up: the first run starts at the image, the others, of images that are still robust,
         at random points half the budget away.
     targets
         int64 of shape (N,): the class whose boundary is approached. By default the nearest at each
         step, which takes a backward pass for each class.
-    generator
-        Source of the random starts, on any device; None uses a CPU generator with a fixed seed.
-    batch_size
-        Images that go through the model together, from 1 up.
 
     Returns
     -------
@@ -84,20 +77,13 @@ def fab(
     Raises
     ------
     UserError
-        When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
+        As for `arnas.attacks.pgd.pgd`.
     """
-    check_start(x, y, steps, None)
-    check_at_least(1, restarts=restarts, batch_size=batch_size)
-    if targets is not None and targets.shape != y.shape:
-        raise UserError(
-            f"targets has shape {tuple(targets.shape)}: needed is one class for each image, "
-            f"{tuple(y.shape)}."
-        )
+    labels = check_attack(x, y, targets, steps=steps, restarts=restarts, batch_size=batch_size)
     x = x.detach()
     x_adv = x.clone()
     if threat.epsilon == 0:
         return x_adv
-    labels = y if targets is None else torch.stack([y, targets], 1)
     generator = make_generator("fab") if generator is None else generator
     robust = torch.arange(len(x), device=x.device)
     with frozen_eval(model, batch_norm):

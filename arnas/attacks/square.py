@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import AttackOutput, Numbers, Oracle, RandomStreams, misclassified
-from arnas.attacks.pgd import check_at_least, check_start
+from arnas.attacks.pgd import check_at_least, check_attack
 from arnas.attacks.projection import ORDERS, TINY, length, project, shaped
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
@@ -73,14 +73,8 @@ def square(
 
     Parameters
     ----------
-    model, batch_norm
-        As for `arnas.attacks.pgd.pgd`.
-    x
-        float of shape (N, C, H, W) with values in [0, 1].
-    y
-        int64 of shape (N,): true labels.
-    threat
-        Norm and budget.
+    model, x, y, threat, batch_norm, batch_size
+        As for `arnas.attacks.apgd.apgd`.
     queries
         Most windows tried for an image, from 0 up; the clean image and the start cost a forward
         pass each besides.
@@ -91,8 +85,6 @@ def square(
         on, so that batches do not matter; by default the positions in `x`.
     generator
         Source of the seed, on any device; None uses a fixed seed.
-    batch_size
-        Images that go through the model together, from 1 up.
 
     Returns
     -------
@@ -104,9 +96,9 @@ def square(
     Raises
     ------
     UserError
-        When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
+        As for `arnas.attacks.pgd.pgd`.
     """
-    check_start(x, y, 0, None)
+    check_attack(x, y, restarts=restarts, batch_size=batch_size)
     if x.ndim != 4:
         raise UserError(f"x has shape {tuple(x.shape)}: needed is (N, C, H, W).")
     indices = torch.arange(len(x)) if indices is None else indices.cpu()
@@ -116,7 +108,6 @@ def square(
             "images."
         )
     check_at_least(0, queries=queries)
-    check_at_least(1, restarts=restarts, batch_size=batch_size)
     x = x.detach()
     result = x.clone()
     if not len(x) or threat.epsilon == 0:

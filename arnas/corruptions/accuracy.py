@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.corruptions.constants import SEVERITIES
-from arnas.corruptions.corrupt import CORRUPTIONS, PAPER, check_images, constants_from, corrupt
+from arnas.corruptions.corrupt import CORRUPTIONS, PAPER, check_images, constants_for, corrupt
 from arnas.corruptions.published import PublishedCorruptions
 from arnas.data.placement import on_device
 from arnas.evaluation.statistics import Accuracy, wilson
@@ -91,14 +91,6 @@ class CorruptionTable:
         return {
             name: sum(accuracy.percent for accuracy in row.values()) / len(row)
             for name, row in self.accuracies.items()
-        }
-
-    def by_severity(self) -> dict[int, float]:
-        """Return each severity's accuracy averaged over the corruptions, in percent."""
-        rows = self.accuracies.values()
-        return {
-            severity: sum(row[severity].percent for row in rows) / len(rows)
-            for severity in self.severities
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -178,7 +170,12 @@ def corruption_accuracy(
     chosen, levels = _chosen(names, severities, every)
     if reference is not None:
         check_reference(reference, every)
-    _check(x, y)
+    if y.ndim != 1 or len(x) != len(y) or not len(y):
+        raise UserError(
+            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed is one label for each "
+            "image, and at least one image."
+        )
+    check_images(x)
     indices = torch.arange(len(x)) if indices is None else indices.detach().cpu()
     if indices.shape != y.shape:
         raise UserError(
@@ -207,7 +204,7 @@ def corruption_accuracy(
         mce=None,
         mce_absent=NO_REFERENCE,
         seed=seed,
-        constants=published.name if published else constants_from(x.shape[2], x.shape[3]),
+        constants=published.name if published else constants_for(*x.shape[2:])[0],
         name=published.name if published else SUITE,
         every=every,
     )
@@ -341,13 +338,3 @@ def _chosen(
             "for all of them."
         )
     return [name for name in every if name in names], tuple(sorted(set(severities)))
-
-
-def _check(x: Tensor, y: Tensor) -> None:
-    """Raise unless images and labels fit each other and can be corrupted."""
-    if y.ndim != 1 or len(x) != len(y) or not len(y):
-        raise UserError(
-            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed is one label for each "
-            "image, and at least one image."
-        )
-    check_images(x)

@@ -91,7 +91,6 @@ def test_every_cell_is_counted_by_hand() -> None:
     assert found.mean.percent == pytest.approx(sum(right) / 70)
     assert 0 < found.mean.low < found.mean.percent < found.mean.high < 100
     assert found.by_corruption()["fog"] == pytest.approx(sum(right[40:45]) / 5)
-    assert found.by_severity()[2] == pytest.approx(sum(right[1::5]) / 14)
 
 
 def test_batches_order_and_part_do_not_matter() -> None:
