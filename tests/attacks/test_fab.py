@@ -19,7 +19,6 @@ from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.fab import fab, fab_batch
 from arnas.attacks.oracle import AttackOutput, Oracle
 from arnas.attacks.threat import Threat
-from arnas.runtime.errors import UserError
 
 BUDGETS = {"linf": 0.0022, "l2": 0.0095, "l1": 0.023}
 """At which about half of the images of `rugged_net` fall."""
@@ -105,11 +104,6 @@ def test_epsilon_zero_changes_nothing(norm: str) -> None:
     assert torch.equal(found.x_adv, x)
 
 
-def test_no_images_are_no_trouble() -> None:
-    net, x = small_net(), images()
-    assert fab(net, x[:0], torch.arange(0), Threat("linf", 0.1), restarts=2).shape == x[:0].shape
-
-
 @for_targets
 def test_what_is_wrong_already_comes_back_after_one_look(targeted: bool) -> None:
     net, x = rugged_net(), images(12, torch.float64)
@@ -119,21 +113,6 @@ def test_what_is_wrong_already_comes_back_after_one_look(targeted: bool) -> None
     assert found.broken.all()
     assert torch.equal(found.x_adv, x)
     assert oracle.forwards == 12
-
-
-def test_labels_and_numbers_that_cannot_be_meant_are_refused() -> None:
-    net, x, y = small_net(), images(), torch.zeros(6, dtype=torch.int64)
-    threat = Threat("linf", 0.1)
-    with pytest.raises(UserError, match="targets has shape"):
-        fab(net, x, y, threat, targets=y[:3])
-    with pytest.raises(UserError, match="restarts is 0: allowed are 1 and more"):
-        fab(net, x, y, threat, restarts=0)
-    with pytest.raises(UserError, match="batch_size is 0"):
-        fab(net, x, y, threat, batch_size=0)
-    with pytest.raises(UserError, match="steps is -1"):
-        fab(net, x, y, threat, steps=-1)
-    with pytest.raises(UserError, match="one label for each"):
-        fab(net, x, y[:2], threat)
 
 
 # Restarts

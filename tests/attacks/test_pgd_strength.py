@@ -98,25 +98,6 @@ def test_last_is_the_textbook_algorithm(norm: str, steps: int) -> None:
 
 
 @for_both_norms
-def test_fgsm_is_one_textbook_step_of_size_epsilon(norm: str) -> None:
-    net, x, y = small_net(torch.float64).eval(), images(dtype=torch.float64), labels()
-    found = fgsm(net, x, y, Threat(norm, 0.1), keep="last")
-    expected = plain_pgd(net, x, y, Threat(norm, 0.1), torch.zeros_like(x), 1, 0.1)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
-
-
-@for_both_norms
-@pytest.mark.parametrize("keep", ["best", "last"])
-def test_an_image_is_attacked_as_if_it_were_alone(norm: str, keep: str) -> None:
-    net, x, y = small_net(torch.float64), images(dtype=torch.float64), labels()
-    start = 0.02 * (images(dtype=torch.float64, seed=9) - x)
-    attack = partial(pgd, net, threat=Threat(norm, 0.1), steps=4, keep=keep)
-    alone = [attack(x=x[i : i + 1], y=y[i : i + 1], start=start[i : i + 1]) for i in range(6)]
-    together = attack(x=x, y=y, start=start)
-    assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)
-
-
-@for_both_norms
 def test_a_given_start_is_used_and_projected(norm: str) -> None:
     x = torch.full((2, 1, 6, 6), 0.5, dtype=torch.float64)
     start = torch.tensor([0.01, -9.0], dtype=x.dtype).view(2, 1, 1, 1).expand_as(x)

@@ -116,18 +116,6 @@ def test_a_broken_model_is_unreliable(name: str, checks: set[str]) -> None:
     assert not found.reliable
 
 
-@pytest.mark.parametrize(("name", "classes"), [("two_classes", 2), ("three_classes", 3)])
-def test_few_classes_are_attacked_and_said_so(name: str, classes: int) -> None:
-    trial = context_of(name)
-    x, y = trial.x[:24], trial.y[:24]
-    found = arnas.evaluate(trial.model, x, y, trial.threat, suite="apgd_dlr,apgd_t,fab_t")
-    assert "apgd_t" in found.provenance["replaced"]
-    assert ("apgd_dlr" in found.provenance["replaced"]) == (classes == 2)
-    status = {check.id: check.status for check in found.checks}
-    assert status["logits"] == "WARN"
-    assert found.reliable
-
-
 def test_one_class_cannot_be_attacked() -> None:
     found = arnas.evaluate(linear(1), X, torch.zeros(6, dtype=torch.int64), "linf:0.1")
     assert found.robust == 100

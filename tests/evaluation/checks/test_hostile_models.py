@@ -195,7 +195,7 @@ def in_bfloat16(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_model_is_a_verdict_and_no_exception(name: str) -> None:
+def test_a_hostile_model_gets_a_status_and_no_exception(name: str) -> None:
     act, check, status, figure = HOSTILE[name]
     found = model_checks(of_model(Stated(act)))
     assert found[check].status == status
@@ -232,7 +232,7 @@ def test_attacks_on_a_hostile_model_end_in_a_check(name: str, n: int) -> None:
         ({"model": lambda x: x}, "logits", "FAIL", "AttributeError"),
     ],
 )
-def test_odd_trials_are_verdicts_too(
+def test_odd_inputs_get_a_status_too(
     changes: dict[str, Any], check: str, status: str, figure: str
 ) -> None:
     usual = context_of("cnn")

@@ -31,13 +31,13 @@ from arnas.evaluation.statistics import Accuracy, wilson
 THREAT = Threat("linf", 0.1)
 
 
-def flags(standing: int, n: int) -> Tensor:
-    """Return n outcomes of which the first ones stand."""
-    return (torch.arange(n) < standing).to(torch.uint8)
+def flags(robust: int, n: int) -> Tensor:
+    """Return n outcomes of which the first ones are robust."""
+    return (torch.arange(n) < robust).to(torch.uint8)
 
 
 def seen(**changes: Any) -> EvalMonitor:
-    """Return a witness of attacks that kept to the rules, but for the changes."""
+    """Return a monitor of attacks that kept to the rules, but for the changes."""
     usual = {"forwards": 50, "examples": 7, "excess": 0.0, "low": 0.0, "high": 1.0}
     return EvalMonitor(**{**usual, **changes})
 
@@ -270,7 +270,7 @@ def test_the_worst_of_several_is_named() -> None:
     assert turned == check, "the order of the attacks does not matter"
 
 
-def test_the_worst_verdict_decides_not_the_largest_count() -> None:
+def test_the_worst_status_decides_not_the_largest_count() -> None:
     """Five fall to `a` alone, but as many to the white box alone; four to `b`, a surplus."""
     others = {"a": torch.cat([flags(0, 5), flags(50, 95)]), "b": flags(46, 100)}
     check = blackbox_not_stronger(flags(50, 100), others)
@@ -332,33 +332,6 @@ def test_small_steps_that_a_ditch_holds_up_are_seen() -> None:
     check = iterative_not_weaker(single, iterative)
     assert check.status == "FAIL"
     assert check.evidence == "0.0 % withstand FGSM, 100.0 % PGD-20; only FGSM breaks 40 images"
-
-
-# All of them
-
-
-def every_check() -> list[Check]:
-    return [
-        model_unchanged(seen()),
-        blackbox_ball_and_box(seen()),
-        full_range(wilson(0, 2), "1", torch.arange(2)),
-        iterative_not_weaker(flags(1, 2), flags(1, 2)),
-        more_steps_not_weaker(flags(1, 2), flags(1, 2)),
-        margin_not_stronger(flags(1, 2), flags(1, 2)),
-        selection_not_test(1.0, 1.0, 9, (0, 0)),
-        control_falls(pair((90, 100), (0, 100))),
-        blackbox_not_stronger(flags(1, 2), {"other": flags(1, 2)}),
-    ]
-
-
-def test_each_check_has_a_name_a_figure_and_advice() -> None:
-    found = every_check()
-    assert len({check.id for check in found}) == len(found) == 9
-    for check in found:
-        assert check.status == "PASS"
-        assert any(letter.isdecimal() for letter in check.evidence)
-        assert len(check.advice.split()) > 3
-        assert not {"\n", "|"} & set(check.evidence + check.advice), "they stand in tables"
 
 
 # Margin against cross-entropy
