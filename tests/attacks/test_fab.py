@@ -182,19 +182,6 @@ def test_a_point_that_is_sent_back_is_looked_at_and_left_without_a_gradient(targ
     assert (oracle.forwards, oracle.backwards) == (8 * 40, 8 * 20 * gradients)
 
 
-def test_images_that_left_cost_nothing() -> None:
-    net, x = rugged_net(), images(24, torch.float64)
-    labels = labels_of(net, x, True)
-    threat = Threat("linf", BUDGETS["linf"])
-    found, oracle = run(net, x, labels, threat, steps=15)
-    alone = [run(net, x[i : i + 1], labels[i : i + 1], threat, steps=15)[1] for i in range(24)]
-    assert oracle.forwards == sum(o.forwards for o in alone)
-    assert oracle.backwards == sum(o.backwards for o in alone)
-    stood = [o.forwards for o, fell in zip(alone, found.broken, strict=True) if not fell]
-    fallen = [o.forwards for o, fell in zip(alone, found.broken, strict=True) if fell]
-    assert max(fallen) < min(stood)
-
-
 @for_targets
 def test_a_model_without_random_numbers_has_one_answer_to_several_passes(targeted: bool) -> None:
     net, x = rugged_net(), images(12, torch.float64)

@@ -44,21 +44,6 @@ def test_best_is_the_strongest_of_all_iterates(norm: str) -> None:
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
-class Hill(nn.Module):
-    """Two classes; the second is likeliest where the only pixel is 0.5."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        hill = -50 * (x.flatten(1) - 0.5).square()
-        return torch.cat([torch.zeros_like(hill), hill - 1], dim=1)
-
-
-def test_best_keeps_the_image_where_a_step_overshoots() -> None:
-    x, y = torch.tensor([0.45, 0.1]).view(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)
-    attack = partial(fgsm, Hill(), x, y, Threat("linf", 0.3))
-    assert torch.allclose(attack(keep="last").flatten(), torch.tensor([0.75, 0.4]))
-    assert torch.allclose(attack(keep="best").flatten(), torch.tensor([0.45, 0.4]))
-
-
 @for_both_norms
 def test_stopping_early_breaks_the_same_images(norm: str) -> None:
     net, x, y = small_net().eval(), images(60), labels(60)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.square import (
-    bump,
     make_window,
     query_numbers,
     square_batch,
@@ -319,14 +318,3 @@ def test_bumps_are_the_packages(norm: str, monkeypatch: pytest.MonkeyPatch) -> N
             ours = make_window(side, (1, 40, 40), norm, torch.zeros(1)).bumps[int(turn > 0.5)]
             theirs = adversary.eta(side)
             assert torch.allclose(ours.view(side, side), theirs, rtol=0, atol=1e-14), side
-
-
-@pytest.mark.parametrize(("norm", "order"), [("l2", 2), ("l1", 1)])
-def test_bumps_have_length_one_and_halves_of_one_length(norm: str, order: int) -> None:
-    for side in range(2, 20):
-        whole = bump(side, norm)
-        halves = whole[: side // 2], whole[side // 2 :]
-        assert whole.norm(p=order).item() == pytest.approx(1)
-        assert halves[0].norm(p=order).item() == pytest.approx(halves[1].norm(p=order).item())
-        assert (halves[0] > 0).all()
-        assert (halves[1] < 0).all()

@@ -133,32 +133,6 @@ def test_a_random_model_is_averaged_over_passes() -> None:
     assert status["determinism"] == "WARN"
 
 
-def test_each_and_union_agree_on_who_is_robust() -> None:
-    case = context_of("robust_cnn")
-    found = {
-        combine: arnas.evaluate(
-            case.model,
-            case.x[:24],
-            case.y[:24],
-            THREAT,
-            "fgsm,pgd20,pgd40",
-            combine=combine,
-            checks="none",
-        )
-        for combine in ("each", "union")
-    }
-    each, union = found["each"], found["union"]
-    assert torch.equal(each.robust_flags, union.robust_flags)
-    assert torch.equal(each.x_adv, union.x_adv)
-    assert [a.robust_accuracy for a in each.attacks.values()] == [
-        a.robust_accuracy for a in union.attacks.values()
-    ]
-    correct = int((each.outcomes["clean"] == ROBUST).sum())
-    assert {attack.attacked for attack in each.attacks.values()} == {correct}
-    assert union.attacks["pgd40"].attacked < correct
-    assert not each.checks
-
-
 @pytest.mark.parametrize("stop_at", [2, 15, 20])
 def test_killed_between_checks_or_along_the_curve(stop_at: int, tmp_path: Path) -> None:
     """The same command ends with the same record."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import random
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from attack_cases import state_of
+from attack_cases import state_of, world
 from broken_models import HONEST, TEST, THREAT, images_of, trained
 from certified_nets import ORDERS, linear_net, relu_net, small_digits
 from torch import Tensor, nn
@@ -253,20 +251,6 @@ def test_the_curve_is_as_strong_as_the_suite(norm: str) -> None:
 
 
 # The model and the world afterwards
-
-
-def world() -> list[object]:
-    """Return global state: random numbers of three libraries, and what torch is set to."""
-    name, keys, *rest = np.random.get_state()
-    return [
-        torch.get_rng_state().numpy().tobytes(),
-        random.getstate(),
-        (name, keys.tobytes(), rest),
-        torch.is_grad_enabled(),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.are_deterministic_algorithms_enabled(),
-    ]
 
 
 def troubled_net() -> nn.Sequential:
