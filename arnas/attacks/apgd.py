@@ -26,7 +26,14 @@ from arnas.attacks.objectives import (
     targeted_dlr,
     targeted_margin,
 )
-from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, RandomStreams, misclassified
+from arnas.attacks.oracle import (
+    ActiveImages,
+    AttackOutput,
+    LossAndGrad,
+    Oracle,
+    RandomStreams,
+    misclassified,
+)
 from arnas.attacks.pgd import check_attack
 from arnas.attacks.projection import draw_noise, length, project, shaped
 from arnas.attacks.threat import Threat
@@ -322,8 +329,8 @@ def changed_pixels(x: Tensor, point: Tensor, epsilon: float) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class ApgdState:
-    """The images still under attack; every tensor has them as its first dimension."""
+class ApgdState(ActiveImages):
+    """The state of a run in one ball."""
 
     threat: Threat
     index: Tensor
@@ -336,12 +343,6 @@ class ApgdState:
     best_gradient: Tensor
     best_value: Tensor
     step_size: Tensor
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with some of the images only."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value.index_select(0, rows))
 
     def update(self, slope: LossAndGrad) -> None:
         """Record objective and gradient at a new point."""

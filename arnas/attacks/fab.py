@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import targeted_margin
-from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, RandomStreams, misclassified
+from arnas.attacks.oracle import (
+    ActiveImages,
+    AttackOutput,
+    LossAndGrad,
+    Oracle,
+    RandomStreams,
+    misclassified,
+)
 from arnas.attacks.pgd import check_attack
 from arnas.attacks.projection import TINY, draw_noise, length, shaped, vector_length
 from arnas.attacks.threat import Threat
@@ -174,8 +181,8 @@ def fab_from(
 
 
 @dataclass
-class _State:
-    """The images still under attack; every tensor has them as its first dimension."""
+class _State(ActiveImages):
+    """The state of a run."""
 
     index: Tensor
     """int64: the image's position in the batch."""
@@ -195,12 +202,6 @@ class _State:
     predictions before it came out like this."""
     context: Tensor
     """int64: how the last two predictions came out."""
-
-    def select(self, mask: Tensor) -> None:
-        """Go on with some of the images only, bool of shape (N,)."""
-        if not bool(mask.all()):
-            for name, value in vars(self).items():
-                setattr(self, name, value[mask])
 
     def rows(self) -> Tensor:
         """Return the rows of the images that are under attack."""

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import margin
-from arnas.attacks.oracle import AttackOutput, Numbers, Oracle, RandomStreams, misclassified
+from arnas.attacks.oracle import (
+    ActiveImages,
+    AttackOutput,
+    Numbers,
+    Oracle,
+    RandomStreams,
+    misclassified,
+)
 from arnas.attacks.pgd import check_at_least, check_attack
 from arnas.attacks.projection import ORDERS, TINY, length, project, shaped
 from arnas.attacks.threat import Threat
@@ -197,8 +204,8 @@ class _Problem(NamedTuple):
 
 
 @dataclass
-class _State:
-    """The images still under attack; every tensor has them as its first dimension."""
+class _State(ActiveImages):
+    """The state of a search."""
 
     index: Tensor
     """int64: the image's position in the batch."""
@@ -215,11 +222,6 @@ class _State:
     """L2: by how much the perturbation of a candidate is too short for epsilon, about 1."""
     numbers: Tensor
     """Of shape (M, queries of the block, numbers of a query)."""
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with some of the images only."""
-        for name, value in vars(self).items():
-            setattr(self, name, value[rows])
 
 
 class _Edit(NamedTuple):

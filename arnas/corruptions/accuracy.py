@@ -214,13 +214,8 @@ def corruption_accuracy(
 def mean_corruption_error(errors: Mapping[str, float], reference: Mapping[str, float]) -> float:
     """Return mCE in percent (arXiv 1903.12261, section 4), over the corruptions of `errors`.
 
-    The mean of each corruption's error relative to the reference's, both averaged over severities,
-    as sums over the same severities are in the same ratio.
-
-    Parameters
-    ----------
-    errors, reference
-        Corruption to error in percent; the reference's above 0.
+    The mean of each corruption's error relative to the reference's, which is above 0, both in
+    percent and averaged over severities, as sums over the same severities are in the same ratio.
     """
     ratios = [error / reference[name] for name, error in errors.items()]
     return 100 * sum(ratios) / len(ratios)
@@ -305,12 +300,7 @@ def _with_mce(table: CorruptionTable, reference: Mapping[str, float]) -> Corrupt
 def mean_accuracy(share: float, n: int) -> MeanAccuracy:
     """Return a mean over n images with its interval: Wilson's, which also takes parts of an image.
 
-    Parameters
-    ----------
-    share
-        Of versions that are right, 0 to 1.
-    n
-        Images, from 1 up.
+    `share` is that of the versions that are right, 0 to 1.
     """
     square = QUANTILE**2
     middle = (share + square / (2 * n)) / (1 + square / n)

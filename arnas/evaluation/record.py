@@ -108,19 +108,9 @@ def read_record(path: Path) -> EvalResult:
 
 
 def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
-    """Return the evaluation that a record describes.
+    """Return the evaluation that a record describes, as `to_record` has returned it.
 
-    Parameters
-    ----------
-    content
-        As `to_record` has returned it.
-    path
-        Names the record in errors.
-
-    Returns
-    -------
-    EvalResult
-        Its `x_adv` holds no images: it is of shape (0, 0, 0, 0).
+    `path` names the record in errors. The evaluation's `x_adv` is empty, of shape (0, 0, 0, 0).
 
     Raises
     ------
@@ -162,18 +152,10 @@ def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
 
 
 def mixed_units(evaluations: Iterable[EvalResult]) -> str | None:
-    """Return why the accuracies of some evaluations do not belong in one table, or None.
+    """Return in one sentence how the norms or budgets of evaluations differ, or None.
 
-    Parameters
-    ----------
-    evaluations
-        Of one table, any number.
-
-    Returns
-    -------
-    str or None
-        One sentence where their norms or budgets differ. Boards mark an epsilon of 0.031 with a
-        footnote, because 8/255 is 0.031373.
+    Then their accuracies do not belong in one table. Boards mark an epsilon of 0.031 with a
+    footnote, because 8/255 is 0.031373.
     """
     first: Threat | None = None
     for evaluation in evaluations:

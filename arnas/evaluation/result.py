@@ -153,16 +153,8 @@ class EvalResult:
 def to_record(evaluation: EvalResult) -> dict[str, Any]:
     """Return an evaluation without its examples as JSON values.
 
-    Parameters
-    ----------
-    evaluation
-        Any evaluation.
-
-    Returns
-    -------
-    dict
-        Outcomes are one digit for each image, as in `EvalResult.outcomes`; labels are numbers with
-        spaces between. Attacks and budgets are lists: a JSON file sorts its keys.
+    Outcomes are one digit for each image, as in `EvalResult.outcomes`; labels are numbers with
+    spaces between. Attacks and budgets are lists: a JSON file sorts its keys.
 
     Raises
     ------

@@ -24,13 +24,7 @@ class Accuracy(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def wilson(correct: int, n: int) -> Accuracy:
-    """Return the accuracy and its Wilson score interval at 95 % (Wilson, JASA 1927).
-
-    Parameters
-    ----------
-    correct, n
-        Correct images of n, n from 1 up.
-    """
+    """Return the accuracy of n images, from 1 up, with its Wilson score interval (JASA 1927)."""
     interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
     return Accuracy(
         correct, n, 100 * correct / n, 100 * float(interval.low), 100 * float(interval.high)
