@@ -99,7 +99,7 @@ def test_every_target_reaches_the_closed_form(norm: str, objective: Any) -> None
     lead = logits.gather(1, y[:, None]) - logits.gather(1, rivals)
     epsilon = reach(x, duals[:, 0], lead[:, 0])
     spare = (lead - epsilon * duals).amin(1)
-    standing = torch.ones(60, dtype=torch.bool)
+    robust = torch.ones(60, dtype=torch.bool)
     for column in range(4):
         found = apgd(
             model,
@@ -110,10 +110,10 @@ def test_every_target_reaches_the_closed_form(norm: str, objective: Any) -> None
             targets=rivals[:, column],
             objective=objective,
         )
-        standing &= ~misclassified(model(found), y)
+        robust &= ~misclassified(model(found), y)
     decided = spare.abs() > 1e-6
-    assert torch.equal(standing[decided], (spare > 0)[decided])
-    assert 0 < int(standing.sum()) < 60
+    assert torch.equal(robust[decided], (spare > 0)[decided])
+    assert 0 < int(robust.sum()) < 60
 
 
 # The contract

@@ -168,12 +168,12 @@ def test_later_restarts_are_spent_on_images_that_stand() -> None:
     y, seen = net(x).argmax(1), []
     threat = Threat("linf", 0.004)
     once = pgd(net, x, y, threat, steps=2, stop_when_broken=True)
-    standing = int((~is_broken(net, once, y)).sum())
-    assert 0 < standing < 40
+    robust = int((~is_broken(net, once, y)).sum())
+    assert 0 < robust < 40
     net.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     pgd(net, x, y, threat, steps=2, restarts=2, stop_when_broken=True)
     assert len(seen) == 6
-    assert seen[3] == standing
+    assert seen[3] == robust
     assert seen == sorted(seen, reverse=True)
 
 

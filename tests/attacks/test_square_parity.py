@@ -120,16 +120,16 @@ def our_tries(
 ) -> list[list[Tensor]]:
     """Return what `square_batch` asks about each of several images in step."""
     tries: list[list[Tensor]] = [[] for _ in x]
-    standing = list(range(len(x)))
+    robust = list(range(len(x)))
 
     class EvalMonitor(nn.Module):
         def forward(self, batch: Tensor) -> Tensor:
-            assert len(batch) == len(standing)
+            assert len(batch) == len(robust)
             logits = net(batch)
-            for place, image in zip(list(standing), batch, strict=True):
+            for place, image in zip(list(robust), batch, strict=True):
                 tries[place].append(image.clone())
-            wrong = (logits.argmax(1) != y[standing]).tolist()
-            standing[:] = [i for i, gone in zip(standing, wrong, strict=True) if not gone]
+            wrong = (logits.argmax(1) != y[robust]).tolist()
+            robust[:] = [i for i, gone in zip(robust, wrong, strict=True) if not gone]
             return logits
 
     found = square_batch(
@@ -141,7 +141,7 @@ def our_tries(
         queries=queries,
         rescale_schedule=rescale_schedule,
     )
-    assert found.broken.tolist() == [i not in standing for i in range(len(x))]
+    assert found.broken.tolist() == [i not in robust for i in range(len(x))]
     for place in found.broken.nonzero().flatten().tolist():
         assert torch.equal(found.x_adv[place], tries[place][-1])
     return tries

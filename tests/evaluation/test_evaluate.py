@@ -71,12 +71,12 @@ def test_the_report() -> None:
         trial.model, trial.x[:32], trial.y[:32], THREAT, suite="fgsm,apgd_ce", curve=[0.0, "0.1"]
     )
     assert found.clean == found.clean_accuracy.percent > found.robust > 0
-    standing = found.outcomes["clean"] == ROBUST
+    robust = found.outcomes["clean"] == ROBUST
     for name, attack in found.attacks.items():
-        standing &= found.outcomes[name] == ROBUST
-        assert attack.accuracy == pytest.approx(100 * float(standing.float().mean()))
+        robust &= found.outcomes[name] == ROBUST
+        assert attack.accuracy == pytest.approx(100 * float(robust.float().mean()))
         assert attack.broken == int((found.outcomes[name] == BROKEN).sum())
-    assert torch.equal(found.robust_flags, standing)
+    assert torch.equal(found.robust_flags, robust)
     assert [check.id for check in found.checks] == [
         n for n, e in CHECKS.items() if e.phase != "run"
     ]

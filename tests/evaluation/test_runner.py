@@ -52,8 +52,8 @@ def finish(run: SuiteRun) -> SuiteState:
     return state
 
 
-def outcomes(course: SuiteState) -> dict[str, list[int]]:
-    return {k: v.tolist() for k, v in course.outcomes.items()}
+def outcomes(state: SuiteState) -> dict[str, list[int]]:
+    return {k: v.tolist() for k, v in state.outcomes.items()}
 
 
 class Recorder:
@@ -89,12 +89,12 @@ def component(run: Recorder, tries: int = 1, targeted: bool = False) -> Componen
 def test_an_image_that_was_broken_is_skipped_by_the_rest() -> None:
     first, second = Recorder(lambda image, _: image in {1, 2}), Recorder()
     suite = Suite({"first": component(first), "second": component(second)})
-    course = finish(run_of(suite))
+    state = finish(run_of(suite))
     wrong = {0, 6, 12, 18}
     assert {image for image, _ in first.tried} == set(range(24)) - wrong
     assert {image for image, _ in second.tried} == set(range(24)) - wrong - {1, 2}
-    assert [course.tensors["first"][i].item() for i in (0, 1, 3)] == [SKIPPED, BROKEN, ROBUST]
-    assert course.tensors["second"][1] == SKIPPED
+    assert [state.tensors["first"][i].item() for i in (0, 1, 3)] == [SKIPPED, BROKEN, ROBUST]
+    assert state.tensors["second"][1] == SKIPPED
 
 
 def test_each_attack_may_attack_every_image() -> None:
@@ -174,8 +174,8 @@ def test_what_an_attack_only_believes_does_not_count() -> None:
     ) -> AttackOutput:
         return AttackOutput(torch.ones(len(x), dtype=torch.bool), x)
 
-    course = finish(run_of(Suite({"liar": Component(liar, "fixed", "none")})))
-    assert BROKEN not in course.tensors["liar"].tolist()
+    state = finish(run_of(Suite({"liar": Component(liar, "fixed", "none")})))
+    assert BROKEN not in state.tensors["liar"].tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
@@ -231,11 +231,11 @@ def test_a_run_that_dies_goes_on_to_the_same_end(dies_at: int) -> None:
     checkpointer = Dying(dies_at)
     with pytest.raises(KeyboardInterrupt):
         finish(run_of(suite, checkpointer=checkpointer))
-    course = finish(run_of(suite, checkpointer=checkpointer))
-    assert outcomes(course) == outcomes(whole)
-    assert torch.equal(course.tensors["x_adv"], whole.tensors["x_adv"])
-    assert course.passes == whole.passes
-    assert course.monitor == whole.monitor
+    state = finish(run_of(suite, checkpointer=checkpointer))
+    assert outcomes(state) == outcomes(whole)
+    assert torch.equal(state.tensors["x_adv"], whole.tensors["x_adv"])
+    assert state.passes == whole.passes
+    assert state.monitor == whole.monitor
 
 
 def test_a_signal_stops_between_two_passes() -> None:
@@ -264,9 +264,9 @@ def test_a_signal_stops_between_two_passes() -> None:
     with pytest.raises(KeyboardInterrupt):
         finish(run_of(suite, model=model, checkpointer=checkpointer))
     passes = 1000
-    course = finish(run_of(suite, checkpointer=checkpointer))
-    assert outcomes(course) == outcomes(whole)
-    assert course.passes == whole.passes
+    state = finish(run_of(suite, checkpointer=checkpointer))
+    assert outcomes(state) == outcomes(whole)
+    assert state.passes == whole.passes
 
 
 def test_passes_are_those_of_the_model() -> None:
@@ -278,9 +278,9 @@ def test_passes_are_those_of_the_model() -> None:
 
     model = network()
     model.register_forward_pre_hook(count)
-    course = finish(run_of(build_suite("apgd_ce,square", "linf", 5), model=model))
-    assert [sum(values) for values in zip(*course.passes.values(), strict=True)] == seen
-    assert course.passes["square"][1] == 0
+    state = finish(run_of(build_suite("apgd_ce,square", "linf", 5), model=model))
+    assert [sum(values) for values in zip(*state.passes.values(), strict=True)] == seen
+    assert state.passes["square"][1] == 0
 
 
 def test_the_most_likely_other_classes_come_first() -> None:

@@ -31,9 +31,9 @@ def selection(context: CheckContext) -> Check:
     tested = re.search(r"\btest", words, re.I) and not re.search(r"\b(no|not|never)\b", words, re.I)
     evidence = f"the checkpoint was chosen as: {words}"
     best, last = (context.known.get(key) for key in ("best_robust", "last_robust"))
-    course = _course(context.known.get("training_history"))
-    if best is None and last is None and course:
-        best, last = max(course), course[-1]
+    epochs = _epoch_robustness(context.known.get("training_history"))
+    if best is None and last is None and epochs:
+        best, last = max(epochs), epochs[-1]
     if best is not None and last is not None:
         evidence += (
             f"; best {float(best):.2f} %, last {float(last):.2f} % robust, a gap of "
@@ -47,7 +47,7 @@ def selection(context: CheckContext) -> Check:
     )
 
 
-def _course(history: Any) -> list[float]:
+def _epoch_robustness(history: Any) -> list[float]:
     """Return the robust accuracies of epochs, which are numbers or rows of a training history."""
     if not isinstance(history, Sequence) or isinstance(history, str):
         return []
@@ -60,17 +60,17 @@ def _course(history: Any) -> list[float]:
 
 def catastrophic_overfitting(context: CheckContext) -> Check:
     """Warn if robust accuracy fell by over 20 points in one epoch of training."""
-    course = _course(context.known.get("training_history"))
-    if len(course) < 2:
+    epochs = _epoch_robustness(context.known.get("training_history"))
+    if len(epochs) < 2:
         raise NotApplicableError("the robust accuracies of the training's epochs are not known")
-    drops = [before - after for before, after in pairwise(course)]
+    drops = [before - after for before, after in pairwise(epochs)]
     worst = max(range(len(drops)), key=drops.__getitem__)
     return Check(
         "catastrophic_overfitting",
         grade(warn=drops[worst] > COLLAPSE),
-        f"over {len(course)} epochs robust accuracy fell by {max(drops[worst], 0.0):.2f} points at "
-        f"most from one to the next, from {course[worst]:.2f} % before epoch {worst + 2} to "
-        f"{course[worst + 1]:.2f} %",
+        f"over {len(epochs)} epochs robust accuracy fell by {max(drops[worst], 0.0):.2f} points at "
+        f"most from one to the next, from {epochs[worst]:.2f} % before epoch {worst + 2} to "
+        f"{epochs[worst + 1]:.2f} %",
         "training with one step has overfitted to it: use smaller or more steps, or stop earlier",
     )
 

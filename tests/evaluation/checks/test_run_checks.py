@@ -102,17 +102,17 @@ def test_a_violation_is_quoted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "frequent", "status"),
+    ("robust", "frequent", "status"),
     [(0, 10, "PASS"), (1, 10, "WARN"), (10, 10, "WARN"), (11, 10, "FAIL"), (11, 14, "WARN")],
 )
 def test_a_budget_that_allows_every_image_leaves_none(
-    standing: int, frequent: int, status: str
+    robust: int, frequent: int, status: str
 ) -> None:
     """Always naming the most frequent class cannot be broken on its images."""
     labels = torch.cat([torch.zeros(frequent).long(), 1 + torch.arange(100 - frequent) % 90])
-    check = full_range(wilson(standing, 100), "1", labels)
+    check = full_range(wilson(robust, 100), "1", labels)
     assert (check.id, check.status) == ("unbounded_attack", status)
-    assert check.evidence.startswith(f"{standing}.0 % of 100 images withstand epsilon 1")
+    assert check.evidence.startswith(f"{robust}.0 % of 100 images withstand epsilon 1")
 
 
 # One attack against another

@@ -394,7 +394,7 @@ def test_random_corners_lie_on_the_surface_and_in_the_box(
 
 
 def test_random_corners_are_only_tried_on_what_stood() -> None:
-    """Nothing was attacked, so that all images count as standing; afterwards fewer do."""
+    """Nothing was attacked, so that all images count as robust; afterwards fewer do."""
     lazy = attacked_context("cnn", epsilon=0.3, attacks={"nothing": nothing})
     check = run_check("random_corners", lazy)
     assert check.status == "FAIL"
