@@ -239,11 +239,7 @@ def _inexact(record: _Record, found: EvalResult) -> str | None:
         return "its worst class is another one"
     if record.reliable != found.reliable:
         return "whether it is reliable is not what its checks say"
-    accuracies = [
-        record.clean,
-        record.robust,
-        *(attack.robust_accuracy for attack in record.attacks),
-    ]
+    accuracies = [record.clean, record.robust, *(a.robust_accuracy for a in record.attacks)]
     accuracies += [point.accuracy for point in record.curve]
     accuracies += [accuracy for c in record.per_class for accuracy in (c.clean, c.robust)]
     for accuracy in accuracies:

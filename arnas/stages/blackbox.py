@@ -116,24 +116,23 @@ def score(context: StageContext) -> None:
     tensors: dict[str, Tensor] = {}
     described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}
     described |= {"losses": {}, "checks": {}}
+    batch_size = context.params.blackbox.batch_size
     for number, target in enumerate(cells):
         path = context.inputs[_key("retrain", target, "selected")]
         model, origin = load_trained(path, splits.info, *named(target)[1:])
         context.placed(model)
-        clean = predict(model, x, context.params.blackbox.batch_size) == y
+        clean = predict(model, x, batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = context.inputs[_key("blackbox_examples", source, "examples")]
             examples, description = load_examples(path, *named(source), splits.subset("test"))
-            x_adv = examples["x_adv"]
-            batch_size = context.params.blackbox.batch_size
-            flags = clean & (predict(model, x_adv, batch_size) == y)
-            name = f"{target['seed']}.{target['network']}.{source['network']}"
-            tensors[name] = flags.to(torch.uint8)
+            flags = clean & (predict(model, examples["x_adv"], batch_size) == y)
+            name = f"{target['seed']}.{target['network']}"
+            tensors[f"{name}.{source['network']}"] = flags.to(torch.uint8)
             if source == target:
-                tensors[f"{target['seed']}.{target['network']}.square"] = examples["square"]
+                tensors[f"{name}.square"] = examples["square"]
                 described["threat"] = description["threat"]
                 described["settings"] = description["settings"]
-                described["checks"][f"{target['seed']}.{target['network']}"] = description["checks"]
+                described["checks"][name] = description["checks"]
         if target["network"] not in described["networks"]:
             described["networks"].append(target["network"])
         described["losses"][target["network"]] = origin["loss"]

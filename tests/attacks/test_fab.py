@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from attack_cases import TOLERANCE, images, is_broken, rugged_net, small_net, state_of
+from attack_cases import TOLERANCE, distance, images, is_broken, rugged_net, small_net, state_of
 from fab_cases import (
     CLASSES,
-    ORDERS,
     for_all_norms,
     for_targets,
     grey_images,
@@ -22,11 +21,6 @@ from arnas.attacks.threat import Threat
 
 BUDGETS = {"linf": 0.0022, "l2": 0.0095, "l1": 0.023}
 """At which about half of the images of `rugged_net` fall."""
-
-
-def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
-    delta = (x_adv.double() - x.double()).flatten(1)
-    return torch.linalg.vector_norm(delta, ORDERS[norm], dim=1)
 
 
 # What must not matter

@@ -92,15 +92,6 @@ def test_tiny_weights_are_treated_as_in_the_package(
 
 
 @for_all_norms
-def test_a_plane_out_of_reach_leaves_the_corner(norm: str) -> None:
-    points, normal, _ = cases(20, 10, 0)
-    value = torch.where(torch.arange(20) % 2 == 0, 1e3, -1e3).double()
-    corner = ((normal < 0) == (value >= 0)[:, None]).double()
-    expected = torch.where(normal == 0, 0, corner - points)
-    assert torch.allclose(change_onto(points, normal, value, norm), expected, rtol=0, atol=1e-12)
-
-
-@for_all_norms
 def test_a_plane_through_the_corner_is_just_within_reach(norm: str) -> None:
     """Whichever side of it rounding takes for the corner's, and whatever has no weight."""
     points, normal, _ = cases(500, 3, 0)

@@ -160,13 +160,6 @@ def test_only_batch_norm_leaves_evaluation_mode_and_only_when_asked() -> None:
         assert [m for m in net.modules() if m.training] == [net[1]]
 
 
-@in_every_way
-def test_the_mode_the_model_came_in_does_not_matter(attack: Attack, norm: str) -> None:
-    threat = Threat(norm, 0.1)
-    training = attack(small_net().train(), images(), labels(), threat)
-    assert torch.equal(training, attack(small_net().eval(), images(), labels(), threat))
-
-
 @pytest.mark.parametrize("batch_norm", ["eval", "batch"])
 def test_batch_norm_uses_the_statistics_that_were_asked_for(batch_norm: str) -> None:
     net, x, y = small_net(torch.float64), images(dtype=torch.float64), labels()
@@ -199,12 +192,6 @@ def test_generators_decide_the_random_start(norm: str) -> None:
     assert torch.equal(run(None), run(None))
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
-
-
-def test_a_generator_advances_from_call_to_call() -> None:
-    generator = torch.Generator().manual_seed(1)
-    run = partial(pgd, small_net(), images(), labels(), Threat("linf", 0.1), generator=generator)
-    assert not torch.equal(run(steps=0, keep="last"), run(steps=0, keep="last"))
 
 
 def test_the_linf_start_is_uniform_in_the_cube() -> None:

@@ -86,19 +86,6 @@ def test_every_cell_is_counted_by_hand() -> None:
     assert found.by_corruption()["fog"] == pytest.approx(sum(right[40:45]) / 5)
 
 
-def test_batches_order_and_part_do_not_matter() -> None:
-    x, y = images()
-    some = ("snow", "impulse_noise", "glass_blur", "elastic_transform")
-    whole = corruption_accuracy(Brightest(), x, y, batch_size=8, seed=1, names=some)
-    order = torch.tensor([6, 2, 7, 0, 5])
-    part = corruption_accuracy(
-        Brightest(), x[order], y[order], batch_size=2, seed=1, names=some[::-1], indices=order
-    )
-    assert list(part.accuracies) == [name for name in EVERY if name in some]
-    for name in some:
-        assert torch.equal(part.outcomes[name], whole.outcomes[name][:, order])
-
-
 def test_floats_and_bytes_are_judged_alike() -> None:
     (x, y), models = images(), [Brightest(), Brightest()]
     tables = [

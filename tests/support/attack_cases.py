@@ -75,7 +75,7 @@ def labels(count: int = 6) -> Tensor:
 def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
     """Return each image's perturbation in `norm`, in double precision."""
     delta = (x_adv.double() - x.double()).flatten(1)
-    return delta.abs().amax(1) if norm == "linf" else delta.square().sum(1).sqrt()
+    return torch.linalg.vector_norm(delta, {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
 
 
 def state_of(net: nn.Module) -> dict[str, object]:

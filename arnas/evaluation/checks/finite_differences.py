@@ -190,14 +190,11 @@ def _shattered(probe: _Probe, directions: list[Tensor]) -> bool:
 
 def _best(probe: _Probe, steps: tuple[float, ...], directions: list[Tensor]) -> _Comparison:
     """Return the comparison at the step at which differences and gradient agree best."""
-    best: _Comparison | None = None
-    for step in steps:
-        found = _compare(probe, step, directions)
-        if best is None or found.median > best.median:
-            best = found
+    best = _compare(probe, steps[0], directions)
+    for step in steps[1:]:
         if best.median > 0.999:
             break
-    assert best is not None
+        best = max(best, _compare(probe, step, directions), key=lambda found: found.median)
     return best
 
 
