@@ -49,7 +49,7 @@ class AttackEntry:
     """The same in L1, where it differs."""
     targeted: bool = False
     gradients: int = 0
-    """Backward passes of one try at an image that withstands it."""
+    """Backward passes of one try at a robust image."""
     forwards: int = 0
     """Forward passes likewise, those before a backward pass included."""
     every_class: bool = False
