@@ -69,10 +69,14 @@ _ROBUST_WIDE = (
 )
 
 
-def _wide_entry(depth: int, widths: tuple[int, ...], citation: str = _WIDE) -> ModelEntry:
-    """Return the entry of a wide residual network."""
-    factory = f"{_FAMILIES}.preact_resnet:wide_resnet"
-    return ModelEntry(factory, 16, citation, {"depth": depth, "widths": widths})
+_PREACT = f"{_FAMILIES}.preact_resnet:PreActivationNetwork"
+
+
+def _wide_entry(depth: int, widths: tuple[int, int, int], citation: str = _WIDE) -> ModelEntry:
+    """Return the entry of a wide residual network; `widths` are in units of the stem's."""
+    blocks = (depth - 4) // 6  # of each stage, two convolutions each (arXiv 1605.07146, table 1)
+    stages = tuple(zip(widths, (blocks,) * 3, (1, 2, 2), strict=True))
+    return ModelEntry(_PREACT, 16, citation, {"stages": stages, "wide": True})
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -90,10 +94,11 @@ MODELS: dict[str, ModelEntry] = {
     "resnet18": ModelEntry(f"{_FAMILIES}.resnet:ResNet", 64, _RESNET, {"counts": (2, 2, 2, 2)}),
     "resnet34": ModelEntry(f"{_FAMILIES}.resnet:ResNet", 64, _RESNET, {"counts": (3, 4, 6, 3)}),
     "preact_resnet18": ModelEntry(
-        f"{_FAMILIES}.preact_resnet:preact_resnet18",
+        _PREACT,
         64,
         "He, Zhang, Ren, Sun, Identity Mappings in Deep Residual Networks, ECCV 2016, "
         "arXiv 1603.05027; CIFAR form",
+        {"stages": ((1, 2, 1), (2, 2, 2), (4, 2, 2), (8, 2, 2)), "wide": False},
     ),
     "densenet121": ModelEntry(
         f"{_FAMILIES}.densenet:DenseNet121",

@@ -15,13 +15,7 @@ from torch import nn
 
 from arnas.attacks.folding import folded
 from arnas.models.complexity import count_macs, count_parameters
-from arnas.models.families.preact_resnet import (
-    PREACT_STAGES,
-    PreActivationBlock,
-    PreActivationNetwork,
-    Stage,
-    wide_stages,
-)
+from arnas.models.families.preact_resnet import PreActivationBlock, PreActivationNetwork
 from arnas.models.registry import MODELS, build_model
 
 X = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -130,8 +124,7 @@ def test_fewer_blocks_in_the_last_stage() -> None:
     """The depth study of arXiv 2110.03825 on WRN-34-10: 5 to 1 blocks in the last stage."""
     found = []
     for blocks in range(5, 0, -1):
-        first, second, last = wide_stages(34, (10, 20, 40))
-        stages = (first, second, last._replace(blocks=blocks))
+        stages = [(10, 5, 1), (20, 5, 2), (40, blocks, 2)]
         with torch.device("meta"):
             model = PreActivationNetwork(
                 stages, num_classes=10, in_channels=3, channels=16, wide=True
@@ -194,15 +187,10 @@ def test_any_pre_activation_network_has_the_closed_form_size(
         "in_channels": in_channels,
         "channels": channels,
     }
-    model = PreActivationNetwork([Stage(*row) for row in rows], wide=wide, **sizes)
+    model = PreActivationNetwork(rows, wide=wide, **sizes)
     expected = wide_size(rows, image_size=side, last_norm=wide, **sizes)
     assert count_parameters(model) == expected.parameters
     assert count_macs(model, (in_channels, side, side)) == expected.macs
-
-
-def test_the_stages_of_preact_resnet() -> None:
-    assert [stage.width for stage in PREACT_STAGES] == [1, 2, 4, 8]
-    assert [stage.blocks for stage in wide_stages(28, (1, 2, 3))] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("name", BY_HAND)

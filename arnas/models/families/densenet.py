@@ -33,16 +33,6 @@ class DenseLayer(nn.Module):
         return torch.cat([x, self.new(x)], 1)
 
 
-def transition(in_channels: int, channels: int) -> nn.Sequential:
-    """Return what halves the resolution between two blocks."""
-    return nn.Sequential(
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(),
-        nn.Conv2d(in_channels, channels, 1, bias=False),
-        nn.AvgPool2d(2),
-    )
-
-
 class DenseNet121(nn.Module):
     """DenseNet-121 for small images, with PyTorch's way of drawing weights.
 
@@ -63,7 +53,10 @@ class DenseNet121(nn.Module):
         width = channels
         for number, count in enumerate(BLOCKS):
             if number:
-                layers.append(transition(width, width // 2))
+                shrink = nn.Conv2d(width, width // 2, 1, bias=False)
+                layers.append(
+                    nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), shrink, nn.AvgPool2d(2))
+                )
                 width //= 2
             for _ in range(count):
                 layers.append(DenseLayer(width, growth))

@@ -36,7 +36,7 @@ LIMITATIONS = (
 )
 
 
-def write_model_card(path: Path, result: EvalResult, command: str = "") -> None:
+def write_model_card(path: Path, result: EvalResult, command: str) -> None:
     """Write the card of the evaluated model, atomically; the same evaluation gives the same bytes.
 
     Parameters
@@ -107,9 +107,8 @@ def card_text(result: EvalResult, command: str) -> str:
         _list([*LIMITATIONS, *([few] if result.n < FEW else [])]),
         "## How to reproduce",
     ]
-    if command:
-        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", command))])
-        parts.append(f"{fence}sh\n{command.rstrip()}\n{fence}")
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", command))])
+    parts.append(f"{fence}sh\n{command.rstrip()}\n{fence}")
     rows = [
         f"| {plain(key)} | {plain(value) or 'none'} |" for key, value in flat(result.provenance)
     ]

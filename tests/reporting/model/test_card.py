@@ -18,7 +18,7 @@ from arnas.runtime.errors import UserError
 KNOWN = {"model": "resnet18", "data": "digits", "suite_leaves_out": "fab_t", "seed": 0}
 
 
-def written(tmp_path: Path, made: EvalResult, command: str = "") -> tuple[Any, str]:
+def written(tmp_path: Path, made: EvalResult, command: str = "x") -> tuple[Any, str]:
     write_model_card(tmp_path / "README.md", made, command)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     empty, head, body = re.split(r"^---$", text, maxsplit=2, flags=re.MULTILINE)
@@ -134,4 +134,4 @@ def test_the_same_evaluation_gives_the_same_card(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write_model_card(tmp_path / "file" / "README.md", cases.assessment())
+        write_model_card(tmp_path / "file" / "README.md", cases.assessment(), "x")

@@ -141,14 +141,14 @@ def test_the_map_has_the_colour_of_the_first_attack_that_broke_an_image() -> Non
     strip = decoded(found.url)
     assert strip.shape == (1, 10, 3)
     assert ["#" + bytes(colour).hex() for colour in strip[0]] == expected
-    assert [(item.name, item.images) for item in found.legend] == [
+    assert [(name, images) for name, _, images in found.legend] == [
         ("robust under every attack", 5),
         ("misclassified without an attack", 1),
         ("apgd_ce", 2),
         ("apgd_t", 1),
         ("square", 1),
     ]
-    assert PALETTE[2] == found.legend[4].colour
+    assert PALETTE[2] == found.legend[4][1]
 
 
 def test_the_images_shown_are_those_that_were_broken() -> None:
