@@ -29,12 +29,10 @@ def decode(
     check: Callable[[int, int], None] | None = None,
     side: int | None = None,
 ) -> np.ndarray:
-    """Decode an image file.
+    """Decode an image file of any format that Pillow reads into uint8 of shape (C, H, W).
 
     Parameters
     ----------
-    data
-        The file's bytes, in any format that Pillow reads.
     where
         Names the settings and the file, for messages.
     grey
@@ -43,11 +41,6 @@ def decode(
         Called with width and height before the pixels are read; raises `ValueError` to refuse.
     side
         If given, the shorter side is resized to it with antialiasing and the centre is kept.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 of shape (C, H, W).
 
     Raises
     ------
