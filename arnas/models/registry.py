@@ -22,8 +22,6 @@ from arnas.spaces.published import GENOTYPES, ROBNETS, PublishedGenotype
 if TYPE_CHECKING:
     from torch import nn
 
-MIN_IMAGE_SIZE = 4
-"""Of most models."""
 HALVINGS = {4: "twice", 8: "three times", 32: "five times"}
 """By the smallest image that allows it."""
 
@@ -42,7 +40,7 @@ class ModelEntry:
     """What tells this model from others of its factory."""
     cells: int | None = None
     """Published number of cells; None where a model has no cells."""
-    min_image_size: int = MIN_IMAGE_SIZE
+    min_image_size: int = 4
     """Side of the smallest images in pixels that it takes."""
     auxiliary: bool = False
     """Whether it can have an auxiliary head."""

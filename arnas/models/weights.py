@@ -24,12 +24,8 @@ def weights_sha256(model: nn.Module) -> str:
     """Return the sha256 of all parameters and buffers of a model.
 
     Names, dtypes, shapes and values enter, in the order of the names, so that the same weights in
-    the same network have the same digest however they were loaded.
-
-    Parameters
-    ----------
-    model
-        On any device; a tensor that has two names counts under both.
+    the same network have the same digest however they were loaded and on any device. A tensor that
+    has two names counts under both.
     """
     total = hashlib.sha256()
     for name, value in sorted(_named_tensors(model), key=lambda item: item[0]):

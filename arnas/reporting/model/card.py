@@ -25,9 +25,6 @@ MARKUP = re.compile(r"([\\`*{}\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_]))")
 underscore has none."""
 FEW = 1000
 """Fewer images are named among the limitations."""
-INTENDED_USE = (
-    "Research on adversarial robustness. It was not made for decisions about people or safety."
-)
 LIMITATIONS = (
     "Robust accuracy measured by attacks is an upper bound: a stronger attack can only lower it.",
     "It holds for the threat model, the images and the epsilon above. It says nothing of other "
@@ -95,7 +92,7 @@ def card_text(result: EvalResult, command: str) -> str:
     parts += [
         "An image classifier, evaluated for adversarial robustness.",
         "## Intended use",
-        INTENDED_USE,
+        "Research on adversarial robustness. It was not made for decisions about people or safety.",
         "## How it was evaluated",
         _list(_evaluated(result)),
         "## Results",
