@@ -9,8 +9,9 @@ import pickle
 import socket
 import struct
 import tarfile
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,16 +41,9 @@ def tar_bytes() -> bytes:
     return stream.getvalue()
 
 
-def zip_bytes() -> bytes:
+def written(write: Callable[..., None], *content: Any) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("a", b"x")
-    return stream.getvalue()
-
-
-def npy_bytes() -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.zeros(3))
+    write(stream, *content)
     return stream.getvalue()
 
 
@@ -67,8 +61,8 @@ KINDS = {
     "gzip": b"\x1f\x8b\x08rest",
     "tar": tar_bytes(),
     "hdf5": b"\x89HDF\r\n",
-    "zip": zip_bytes(),
-    "npy": npy_bytes(),
+    "zip": written(np.savez, np.zeros(3)),
+    "npy": written(np.save, np.zeros(3)),
     "pickle": pickle.dumps([1]),
     "safetensors": save_tensors({"w": torch.zeros(2)}),
 }
