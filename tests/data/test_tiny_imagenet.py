@@ -221,7 +221,7 @@ DAMAGE = {
     "empty image": (put(FIRST, b""), FIRST, "it is empty"),
     "text as image": (put(FIRST, b"hello"), FIRST, "its format is unknown"),
     "small image": (put(FIRST, jpeg(0, (32, 64))), FIRST, "it has 32x64 pixels, needed are 64x64"),
-    "huge file": (put(FIRST, bytes(LARGEST_FILE + 1)), FIRST, f"allowed are {LARGEST_FILE}"),
+    "huge file": (put(FIRST, bytes(LARGEST_FILE + 1)), FIRST, f"allowed, which are {LARGEST_FILE}"),
     "missing image": (drop(FIRST), f"train/{WNIDS[0]}/images", "it has 7 images, needed are 8"),
     "missing class": (drop(f"train/{WNIDS[1]}"), f"train/{WNIDS[1]}/images", "it has 0 images"),
     "extra image": (
@@ -290,8 +290,8 @@ def test_damage_in_the_folder_and_in_a_zip_with_the_right_checksum_is_named(
 @pytest.mark.parametrize(
     ("method", "place"),
     [
-        ("read_bytes", "val/images/val_6.JPEG"),
-        ("read_bytes", "wnids.txt"),
+        ("open", "val/images/val_6.JPEG"),
+        ("open", "wnids.txt"),
         ("iterdir", "train"),
         ("iterdir", "val/images"),
     ],
@@ -301,10 +301,10 @@ def test_what_may_not_be_read_is_named(
 ) -> None:
     original = getattr(Path, method)
 
-    def refusing(path: Path) -> Any:
+    def refusing(path: Path, *mode: Any) -> Any:
         if path == tiny.folder / place:
             raise PermissionError(13, "Permission denied", str(path))
-        return original(path)
+        return original(path, *mode)
 
     monkeypatch.setattr(Path, method, refusing)
     assert tiny.refusal() == (
