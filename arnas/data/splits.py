@@ -214,12 +214,7 @@ class _Description(BaseModel):
 
 
 def load_splits(path: Path, name: str | None = None) -> Splits:
-    """Read a file written by `save_splits`, verified.
-
-    Parameters
-    ----------
-    name
-        The dataset that it must be, if that is known.
+    """Read a file written by `save_splits`, verified; `name` is the dataset that it must be.
 
     Raises
     ------

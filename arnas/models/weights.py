@@ -39,16 +39,10 @@ def weights_sha256(model: nn.Module) -> str:
 def load_state_dict_checked(
     model: nn.Module, tensors: Mapping[str, Tensor], shown: str
 ) -> list[str]:
-    """Copy weights into a model after comparing names, shapes and kinds of numbers.
+    """Copy weights into a model, which keeps its dtypes, if names, shapes and kinds of numbers fit.
 
-    Parameters
-    ----------
-    model
-        Keeps its own dtypes.
-    tensors
-        By name. A prefix of `PREFIXES` that all names have is left out where the model's lack it.
-    shown
-        The file, for messages.
+    A prefix of `PREFIXES` that all names have is left out where the model's lack it. `shown` is the
+    file, for messages.
 
     Returns
     -------

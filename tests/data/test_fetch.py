@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import Trap
 from official_cases import Cifar, Server, address, md5, send, send_file, serving, use
 
 from arnas.data.load import load_dataset
@@ -35,16 +36,6 @@ def file_server() -> Iterator[Server]:
 def visible(folder: Path) -> set[str]:
     paths = folder.iterdir() if folder.exists() else ()
     return {path.name for path in paths if not path.name.endswith(".lock")}
-
-
-class Trap:
-    """Unpickled, it would leave a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Path.touch, (self.path,))
 
 
 # Where

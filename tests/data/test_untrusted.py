@@ -18,20 +18,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refusal_of
 from safetensors.torch import save as save_tensors
 
 from arnas.data.untrusted import read_foreign, recognised
-from arnas.runtime.errors import UserError
 
 NONE: frozenset[str] = frozenset()
 
 
 def refusal(path: Path, expected: frozenset[str] = NONE) -> str:
-    with pytest.raises(UserError) as caught:
-        read_foreign(path, expected)
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith(".")
-    return message
+    return refusal_of(read_foreign, path, expected)
 
 
 def tar_bytes() -> bytes:

@@ -100,14 +100,19 @@ def test_the_warnings_of_pytorch_are_not_passed_on(tmp_path: Path) -> None:
 # Code is not run
 
 
-class Trap:
-    """Unpickled by a careless reader, it would leave a file behind."""
+class Asks:
+    """Unpickled by a careless reader, it would call something with some arguments."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (os.system, (f"touch '{self.path}'",))
+        return self.call, self.arguments
+
+
+def trap_of(path: Path) -> Asks:
+    """Return what would leave a file behind."""
+    return Asks(os.system, f"touch '{path}'")
 
 
 def torch_saved(content: Any, path: Path) -> None:
@@ -131,7 +136,7 @@ def pickled(protocol: int) -> Callable[[Any, Path], None]:
 def test_a_trap_is_not_sprung(
     tmp_path: Path, save: Callable[[Any, Path], None], where: str
 ) -> None:
-    trap, weights = Trap(tmp_path / "sprung"), {"w": torch.zeros(2)}
+    trap, weights = trap_of(tmp_path / "sprung"), {"w": torch.zeros(2)}
     content = {"whole": trap, "value": {"w": trap}, "beside": {"state_dict": weights, "x": trap}}
     path = tmp_path / "a.pt"
     save(content[where], path)
@@ -148,7 +153,7 @@ def test_the_environment_cannot_open_the_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    refusal(write(tmp_path / "a.pt", {"w": Trap(tmp_path / "sprung")}))
+    refusal(write(tmp_path / "a.pt", {"w": trap_of(tmp_path / "sprung")}))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -168,16 +173,6 @@ def test_other_python_objects_are_named(
     message = refusal(write(tmp_path / "a.pt", content, archive))
     assert re.search(rf"holds the Python objects? .*{re.escape(name)}", message)
     assert "not weights alone" in message
-
-
-class Asks:
-    """Unpickled, it would call something harmless with some argument."""
-
-    def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
-        self.call, self.arguments = call, arguments
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call, self.arguments
 
 
 @FORMS

@@ -69,15 +69,13 @@ def read_npz_file(
     Parameters
     ----------
     path
-        Holds one of the pairs of arrays. Images are uint8 from 0 to 255 or floats in [0, 1], of
-        shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels; labels are integers
-        from 0 up. An array `split` may name the split of each image.
-    pairs
-        Names of images and labels.
+        Holds one of the `pairs` of images and labels. Images are uint8 from 0 to 255 or floats in
+        [0, 1], of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels; labels are
+        integers from 0 up. An array `split` may name the split of each image.
     where
         What messages begin with.
     num_classes
-        Number of classes, by default the largest label plus one, two at least.
+        By default the largest label plus one, two at least.
 
     Raises
     ------

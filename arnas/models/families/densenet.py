@@ -36,13 +36,8 @@ class DenseLayer(nn.Module):
 class DenseNet121(nn.Module):
     """DenseNet-121 for small images, with PyTorch's way of drawing weights.
 
-    Parameters
-    ----------
-    num_classes, in_channels
-        Of the data.
-    channels
-        Channels of the stem, 64 as published; each layer adds half as many, rounded down, and each
-        transition halves the channels, rounded down.
+    The stem has 64 channels as published; each layer adds half as many, rounded down, and each
+    transition halves the channels, rounded down.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, channels: int) -> None:

@@ -51,10 +51,8 @@ class PreActivationNetwork(nn.Module):
     stages
         For each resolution the channels in units of the stem's, the number of blocks, and the
         stride of the first of them.
-    num_classes, in_channels
-        Of the data.
     channels
-        Channels of the stem.
+        Of the stem.
     wide
         Whether it is a wide residual network: normalisation and ReLU after the last stage, and
         weights of convolutions from the normal distribution with variance 2 / (k^2 C_out), the

@@ -44,11 +44,6 @@ def write_model_card(path: Path, result: EvalResult, command: str) -> None:
         Of the evaluation; one with a failed check says so before any number.
     command
         What to type to evaluate the model again.
-
-    Raises
-    ------
-    UserError
-        When the file cannot be written.
     """
     head = yaml.safe_dump(plain_json(card_head(result)), sort_keys=False, allow_unicode=True)
     text = f"---\n{head}---\n\n{card_text(result, command)}"
