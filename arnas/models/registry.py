@@ -157,15 +157,13 @@ class ModelSpec:
 
     def build(self, *, auxiliary: bool = False) -> nn.Module:
         """Return it with fresh weights, with an auxiliary head if asked for."""
-        arguments = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return build_model(arguments.pop("model"), **arguments, auxiliary=auxiliary)
+        sizes = {key: value for key, value in vars(self).items() if key != "model"}
+        return build_model(self.model, **sizes, auxiliary=auxiliary)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `from_json` reads."""
-        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if isinstance(self.model, Genotype):
-            content["model"] = self.model.to_json()
-        return content | {"space": None if self.space is None else self.space.model_dump()}
+        model = self.model.to_json() if isinstance(self.model, Genotype) else self.model
+        return {**vars(self), "model": model, "space": self.space and self.space.model_dump()}
 
     @classmethod
     def from_json(cls, content: Any, source: str) -> ModelSpec:
@@ -258,8 +256,7 @@ def build_model(
             f"image_size is {image_size}: allowed are {smallest} and more, because the network "
             f"halves the resolution {HALVINGS[smallest]}: take larger images or another model."
         )
-    known = isinstance(name, str) and name in MODELS
-    if known and (reason := cells_refused(str(name), cells)):
+    if isinstance(name, str) and name in MODELS and (reason := cells_refused(name, cells)):
         raise UserError(f"{reason}.")
     extra = {} if entry.cells is None else {"cells": entry.cells if cells is None else cells}
     if auxiliary and not entry.auxiliary:
