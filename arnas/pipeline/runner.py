@@ -20,7 +20,7 @@ from arnas.models.sharing import share_batches, share_statistics
 from arnas.pipeline.dvc import undeclared
 from arnas.pipeline.freshness import describe
 from arnas.pipeline.jobs import Job, find_job
-from arnas.pipeline.session import Session, say, session, worker_session
+from arnas.pipeline.session import Session, resumed_by, say, session, worker_session
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_recorded, sha256_file, unwritable
 from arnas.runtime.history import state_folder
@@ -113,13 +113,17 @@ def run_command(
             work(_context(params, replace(job, outputs=outputs), running))
         return
     made_from = describe(job, params, _hashed_inputs(job))
-    with session(
-        job.title,
-        job.command[1:],
-        state_folder(command, made_from["fingerprint"]),
-        result=str(job.manifest),
-        most_gpus=MOST_GPUS[job.stage.gpus],
-    ) as running:
+    words = job.command[1:]
+    with (
+        resumed_by(words),
+        session(
+            job.title,
+            words,
+            state_folder(command, made_from["fingerprint"]),
+            result=str(job.manifest),
+            most_gpus=MOST_GPUS[job.stage.gpus],
+        ) as running,
+    ):
         for path in undeclared(job):
             say(
                 job.title,

@@ -167,15 +167,13 @@ def test_the_command_gives_the_outcomes_of_the_table(settings: dict[str, Any]) -
         checks="none",
         seed=0,
     )
-    with assess(load_target(line)) as run:
-        assert run is not None
-        each = run.assessment
+    with assess(load_target(line)) as each:
+        assert each is not None
     for name, outcome in each.outcomes.items():
         assert torch.equal(outcome == ROBUST, tensors[f"selected.{name}"].bool())
     assert from_record(description["evaluations"]["selected"]).attacks == each.attacks
-    with assess(load_target(replace(line, suite="standard", combine="union", count=3))) as run:
-        assert run is not None
-        standard = run.assessment
+    with assess(load_target(replace(line, suite="standard", combine="union", count=3))) as standard:
+        assert standard is not None
     assert torch.equal(standard.robust_flags, tensors["selected.autoattack"].bool())
     assert 0 < int((each.outcomes["pgd20"] == ROBUST).sum()) < TEST
 
