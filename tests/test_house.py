@@ -27,7 +27,7 @@ TORCH_FREE = (
     "arnas.training.registry",
     "arnas.spaces.registry",
     "arnas.pipeline.plan",
-    "arnas.pipeline.status_table",
+    "arnas.pipeline.status",
     "arnas.pipeline.explain",
     "arnas.pipeline.dvc",
     "arnas.cli",

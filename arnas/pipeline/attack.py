@@ -27,8 +27,8 @@ from arnas.models.loading.load import LoadedModel, load_model
 from arnas.models.sharing import share_batches
 from arnas.pipeline.session import Session, say, session, worker_session
 from arnas.runtime.errors import UserError
+from arnas.runtime.files import digest
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import digest
 from arnas.runtime.ranks import rank_info
 
 VERSION = 2

@@ -22,9 +22,9 @@ from arnas.pipeline.freshness import describe
 from arnas.pipeline.jobs import Job, find_job
 from arnas.pipeline.session import Session, resumed_by, say, session, worker_session
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import check_recorded, sha256_file, unwritable
+from arnas.runtime.files import check_recorded, sha256_file, unwritable, write_sealed
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import manifest_or_empty, write_manifest
+from arnas.runtime.manifest import manifest_or_empty
 from arnas.runtime.progress import Report
 from arnas.runtime.ranks import rank_info
 from arnas.runtime.resume import Checkpointer
@@ -135,7 +135,7 @@ def run_command(
             work(_context(params, job, running))
         outcome = {str(path): sha256_file(path) for path in job.outputs.values()}
         took = {"wall_seconds": round(time.monotonic() - start, 2)}
-        write_manifest(job.manifest, made_from | {"outputs": outcome} | running.record | took)
+        write_sealed(job.manifest, made_from | {"outputs": outcome} | running.record | took)
 
 
 def _context(params: Params, job: Job, running: Session) -> StageContext:

@@ -62,6 +62,11 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def digest(value: object) -> str:
+    """Return the sha256 of the canonical JSON of `value`."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
@@ -126,12 +131,7 @@ def write_json(path: Path, value: object) -> None:
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object that holds the sha256 of the rest of itself, which `read_json` checks."""
     plain = json.loads(json.dumps(dict(content)))
-    write_json(path, {**plain, SEAL: _digest(plain)})
-
-
-def _digest(value: object) -> str:
-    """Return the sha256 of the canonical JSON of `value`."""
-    return sha256_bytes(canonical_json(value).encode())
+    write_json(path, {**plain, SEAL: digest(plain)})
 
 
 def read_json(path: Path, *, sealed: bool = False) -> Any:
@@ -140,7 +140,7 @@ def read_json(path: Path, *, sealed: bool = False) -> Any:
     Parameters
     ----------
     sealed
-        Whether it must have a seal, which is left out of what is returned.
+        Whether it must be an object with a seal, which is left out of what is returned.
 
     Raises
     ------
@@ -150,10 +150,12 @@ def read_json(path: Path, *, sealed: bool = False) -> Any:
     data = read_verified(path)
     value = _parsed(path, data, _loads)
     if not isinstance(value, dict) or (SEAL not in value and not sealed):
+        if sealed:
+            raise _no_manifest(path)
         return value
     content = {key: item for key, item in value.items() if key != SEAL}
     # The bytes too: no digest of values sees a change of spaces.
-    if value.get(SEAL) != _digest(content) or data != _json_bytes(value):
+    if value.get(SEAL) != digest(content) or data != _json_bytes(value):
         raise UserError(
             f"{path} is damaged or was edited: its content does not have the sha256 that it "
             "records; delete it and rerun the stage that makes it."
@@ -249,10 +251,9 @@ def check_recorded(path: Path, sha256: Callable[[], str], manifest: Path | None 
     manifest = path.with_name(MANIFEST) if manifest is None else manifest
     if path.name == MANIFEST or not os.path.lexists(manifest):
         return False
-    content = read_json(manifest, sealed=True)
-    outputs = content.get("outputs") if isinstance(content, dict) else None
+    outputs = read_json(manifest, sealed=True).get("outputs")
     if not isinstance(outputs, dict):
-        raise UserError(f"{manifest} is no manifest: delete it and rerun the stage that makes it.")
+        raise _no_manifest(manifest)
     own = Path(os.path.relpath(path))
     for name, recorded in outputs.items():
         written = Path(name)
@@ -271,6 +272,11 @@ def check_recorded(path: Path, sha256: Callable[[], str], manifest: Path | None 
             )
         return True
     return False
+
+
+def _no_manifest(path: Path) -> UserError:
+    """Return what to say of JSON of another form where a manifest should be."""
+    return UserError(f"{path} is no manifest: delete it and rerun the stage that makes it.")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from arnas.reporting.run.architecture import (
     operation_rows,
 )
 from arnas.reporting.run.tables import Row, write_tables
-from arnas.search.state import load_trajectory_and_gammas
+from arnas.search.state import load_trajectory
 from arnas.spaces.network import DerivedNetwork
 
 
@@ -38,7 +38,7 @@ def run(context: StageContext) -> None:
         path = job.outputs["state"]
         expected = {"search": search, "seed": seed, "stage": "multiobjective"}
         primitives = context.params.searches[search].space.primitives
-        trajectory, gammas = load_trajectory_and_gammas(path, expected, len(primitives))
+        trajectory, gammas = load_trajectory(path, expected, len(primitives))
         origin = {"run": context.params.name, "search": search, "seed": seed}
         tables["alphas"] += alpha_rows(origin, trajectory, primitives)
         tables["gamma"] += gamma_rows(origin, gammas)

@@ -18,8 +18,7 @@ from arnas.pipeline.jobs import find_job
 from arnas.pipeline.plan import stage_versions
 from arnas.pipeline.runner import run_command
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import read_json
-from arnas.runtime.manifest import write_manifest
+from arnas.runtime.files import read_json, write_sealed
 from arnas.stages.data import run as run_data
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +80,7 @@ def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set
     path = Path("results/smoke/data/digits/manifest.json")
     manifest = read_json(path)
     del manifest["settings"]["data.digits"]["split"]  # at its default now
-    write_manifest(path, manifest)
+    write_sealed(path, manifest)
     assert reason(settings) is None
     settings["data"]["digits"]["split_seed"] = 5
     assert reason(settings) == "data.digits.split_seed was 0, is 5"
@@ -91,7 +90,7 @@ def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set
 
 def test_an_older_version_is_stale(settings: dict[str, Any]) -> None:
     path = Path("results/smoke/data/digits/manifest.json")
-    write_manifest(path, read_json(path) | {"version": 0})
+    write_sealed(path, read_json(path) | {"version": 0})
     assert reason(settings) == f"the stage's version was 0, is {stage_versions()['data']}"
 
 
@@ -108,11 +107,11 @@ def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -
     retrain = find_job("retrain", axes, params)
     producer = read_json(Path("results/smoke/data/digits/manifest.json"))
     made_from = {**expected(retrain, params), "inputs": dict(producer["outputs"])}
-    write_manifest(retrain.manifest, made_from)
+    write_sealed(retrain.manifest, made_from)
     assert why_stale(retrain, params) is None
     changed = dict.fromkeys(producer["outputs"], "0" * 64)
     manifest = Path("results/smoke/data/digits/manifest.json")
-    write_manifest(manifest, {**producer, "outputs": changed})
+    write_sealed(manifest, {**producer, "outputs": changed})
     assert "has changed" in str(why_stale(retrain, params))
 
 

@@ -24,14 +24,13 @@ from rich.console import Console
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.pipeline import status_table as overview_table
+from arnas.pipeline import status as overview_table
 from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.pipeline.key_figures import key_figure
-from arnas.pipeline.status import Overview, Status, overview
-from arnas.pipeline.status_table import as_text, follow
+from arnas.pipeline.status import Overview, Status, as_text, follow, overview
 from arnas.reporting.run.tables import whitebox_rows
-from arnas.runtime.files import load_tensors, save_tensors
-from arnas.runtime.manifest import read_manifest, write_manifest
+from arnas.runtime.files import load_tensors, save_tensors, write_sealed
+from arnas.runtime.manifest import read_manifest
 from arnas.runtime.resume import FolderCheckpointer, Snapshot, checkpointing
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +123,7 @@ def test_an_older_manifest_says_only_that_settings_differ(complete_run: Params) 
     job = job_named(RETRAIN, complete_run)
     content = read_manifest(job.manifest)
     del content["settings"]
-    write_manifest(job.manifest, content)
+    write_sealed(job.manifest, content)
     assert seen(complete_run)[RETRAIN].state == "done"
     assert seen(with_epochs(7))[RETRAIN].detail == "its settings differ"
 

@@ -29,9 +29,9 @@ from arnas.runtime.files import (
     sha256_file,
     write_bytes,
     write_json,
+    write_sealed,
 )
 from arnas.runtime.history import growing_history
-from arnas.runtime.manifest import write_manifest
 
 TEXT = st.text(st.characters(codec="utf-8"))
 SEPARATORS = "\u0085\u2028\u2029"
@@ -296,7 +296,7 @@ def test_any_damage_is_noticed(stored: Path, manifest: bool) -> None:
     whole = stored.read_bytes()
     if manifest:
         outputs = {str(stored): sha256_bytes(whole)}
-        write_manifest(stored.with_name("manifest.json"), {"outputs": outputs})
+        write_sealed(stored.with_name("manifest.json"), {"outputs": outputs})
     cut = [whole[:kept] for kept in (0, 7, 50, -1)]
     flipped = [
         whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]

@@ -44,7 +44,6 @@ from arnas.search.state import (
     SearchState,
     load_state,
     load_trajectory,
-    load_trajectory_and_gammas,
     new_state,
 )
 from arnas.spaces.genotype import load_genotype
@@ -172,7 +171,7 @@ def test_a_file_of_the_same_kind_is_refused_in_its_place(run: Path) -> None:
     for read, path in (
         (lambda: load_splits(SPLITS, "shapes"), SPLITS),
         (lambda: load_trajectory(SECOND, wrong), SECOND),
-        (lambda: load_trajectory_and_gammas(SECOND, {"seed": 1}), SECOND),
+        (lambda: load_trajectory(SECOND, {"seed": 1}), SECOND),
         (lambda: load_trajectory(FIRST, {"stage": "multiobjective"}), FIRST),
         (lambda: load_outcomes(OUTCOMES, "shapes", "arnas", 0), OUTCOMES),
         (lambda: load_outcomes(OUTCOMES, "digits", "resnet18", 0), OUTCOMES),

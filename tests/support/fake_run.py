@@ -8,9 +8,9 @@ from pathlib import Path
 from arnas.config.params import Params
 from arnas.pipeline.freshness import describe
 from arnas.pipeline.jobs import Job, planned_jobs
-from arnas.runtime.files import sha256_file
+from arnas.runtime.files import sha256_file, write_sealed
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import read_manifest, write_manifest
+from arnas.runtime.manifest import read_manifest
 
 
 def described(job: Job, params: Params) -> dict[str, object]:
@@ -27,7 +27,7 @@ def make(job: Job, params: Params, content: str = "") -> None:
         path.write_text(f"{path}{content}")
     outputs = {str(path): sha256_file(path) for path in job.outputs.values()}
     job.manifest.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(job.manifest, {**made_from, "outputs": outputs, "device": "cpu"})
+    write_sealed(job.manifest, {**made_from, "outputs": outputs, "device": "cpu"})
 
 
 def make_all(params: Params, but: Iterable[str] = ()) -> None:
@@ -47,7 +47,7 @@ def state_of(job: Job, params: Params) -> Path:
 
 def record(job: Job, **changes: object) -> None:
     """Change what a job's manifest says."""
-    write_manifest(job.manifest, {**read_manifest(job.manifest), **changes})
+    write_sealed(job.manifest, {**read_manifest(job.manifest), **changes})
 
 
 def job_named(title: str, params: Params) -> Job:
