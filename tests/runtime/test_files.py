@@ -141,14 +141,9 @@ def test_files_have_the_permissions_of_the_users_umask(
 # Digests
 
 
-@pytest.mark.parametrize("size", [0, 1, 5_000_000])
-def test_a_file_and_its_bytes_have_the_published_sha256(tmp_path: Path, size: int) -> None:
-    data = b"a" * size
-    (tmp_path / "a").write_bytes(data)
-    assert sha256_file(tmp_path / "a") == sha256_bytes(data) == hashlib.sha256(data).hexdigest()
-
-
-def test_sha256_is_the_standards_own_example() -> None:
+def test_a_file_and_its_bytes_have_the_sha256_of_the_standards_own_example(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == sha256_bytes(b"abc")
     assert sha256_bytes(b"abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
 
 
