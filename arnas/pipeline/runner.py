@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from arnas.attacks.threat import ThreatOptions
 from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.data.paths import user_file
@@ -64,6 +65,11 @@ class StageContext:
     def seed(self) -> int:
         """Return the replicate's seed."""
         return int(self.axes["seed"])
+
+    @property
+    def threat(self) -> ThreatOptions:
+        """Return the threat model of the dataset."""
+        return self.params.threat[self.axes["dataset"]]
 
     def placed(self, model: nn.Module, *, trained: bool = False) -> nn.Module:
         """Put a model on the device, where the ranks of the job share its batches.

@@ -156,10 +156,7 @@ def read_json(path: Path, *, sealed: bool = False) -> Any:
     content = {key: item for key, item in value.items() if key != SEAL}
     # The bytes too: no digest of values sees a change of spaces.
     if value.get(SEAL) != digest(content) or data != _json_bytes(value):
-        raise UserError(
-            f"{path} is damaged or was edited: its content does not have the sha256 that it "
-            "records; delete it and rerun the stage that makes it."
-        )
+        raise _edited(path)
     return content
 
 
@@ -215,20 +212,28 @@ def read_verified(path: Path, manifest: Path | None = None) -> bytes:
     UserError
         When the file cannot be read or is not what its stage has written.
     """
-    return _read_verified(path, manifest)[0]
+    data = _read(path)
+    check_recorded(path, lambda: sha256_bytes(data), manifest)
+    return data
 
 
-def _read_verified(path: Path, manifest: Path | None = None) -> tuple[bytes, bool]:
-    """Return the bytes of a file, and whether a manifest has their sha256."""
-    try:
+def _read(path: Path) -> bytes:
+    """Return the bytes of a file."""
+    with _readable(path):
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is no file: remove it and run the stage that makes the file.")
-        data = path.read_bytes()
+        return path.read_bytes()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say in a sentence why a file cannot be read."""
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: run the stage that makes it.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    return data, check_recorded(path, lambda: sha256_bytes(data), manifest)
+        raise UserError(f"{path} cannot be read: {error.strerror}; restore or remake it.") from None
 
 
 def check_recorded(path: Path, sha256: Callable[[], str], manifest: Path | None = None) -> bool:
@@ -274,6 +279,14 @@ def check_recorded(path: Path, sha256: Callable[[], str], manifest: Path | None 
     return False
 
 
+def _edited(path: Path) -> UserError:
+    """Return what to say of a file whose own sha256 is not that of its content."""
+    return UserError(
+        f"{path} is damaged or was edited: its content does not have the sha256 that it records; "
+        "delete it and rerun the stage that makes it."
+    )
+
+
 def _no_manifest(path: Path) -> UserError:
     """Return what to say of JSON of another form where a manifest should be."""
     return UserError(f"{path} is no manifest: delete it and rerun the stage that makes it.")
@@ -316,7 +329,8 @@ def load_tensors(path: Path) -> TensorFile:
     """
     from safetensors.torch import load as safetensors_load
 
-    data, verified = _read_verified(path)
+    data = _read(path)
+    verified = check_recorded(path, lambda: sha256_bytes(data))
     header, recorded, description = _read_header(path, io.BytesIO(data), len(data))
     if not verified and recorded is None:
         warnings.warn(f"{path} records no sha256: its content is not verified", stacklevel=2)
@@ -324,10 +338,7 @@ def load_tensors(path: Path) -> TensorFile:
         total = hashlib.sha256(header.replace(str(recorded).encode(), UNSET.encode(), 1))
         total.update(memoryview(data)[len(header) :])
         if total.hexdigest() != recorded:
-            raise UserError(
-                f"{path} is damaged or was edited: its content does not have the sha256 that it "
-                "records; delete it and rerun the stage that makes it."
-            )
+            raise _edited(path)
     try:
         # The library's order changes from process to process.
         return TensorFile(dict(sorted(safetensors_load(data).items())), description)
@@ -346,13 +357,8 @@ def read_description(path: Path) -> dict[str, Any]:
     UserError
         When the file is missing or its header is damaged.
     """
-    try:
-        with path.open("rb") as stream:
-            return _read_header(path, stream, path.stat().st_size)[2]
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is missing: run the stage that makes it.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; restore or remake it.") from None
+    with _readable(path), path.open("rb") as stream:
+        return _read_header(path, stream, path.stat().st_size)[2]
 
 
 def _read_header(

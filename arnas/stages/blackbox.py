@@ -27,9 +27,7 @@ from arnas.stages.attacked import images_to_attack
 def make_examples(context: StageContext) -> None:
     """Make examples on one network for the others, and attack it with Square."""
     splits, x, y = images_to_attack(context)
-    options = context.params.blackbox
-    threat_options = context.params.threat[context.axes["dataset"]]
-    threat = threat_options.threat()
+    options, threat = context.params.blackbox, context.threat.threat()
     model, origin = load_trained(context.inputs["selected"], splits.info, *named(context.axes)[1:])
     context.placed(model)
     sections, size = Sections(context.checkpointer), options.batch_size
@@ -70,7 +68,7 @@ def make_examples(context: StageContext) -> None:
             "network": context.axes["network"],
             "seed": context.seed,
             "loss": origin["loss"],
-            "threat": threat_options.model_dump(mode="json") | {"text": str(threat)},
+            "threat": context.threat.model_dump(mode="json") | {"text": str(threat)},
             "settings": options.model_dump(mode="json"),
             "checks": [checks.blackbox_ball_and_box(monitor)._asdict()],
         },
@@ -81,10 +79,7 @@ def _square(
     context: StageContext, section: Section, model: nn.Module, x: Tensor, y: Tensor
 ) -> SuiteState:
     """Attack the first images with Square; its own state is kept."""
-    options, threat = (
-        context.params.blackbox,
-        context.params.threat[context.axes["dataset"]].threat(),
-    )
+    options, threat = context.params.blackbox, context.threat.threat()
     n = min(options.square_images, len(y))
     known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
     attack: Any = known.run
