@@ -113,7 +113,7 @@ def check_the_plan(params: Params) -> None:
     paths = [path for i in found for path in [*i.outputs.values(), i.manifest]]
     assert len(set(paths)) == len(paths)
     for path in paths:
-        assert path.parts[0] == "results"
+        assert params.name in path.parts[:3] and path.parts[0] == "results"
         assert ".." not in path.parts
         assert max(map(len, path.parts)) < 120
     for instance in found:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_run import job_named, make, make_all, record, state_of
+from fake_run import job_named, make, make_all, record, smoke, state_of
 from rich.console import Console
 
 from arnas.config.load import check_params
@@ -36,11 +36,10 @@ from arnas.runtime.resume import FolderCheckpointer, Snapshot, checkpointing
 ROOT = Path(__file__).parents[2]
 RETRAIN = "retrain digits/arnas/0"
 WHITEBOX = "whitebox digits/arnas/0"
-SMOKE: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
 
 
 def with_epochs(epochs: int) -> Params:
-    content: dict[str, Any] = yaml.safe_load(yaml.safe_dump(SMOKE))
+    content = smoke()
     content["retrain"]["digits"]["epochs"] = epochs
     return check_params(content, "changed")
 
@@ -129,7 +128,7 @@ def test_an_older_manifest_says_only_that_settings_differ(complete_run: Params) 
 
 
 def test_another_set_of_inputs_is_named(complete_run: Params) -> None:
-    content = yaml.safe_load(yaml.safe_dump(SMOKE))
+    content = smoke()
     content["run"]["networks"] = ["arnas"]
     found = seen(check_params(content, "fewer"))["blackbox digits"]
     assert found.detail == 'run.networks was ["arnas","arnas_undefended"], is ["arnas"]'

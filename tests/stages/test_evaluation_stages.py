@@ -228,20 +228,21 @@ def test_the_last_checkpoint_is_attacked_unless_it_is_the_selected_one(
     assert torch.equal(found["last.fgsm"], expected), "equal logits mean the first class"
 
 
-def test_an_undefended_network_is_not_attacked_with_autoattack(settings: dict[str, Any]) -> None:
-    settings["whitebox"] |= {
-        "attacks": ["autoattack", "fgsm"],
-        "last_attacks": [],
-        "checks": "none",
-    }
-    use(settings)
-    names = {}
-    for network in ("arnas", "arnas_undefended"):
+def test_autoattack_is_kept_to_defended_networks_and_to_some_datasets(
+    settings: dict[str, Any],
+) -> None:
+    attacks = {"attacks": ["autoattack", "fgsm"], "last_attacks": [], "checks": "none"}
+    plain = {"selected.clean", "selected.fgsm", "last.clean", "curve"}
+    for network, datasets, more in (
+        ("arnas", None, {"selected.autoattack"}),
+        ("arnas_undefended", None, set()),
+        ("arnas", [], set()),
+    ):
+        settings["whitebox"] |= attacks | {"autoattack_datasets": datasets}
+        use(settings)
         axes = {**CELL, "network": network}
         store(axes, 0)
-        names[network] = set(attacked(axes)[0])
-    plain = {"selected.clean", "selected.fgsm", "last.clean", "curve"}
-    assert names == {"arnas": {*plain, "selected.autoattack"}, "arnas_undefended": plain}
+        assert set(attacked(axes)[0]) == plain | more
 
 
 def test_an_attack_of_the_users_own_is_named_by_its_reference(settings: dict[str, Any]) -> None:
@@ -265,18 +266,6 @@ def test_an_attack_of_the_users_own_is_named_by_its_reference(settings: dict[str
     selected = table[table["checkpoint"] == "selected"]
     assert list(selected["attack"]) == ["clean", "fgsm", own, "union"]
     assert accuracies(table)[0]["attacks"] == ["clean", "FGSM", own, "union"]
-
-
-def test_autoattack_may_be_kept_to_some_datasets(settings: dict[str, Any]) -> None:
-    settings["whitebox"] |= {
-        "attacks": ["autoattack", "fgsm"],
-        "last_attacks": [],
-        "checks": "none",
-    }
-    settings["whitebox"] |= {"autoattack_datasets": []}
-    use(settings)
-    store(CELL, 0)
-    assert "selected.autoattack" not in attacked(CELL)[0]
 
 
 @pytest.mark.parametrize(("last", "checked"), [(7, False), (8, True)])

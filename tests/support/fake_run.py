@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import describe
@@ -11,6 +14,15 @@ from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.runtime.files import sha256_file, write_sealed
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import read_manifest
+
+SMOKE = (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
+"""The settings of the run."""
+
+
+def smoke() -> dict[str, Any]:
+    """Return the settings of the run as values, which a test may change."""
+    content: dict[str, Any] = yaml.safe_load(SMOKE)
+    return content
 
 
 def described(job: Job, params: Params) -> dict[str, object]:
