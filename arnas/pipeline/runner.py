@@ -20,7 +20,7 @@ from arnas.data.paths import user_file
 from arnas.models.sharing import share_batches, share_statistics
 from arnas.pipeline.dvc import undeclared
 from arnas.pipeline.freshness import describe
-from arnas.pipeline.jobs import Job, find_job
+from arnas.pipeline.jobs import Job, find_job, producers
 from arnas.pipeline.session import Session, resumed_by, say, session, worker_session
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_recorded, sha256_file, unwritable, write_sealed
@@ -70,6 +70,10 @@ class StageContext:
     def threat(self) -> ThreatOptions:
         """Return the threat model of the dataset."""
         return self.params.threat[self.axes["dataset"]]
+
+    def gather(self, command: str) -> list[Job]:
+        """Return the jobs of a command that the job, an aggregate, is made from."""
+        return producers(self.job.stage, command, self.axes, self.params)
 
     def placed(self, model: nn.Module, *, trained: bool = False) -> nn.Module:
         """Put a model on the device, where the ranks of the job share its batches.

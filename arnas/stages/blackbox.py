@@ -16,7 +16,7 @@ from arnas.evaluation.predict import logits, predict
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.evaluation.transfer import transfer_examples
 from arnas.models.weight_files import load_trained
-from arnas.pipeline.jobs import named, producers
+from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import StageContext
 from arnas.runtime.device import full_float32
 from arnas.runtime.files import save_tensors
@@ -109,10 +109,7 @@ def _square(
 def score(context: StageContext) -> None:
     """Show every source's examples to every target of the same seed."""
     splits, x, y = images_to_attack(context)
-    cells = [
-        producer.axes
-        for producer in producers(context.job.stage, "retrain", context.axes, context.params)
-    ]
+    cells = [producer.axes for producer in context.gather("retrain")]
     tensors: dict[str, Tensor] = {}
     described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}
     described |= {"losses": {}, "checks": {}}

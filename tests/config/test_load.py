@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dotted import put
 from ruamel.yaml import YAML
 
 from arnas.config.load import check_files, check_params, load_params, read_yaml
@@ -32,13 +32,7 @@ def default() -> dict[str, Any]:
 
 def change(path: str, value: Any) -> dict[str, Any]:
     """Return the default settings with one value set, blocks on the way created."""
-    content = copy.deepcopy(default())
-    *blocks, key = path.split(".")
-    here = content
-    for block in blocks:
-        here = here.setdefault(block, {})
-    here[key] = value
-    return content
+    return put(default(), path, value)
 
 
 def sentence(content: Any) -> str:

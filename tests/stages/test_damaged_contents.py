@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from damage import MARKER, Trap, sentence
+from dotted import put
 from torch import Tensor
 
 from arnas.data.load import load_dataset
@@ -41,18 +42,7 @@ def drop(name: str) -> Change:
 
 def describe(path: str, value: Any) -> Change:
     """Return a change of the description at a dotted path; `...` takes a key away."""
-
-    def change(_: Tensors, description: dict[str, Any]) -> None:
-        *blocks, key = path.split(".")
-        here = description
-        for block in blocks:
-            here = here[block]
-        if value is ...:
-            del here[key]
-        else:
-            here[key] = value
-
-    return change
+    return lambda _, description: put(description, path, value)
 
 
 def spoiled(value: float) -> Callable[[Tensor], Tensor]:

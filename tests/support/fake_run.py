@@ -6,14 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 import yaml
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import describe
 from arnas.pipeline.jobs import Job, planned_jobs
+from arnas.runtime.errors import UserError
 from arnas.runtime.files import sha256_file, write_sealed
 from arnas.runtime.history import state_folder
 from arnas.runtime.manifest import read_manifest
+from arnas.runtime.resume import Snapshot, checkpointing
 
 SMOKE = (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
 """The settings of the run."""
@@ -60,6 +64,17 @@ def state_of(job: Job, params: Params) -> Path:
 def record(job: Job, **changes: object) -> None:
     """Change what a job's manifest says."""
     write_sealed(job.manifest, {**read_manifest(job.manifest), **changes})
+
+
+def cut_short(folder: Path, title: str, result: object) -> None:
+    """Leave the state of a run behind that was cut short after its first save."""
+    with (
+        pytest.raises(UserError),
+        checkpointing(folder, title, str(result)) as checkpointer,
+    ):
+        values = {"epoch": 1, "step": 2}
+        checkpointer.maybe_save(lambda: Snapshot({"w": torch.zeros(1000)}, values), now=True)
+        raise UserError("cut short")
 
 
 def job_named(title: str, params: Params) -> Job:
