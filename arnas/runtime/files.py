@@ -198,14 +198,7 @@ def _loads(text: str) -> Any:
 
 
 def read_verified(path: Path, manifest: Path | None = None) -> bytes:
-    """Return the bytes of a file after comparing them with the manifest of its stage.
-
-    Parameters
-    ----------
-    path
-        A regular file, or a link to one.
-    manifest
-        Where the manifest would be; by default beside the file. Without one nothing is compared.
+    """Return the bytes of a file, or of a link to one, after `check_recorded`.
 
     Raises
     ------

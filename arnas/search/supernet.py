@@ -23,6 +23,7 @@ from arnas.spaces.network import STEM_MULTIPLIER, preprocessing
 from arnas.spaces.options import SearchSpaceOptions
 from arnas.spaces.primitives import (
     build_operation,
+    grouped,
     merge_phases,
     shift_by_one,
     split_phases,
@@ -65,11 +66,6 @@ class ScaledNorm(nn.BatchNorm2d):
             0.1,
             self.eps,
         )
-
-
-def grouped(channels: int, groups: int, kernel: int = 1, stride: int = 1) -> nn.Conv2d:
-    """Return a bias-free convolution of `channels` in and out that keeps or halves the size."""
-    return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
 class StateEdges(nn.Module):

@@ -182,11 +182,9 @@ class DerivedNetwork(CellNetwork):
         The cells; must hold every kind that the space names.
     space
         Kinds and widths of the stages.
-    channels
-        Initial channels C.
     cells
         Number of cells L.
-    num_classes, in_channels, mean, std, auxiliary
+    num_classes, in_channels, channels, mean, std, auxiliary
         As for `CellNetwork`.
 
     Raises

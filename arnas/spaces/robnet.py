@@ -62,12 +62,10 @@ class RobNet(CellNetwork):
     ----------
     codes
         One for all cells, or one for each.
-    num_classes, in_channels
-        Of the data.
-    channels
-        Initial channels C.
     cells
         Number of cells L.
+    num_classes, in_channels, channels
+        As for `CellNetwork`.
 
     Raises
     ------
