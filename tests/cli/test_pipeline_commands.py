@@ -6,17 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from calls import Arnas, caller
-from fake_run import make_all, record, state_of
+from fake_run import SMOKE, cut_short, make_all, record, state_of
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.pipeline.jobs import find_job, planned_jobs
-from arnas.runtime.errors import UserError
-from arnas.runtime.resume import Snapshot, checkpointing
+from arnas.runtime.resume import checkpointing
 
-ROOT = Path(__file__).parents[2]
 CELL = {"dataset": "digits", "network": "arnas", "seed": "0"}
 RETRAIN = "retrain digits/arnas/0"
 
@@ -26,7 +23,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.chdir(tmp_path)
     for variable in ("ARNAS_PARAMS", "ARNAS_STATE_DIR", "DVC_ROOT"):
         monkeypatch.delenv(variable, raising=False)
-    Path("params.yaml").write_bytes((ROOT / "workflow/presets/smoke.yaml").read_bytes())
+    Path("params.yaml").write_text(SMOKE)
     found = load_params()
     make_all(found)
     return found
@@ -39,17 +36,11 @@ def arnas(
     return caller(monkeypatch, capsys)
 
 
-def cut_short(params: Params) -> Path:
+def training_cut_short(params: Params) -> Path:
     """Leave the state of a training behind and return its folder."""
     job = find_job("retrain", CELL, params)
     folder = state_of(job, params)
-    with (
-        pytest.raises(UserError),
-        checkpointing(folder, job.title, str(job.manifest)) as checkpointer,
-    ):
-        values = {"epoch": 1, "step": 2}
-        checkpointer.maybe_save(lambda: Snapshot({"w": torch.zeros(1000)}, values), now=True)
-        raise UserError("cut short")
+    cut_short(folder, job.title, job.manifest)
     return folder
 
 
@@ -99,7 +90,7 @@ def test_explain_names_the_reason(params: Params, arnas: Arnas) -> None:
 
 def test_abandoned_state_is_listed_and_removed(params: Params, arnas: Arnas) -> None:
     assert "There is no abandoned state" in arnas("clean --state").out
-    folder = cut_short(params)
+    folder = training_cut_short(params)
     ended = arnas("clean --state")
     assert f"abandoned: {RETRAIN}, 0.0 MB, " in ended.out
     assert "1 of 2 epochs, step 2: its next run goes on from there" in ended.out
@@ -109,7 +100,7 @@ def test_abandoned_state_is_listed_and_removed(params: Params, arnas: Arnas) -> 
 
 
 def test_state_of_other_settings_says_so(params: Params, arnas: Arnas) -> None:
-    cut_short(params)
+    training_cut_short(params)
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("    epochs: 2\n", "    epochs: 3\n"))
     assert "not of the present settings and inputs" in arnas("clean --state").out
@@ -130,7 +121,7 @@ def test_state_at_work_stays(params: Params, arnas: Arnas) -> None:
 def test_on_a_terminal_it_asks(
     params: Params, arnas: Arnas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = cut_short(params)
+    folder = training_cut_short(params)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, kept_afterwards in ((False, True), (True, False)):
         monkeypatch.setattr("typer.confirm", lambda _, answer=answer: answer)

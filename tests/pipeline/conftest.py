@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
-from fake_run import make_all
+from fake_run import SMOKE, make_all, smoke
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-
-SMOKE = (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
 
 
 @pytest.fixture
@@ -21,7 +18,7 @@ def empty_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.delenv("ARNAS_PARAMS", raising=False)
     monkeypatch.delenv("ARNAS_STATE_DIR", raising=False)
     Path("params.yaml").write_text(SMOKE)
-    return check_params(yaml.safe_load(SMOKE), "smoke")
+    return check_params(smoke(), "smoke")
 
 
 @pytest.fixture

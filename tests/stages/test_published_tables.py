@@ -14,8 +14,7 @@ from arnas.config.load import load_params
 from arnas.pipeline.jobs import find_job
 from arnas.reporting.published import compare
 from arnas.reporting.published.compare import COLUMNS
-from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file
-from arnas.runtime.manifest import write_manifest
+from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file, write_sealed
 from arnas.spaces.published import GENOTYPES
 from arnas.stages import tables
 
@@ -44,7 +43,7 @@ def pretend(command: str, key: str, **blocks: dict[str, object]) -> None:
     save_tensors(path, tensors, description)
     made = read_json(job.manifest)
     new = {name: sha256_file(Path(name)) for name in made["outputs"]}
-    write_manifest(job.manifest, made | {"outputs": new})
+    write_sealed(job.manifest, made | {"outputs": new})
 
 
 def test_nobody_has_published_networks_on_digits(copy: Path) -> None:

@@ -12,8 +12,7 @@ import yaml
 from arnas.cli import main
 from arnas.config.load import load_params
 from arnas.pipeline.jobs import find_job
-from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file
-from arnas.runtime.manifest import write_manifest
+from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file, write_sealed
 
 ROOT = Path(__file__).parents[2]
 SEARCH = {"search": "dsara", "seed": "0"}
@@ -83,4 +82,4 @@ def _set_tables(folder: Path) -> None:
     save_tensors(path, tensors, description)
     made = read_json(manifest)
     new = {name: sha256_file(folder / name) for name in made["outputs"]}
-    write_manifest(manifest, made | {"outputs": new})
+    write_sealed(manifest, made | {"outputs": new})
