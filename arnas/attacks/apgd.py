@@ -32,7 +32,6 @@ from arnas.attacks.oracle import (
     LossAndGrad,
     Oracle,
     RandomStreams,
-    misclassified,
 )
 from arnas.attacks.pgd import check_attack
 from arnas.attacks.projection import draw_noise, length, project, shaped
@@ -226,7 +225,7 @@ def _run(
         slope = _query(oracle, point, labels, objective, phase.steps == 0)
         state = initial_state(x, labels, point, slope, phase.threat, fresh=len(phases) == 1)
         if last:
-            _drop_broken(state, slope.logits, found)
+            _drop_broken(oracle, state, slope.logits, found)
         _run_phase(oracle, state, phase.steps, objective, found if last else None)
         point = state.best
     found.x_adv[state.index] = state.best
@@ -255,16 +254,16 @@ def _run_phase(
         slope = _query(oracle, state.point, state.labels, objective, step == steps)
         state.update(slope)
         if found is not None:
-            _drop_broken(state, slope.logits, found)
+            _drop_broken(oracle, state, slope.logits, found)
         if step in reviews and len(state.index):
             state.adapt_step_size(step - reviewed)
             reviewed = step
 
 
-def _drop_broken(state: ApgdState, logits: Tensor, found: AttackOutput) -> None:
+def _drop_broken(oracle: Oracle, state: ApgdState, logits: Tensor, found: AttackOutput) -> None:
     """Store the points of misclassified images and go on without them."""
     y = state.labels if state.labels.ndim == 1 else state.labels[:, 0]
-    wrong = misclassified(logits, y)
+    wrong = oracle.misclassified(logits, y)
     if wrong.any():
         found.broken[state.index[wrong]] = True
         found.x_adv[state.index[wrong]] = state.point[wrong]

@@ -74,9 +74,9 @@ class Oracle:
     batch_size
         Images that go through the model together, from 1 up.
     expectation
-        Passes that a gradient is averaged over, for a model that draws random numbers
-        (expectation over transformation, Athalye et al., arXiv 1707.07397). Value and logits are
-        those of the last pass, as in AutoAttack.
+        Passes that gradient, value and logits are averaged over, for a model that draws random
+        numbers (expectation over transformation, Athalye et al., arXiv 1707.07397). Of such a model
+        one misclassified draw says little, so no image leaves an attack before its last step.
     """
 
     def __init__(self, model: nn.Module, batch_size: int, expectation: int = 1) -> None:
@@ -98,7 +98,12 @@ class Oracle:
 
     def is_wrong(self, x: Tensor, y: Tensor) -> Tensor:
         """Return which images are misclassified, bool of shape (N,)."""
-        return misclassified(self.logits(x), y)
+        return self.misclassified(self.logits(x), y)
+
+    def misclassified(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return which logits end an attack, bool of shape (N,): none of a random model."""
+        wrong = misclassified(logits, y)
+        return wrong if self.expectation == 1 else torch.zeros_like(wrong)
 
     def slope(self, x: Tensor, labels: Tensor, objective: Objective) -> LossAndGrad:
         """Return the input gradient of the summed objective, its values and the logits.
@@ -114,15 +119,17 @@ class Oracle:
     def _batch_slope(self, x: Tensor, labels: Tensor, objective: Objective) -> LossAndGrad:
         """Do the same for one batch."""
         x = x.detach().requires_grad_()
-        total = torch.zeros_like(x)
+        passes = []
         for _ in range(self.expectation):
             with torch.enable_grad():
                 logits = self.model(x)
                 values = objective(logits, labels)
-                total += _input_gradient(values, x)
+                passes.append((_input_gradient(values, x), values.detach(), logits.detach()))
         self.forwards += self.expectation * len(x)
         self.backwards += self.expectation * len(x)
-        return LossAndGrad((total / self.expectation).detach(), values.detach(), logits.detach())
+        if self.expectation == 1:
+            return LossAndGrad(*passes[0])
+        return LossAndGrad(*(torch.stack(found).mean(0) for found in zip(*passes, strict=True)))
 
 
 def _input_gradient(values: Tensor, x: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from arnas.attacks.oracle import (
     Numbers,
     Oracle,
     RandomStreams,
-    misclassified,
 )
 from arnas.attacks.pgd import check_at_least, check_attack
 from arnas.attacks.projection import ORDERS, TINY, length, project, shaped
@@ -247,7 +246,7 @@ def _begin(problem: _Problem, x: Tensor, y: Tensor, draw: Numbers) -> tuple[_Sta
         raise UserError("the model changes its input in place: let it work on a copy.")
     size = length(best - x, problem.threat.norm)
     state = _State(index, x.clone(), best, y, margin(logits, y), size, torch.ones_like(size), drawn)
-    return state, logits.shape[1], misclassified(logits, y)
+    return state, logits.shape[1], problem.oracle.misclassified(logits, y)
 
 
 def _drop_broken(state: _State, result: Tensor, broken: Tensor, wrong: Tensor) -> None:
@@ -270,7 +269,7 @@ def _query(problem: _Problem, state: _State, window: Window, numbers: Tensor) ->
     for pixels, _, after in edits:
         state.best.scatter_(1, pixels, after)
     logits = problem.oracle.logits(state.best.view(-1, *problem.shape))
-    value, wrong = margin(logits, state.y), misclassified(logits, state.y)
+    value, wrong = margin(logits, state.y), problem.oracle.misclassified(logits, state.y)
     better = (value > state.value) | wrong
     for pixels, before, after in edits:
         state.best.scatter_(1, pixels, torch.where(better[:, None], after, before))

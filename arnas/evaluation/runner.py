@@ -34,6 +34,10 @@ PerImage = Callable[[Iterable[object], Tensor, Sequence[int]], Tensor]
 BATCHES = 4
 """Batches whose images are attacked together: as images leave, the others are regrouped, and only
 the last of the batches is not full."""
+JUDGING_PASSES = 100
+"""Passes over an adversarial example by which a model that draws random numbers is judged."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, modulo 1, are spread evenly."""
 SAME = 1e-4
 """Largest difference of the logits of the folded copy, relative to their size."""
 
@@ -43,8 +47,10 @@ class SuiteState:
     """How far an evaluation has come: all that a later process needs to resume it."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """``x_adv``, ``clean`` and each attack's outcomes as in `arnas.evaluation.result.EvalResult`;
-    ``tries``: int64 of shape (n,), those done of the present attack; ``curve``, ``curve_delta``."""
+    """``x_adv``, ``clean`` and each attack's outcomes, see `arnas.evaluation.result.EvalResult`;
+    ``share``: float of shape (n,), in which share of passes ``x_adv`` is misclassified, 0 or 1
+    unless the model draws random numbers; ``tries``: int64 of shape (n,), those done of the present
+    attack; ``curve``, ``curve_delta``."""
     finished: list[str] = field(default_factory=list)
     passes: dict[str, list[int]] = field(default_factory=dict)
     """Attack to the images that went through the model for it, and to its gradients."""
@@ -114,9 +120,9 @@ class SuiteRun:
             live.watching(self.model, copy),
         ):
             if "clean" not in state.finished:
-                wrong = misclassified(logits(self.model, self.x, self.batch_size), self.y)
-                clean = torch.where(wrong, BROKEN, ROBUST).to(torch.uint8)
-                state.tensors |= {"x_adv": self.x.clone(), "clean": clean}
+                share = self._misclassified(self.x, self.y)
+                clean = torch.where(self._broken(share), BROKEN, ROBUST).to(torch.uint8)
+                state.tensors |= {"x_adv": self.x.clone(), "clean": clean, "share": share}
                 state.count("clean", live)
                 state.finished.append("clean")
                 self._tell(state, "clean")
@@ -143,10 +149,11 @@ class SuiteRun:
             images = images[: BATCHES * self.batch_size]
             together = min(component.tries - first, max(1, self.batch_size // len(images)))
             some = range(first, first + together)
-            broken, x_adv = self._try(name, component, images, some, live, copy)
-            new = broken & robust_images(state.outcomes)[images]  # the first example is kept
-            outcome[images[broken]] = BROKEN
-            tensors["x_adv"][images[new]] = x_adv[new]
+            share, x_adv = self._try(name, component, images, some, live, copy)
+            outcome[images[self._broken(share, images)]] = BROKEN
+            better = share > tensors["share"][images]  # of equals the first example is kept
+            tensors["x_adv"][images[better]] = x_adv[better]
+            tensors["share"][images[better]] = share[better]
             tries[images] += together
             state.count(name, live)
             self._tell(state, name)
@@ -164,7 +171,10 @@ class SuiteRun:
         monitor: EvalMonitor,
         copy: nn.Module,
     ) -> tuple[Tensor, Tensor]:
-        """Return which of the images any of these tries breaks, and the earliest such example."""
+        """Return each image's example that is misclassified most often, and in which share.
+
+        Of equal tries the earliest counts.
+        """
         jobs = images.repeat(len(tries))
         device, _ = home(self.model)
         x, y = self.x[jobs].to(device), self.y[jobs].to(device)
@@ -175,16 +185,31 @@ class SuiteRun:
             labels = torch.stack([y, order[:, tries.start :].T.flatten()], dim=1)
         output = component.run(oracle, x, labels, self.threat, self._streams(name, images, tries))
         monitor.see(x, output.x_adv, self.threat)
-        broken = output.broken.clone()
         # Classified again by the model itself, whatever the attack believes.
-        if bool(broken.any()):
-            again = logits(self.model, output.x_adv[output.broken], self.batch_size)
-            broken[output.broken] = misclassified(again, y[output.broken])
-        by_try = broken.view(len(tries), -1)
-        which = by_try.int().argmax(0)
+        judged = output.broken | (self.expectation > 1)
+        share = torch.zeros(len(jobs), device=device)
+        if bool(judged.any()):
+            share[judged] = self._misclassified(output.x_adv[judged], y[judged])
+        most, which = share.view(len(tries), -1).max(0)
         examples = output.x_adv.view(len(tries), len(images), *x.shape[1:])
         chosen = examples[which, torch.arange(len(images), device=which.device)]
-        return by_try.any(0).cpu(), chosen.cpu()
+        return most.cpu(), chosen.cpu()
+
+    def _misclassified(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return in which share of fresh passes images are misclassified, float of shape (N,)."""
+        passes = 1 if self.expectation == 1 else JUDGING_PASSES
+        found = (misclassified(logits(self.model, x, self.batch_size), y) for _ in range(passes))
+        return torch.stack([wrong.float() for wrong in found]).mean(0)
+
+    def _broken(self, share: Tensor, images: Tensor | slice = slice(None)) -> Tensor:
+        """Return which images count as broken, given in which share of passes they are.
+
+        Each has a threshold of its own. The thresholds of the images are spread evenly over [0, 1)
+        and are the same for every attack, so that the count of a random model is the expected
+        number of its misclassified images up to rounding.
+        """
+        thresholds = (self.indices[images].double() + 0.5) * GOLDEN % 1
+        return share > 1 - thresholds.to(share)
 
     def _streams(self, name: str, images: Tensor, tries: range) -> RandomStreams:
         """Return the random numbers of all tries at some images.

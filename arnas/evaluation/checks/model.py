@@ -23,7 +23,8 @@ from arnas.evaluation.checks.state import same_values, untouched
 from arnas.evaluation.result import Check, Status
 from arnas.runtime.errors import Preempted
 
-PASSES = 3
+PASSES = 12
+"""A model that picks one of two networks at random gives equal logits with probability 2^-11."""
 SAME_AGAIN, OTHER_AGAIN = 1e-6, 1e-4
 """Difference of the logits of equal passes, relative to their size, up to which they are the same,
 and from which the model draws random numbers; between them sums run in any order."""
