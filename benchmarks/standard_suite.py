@@ -31,9 +31,7 @@ from arnas.attacks.pgd import pgd
 from arnas.attacks.suites import build_suite
 from arnas.attacks.threat import Threat
 from arnas.evaluation.result import ROBUST
-from arnas.evaluation.runner import SuiteRun
-from arnas.runtime.progress import silent
-from arnas.runtime.resume import NO_CHECKPOINT
+from arnas.evaluation.runner import SuiteRun, SuiteState
 
 PEERS = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -78,19 +76,17 @@ def timed(work: Callable[..., Tensor], *arguments: object) -> tuple[float, Tenso
 def ours(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, name: str, seed: int, batch: int
 ) -> Tensor:
-    """Return which images withstand one attack of ours."""
+    """Return which images are robust to one attack of ours."""
     suite = build_suite(name, threat.norm, 10)
-    run = SuiteRun(
-        model, x, y, torch.arange(len(y)), threat, suite, seed, batch, 1,
-        torch.device("cpu"), NO_CHECKPOINT, silent,
-    )  # fmt: skip
-    return run.finish().tensors[name] == ROBUST
+    state = SuiteState()
+    SuiteRun(model, x, y, torch.arange(len(y)), threat, suite, seed, batch).finish(state)
+    return state.tensors[name] == ROBUST
 
 
 def theirs(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, name: str, seed: int, batch: int
 ) -> Tensor:
-    """Return which images withstand its counterpart."""
+    """Return which images are robust to its counterpart."""
     adversary = AutoAttack(
         model, norm=NORMS[threat.norm], eps=threat.epsilon, seed=seed, version="standard"
     )

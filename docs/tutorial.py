@@ -180,20 +180,20 @@ from arnas.evaluation.checks import run as checks
 from arnas.evaluation.predict import predict
 from arnas.evaluation.transfer import transfer_examples
 
-verdicts = {}
+results = {}
 for name, model, found in (("honest", net, honest), ("masked", masked, looks_robust)):
-    standing = evaluate(model, x, y, Threat("linf", 1), "pgd20", checks="none").robust_accuracy
+    robust = evaluate(model, x, y, Threat("linf", 1), "pgd20", checks="none").robust_accuracy
     white = found["clean"] & found["fgsm"] & found["pgd20"]
     other = net if name == "masked" else masked
     x_adv = transfer_examples(other, x, y, threat, steps=20, batch_size=256, seed=0)
     stands = (predict(model, x_adv, 256) == y) & found["clean"]
-    verdicts[name] = [
+    results[name] = [
         checks.margin_not_stronger(found["pgd20"], found["cw_inf"]),
-        checks.full_range(standing, "1", y),
+        checks.full_range(robust, "1", y),
         checks.blackbox_not_stronger(white, {"transfer": stands}),
     ]
     print(name)
-    for check in verdicts[name]:
+    for check in results[name]:
         print(f"  {check.status} {check.id}: {check.evidence}")
 
 # %% [markdown]

@@ -26,8 +26,15 @@ from arnas.attacks.objectives import (
     targeted_dlr,
     targeted_margin,
 )
-from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, RandomStreams, misclassified
-from arnas.attacks.pgd import check_at_least, check_start, pairs
+from arnas.attacks.oracle import (
+    ActiveImages,
+    AttackOutput,
+    LossAndGrad,
+    Oracle,
+    RandomStreams,
+    misclassified,
+)
+from arnas.attacks.pgd import check_attack
 from arnas.attacks.projection import draw_noise, length, project, shaped
 from arnas.attacks.threat import Threat
 from arnas.runtime.seeds import make_generator
@@ -114,13 +121,14 @@ def apgd(
     Raises
     ------
     UserError
-        When x, y and targets do not fit each other, x leaves [0, 1], or an argument is impossible.
+        As for `arnas.attacks.pgd.pgd`.
     """
-    check_start(x, y, steps, start)
-    check_at_least(1, restarts=restarts, batch_size=batch_size)
-    x, labels = x.detach(), y
+    labels = check_attack(
+        x, y, targets, start, steps=steps, restarts=restarts, batch_size=batch_size
+    )
+    x = x.detach()
     if targets is not None:
-        labels, objective = pairs(y, targets), TARGETED.get(objective, objective)
+        objective = TARGETED.get(objective, objective)
     generator = make_generator("apgd") if generator is None else generator
     phases = _phases(threat, steps)
     x_adv = x.clone()
@@ -321,8 +329,8 @@ def changed_pixels(x: Tensor, point: Tensor, epsilon: float) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class ApgdState:
-    """The images still under attack; every tensor has them as its first dimension."""
+class ApgdState(ActiveImages):
+    """The state of a run in one ball."""
 
     threat: Threat
     index: Tensor
@@ -335,12 +343,6 @@ class ApgdState:
     best_gradient: Tensor
     best_value: Tensor
     step_size: Tensor
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with some of the images only."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value.index_select(0, rows))
 
     def update(self, slope: LossAndGrad) -> None:
         """Record objective and gradient at a new point."""

@@ -16,11 +16,17 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import targeted_margin
-from arnas.attacks.oracle import AttackOutput, LossAndGrad, Oracle, RandomStreams, misclassified
-from arnas.attacks.pgd import check_at_least, check_start
-from arnas.attacks.projection import TINY, draw_noise, shaped
+from arnas.attacks.oracle import (
+    ActiveImages,
+    AttackOutput,
+    LossAndGrad,
+    Oracle,
+    RandomStreams,
+    misclassified,
+)
+from arnas.attacks.pgd import check_attack
+from arnas.attacks.projection import TINY, draw_noise, length, shaped, vector_length
 from arnas.attacks.threat import Threat
-from arnas.runtime.errors import UserError
 from arnas.runtime.seeds import make_generator
 
 MOST_BIAS, OVERSHOOT, WAY_BACK = 0.1, 1.05, 0.9
@@ -60,20 +66,14 @@ def fab(
 
     Parameters
     ----------
-    model, x, y, threat, batch_norm
-        As for `arnas.attacks.pgd.pgd`.
-    steps
-        From 0 up; the published budget is 100.
+    model, x, y, threat, steps, generator, batch_norm, batch_size
+        As for `arnas.attacks.apgd.apgd`.
     restarts
         From 1 up: the first run starts at the image, the others, of images that are still robust,
         at random points half the budget away.
     targets
         int64 of shape (N,): the class whose boundary is approached. By default the nearest at each
         step, which takes a backward pass for each class.
-    generator
-        Source of the random starts, on any device; None uses a CPU generator with a fixed seed.
-    batch_size
-        Images that go through the model together, from 1 up.
 
     Returns
     -------
@@ -84,20 +84,13 @@ def fab(
     Raises
     ------
     UserError
-        When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
+        As for `arnas.attacks.pgd.pgd`.
     """
-    check_start(x, y, steps, None)
-    check_at_least(1, restarts=restarts, batch_size=batch_size)
-    if targets is not None and targets.shape != y.shape:
-        raise UserError(
-            f"targets has shape {tuple(targets.shape)}: needed is one class for each image, "
-            f"{tuple(y.shape)}."
-        )
+    labels = check_attack(x, y, targets, steps=steps, restarts=restarts, batch_size=batch_size)
     x = x.detach()
     x_adv = x.clone()
     if threat.epsilon == 0:
         return x_adv
-    labels = y if targets is None else torch.stack([y, targets], 1)
     generator = make_generator("fab") if generator is None else generator
     robust = torch.arange(len(x), device=x.device)
     with frozen_eval(model, batch_norm):
@@ -117,7 +110,7 @@ def random_start(x: Tensor, noise: Tensor, threat: Threat) -> Tensor:
     `noise` has x's shape and is uniform in [0, 1] for linf, normal for L2 and L1.
     """
     direction = 2 * noise - 1 if threat.norm == "linf" else noise
-    size = shaped(_length(direction.flatten(1), threat.norm), x).clamp_min(TINY)
+    size = shaped(length(direction, threat.norm), x).clamp_min(TINY)
     return (x + threat.epsilon / 2 * direction / size).clamp(0, 1)
 
 
@@ -188,8 +181,8 @@ def fab_from(
 
 
 @dataclass
-class _State:
-    """The images still under attack; every tensor has them as its first dimension."""
+class _State(ActiveImages):
+    """The state of a run."""
 
     index: Tensor
     """int64: the image's position in the batch."""
@@ -209,12 +202,6 @@ class _State:
     predictions before it came out like this."""
     context: Tensor
     """int64: how the last two predictions came out."""
-
-    def select(self, mask: Tensor) -> None:
-        """Go on with some of the images only, bool of shape (N,)."""
-        if not bool(mask.all()):
-            for name, value in vars(self).items():
-                setattr(self, name, value[mask])
 
     def rows(self) -> Tensor:
         """Return the rows of the images that are under attack."""
@@ -244,7 +231,7 @@ def _record(
         beyond = rows[which]
         delta = state.point[beyond] - state.image[beyond]
         # In double precision: float32 adds up an L1 norm with errors as large as the tolerance.
-        broken = _length(delta.flatten(1).double(), threat.norm) <= threat.epsilon
+        broken = length(delta.double(), threat.norm) <= threat.epsilon
         state.done[beyond] = broken
         found.broken[state.index[beyond]] = broken
         found.x_adv[state.index[beyond[broken]]] = state.point[beyond[broken]]
@@ -281,7 +268,7 @@ def _step(oracle: Oracle, state: _State, rows: Tensor, threat: Threat, found: At
     state.classified[rows] = False
     if oracle.expectation == 1:
         # A step to where it started, as on a flat model: all that follow would be the same.
-        still = _length((moved - point).flatten(1), "linf") == 0
+        still = length(moved - point, "linf") == 0
         state.done[rows] = still & ~wrong
 
 
@@ -304,7 +291,7 @@ def _nearest_boundary(oracle: Oracle, x: Tensor, y: Tensor, norm: str) -> LossAn
     gradients, gaps, logits = total / oracle.expectation, gaps.detach(), logits.detach()
     if not rivals.numel():
         return LossAndGrad(torch.zeros_like(x), torch.zeros_like(logits[:, 0]), logits)
-    steepness = _length(gradients.flatten(2), DUALS[norm])
+    steepness = vector_length(gradients.flatten(2), DUALS[norm])
     distance = (gaps.abs() / (TINY + steepness)).nan_to_num(torch.inf, torch.inf)
     nearest, row = distance.argmin(1), torch.arange(len(x), device=x.device)
     return LossAndGrad(gradients[row, nearest], gaps[row, nearest], logits)
@@ -334,23 +321,12 @@ def _next_point(point: Tensor, image: Tensor, gradient: Tensor, value: Tensor, n
     normal = gradient.flatten(1)
     at_image = value + torch.linalg.vecdot(both[:, 1] - both[:, 0], normal)
     changes = change_onto(both, normal[:, None], torch.stack([value, at_image], 1), norm)
-    sizes = _length(changes, norm).clamp_min(LEAST_CHANGE)
+    sizes = vector_length(changes, norm).clamp_min(LEAST_CHANGE)
     bias = (sizes[:, :1] / sizes.sum(1, keepdim=True)).clamp_max(MOST_BIAS)
     aims = torch.add(both, changes, alpha=OVERSHOOT)
     moved = torch.lerp(aims[:, 0], aims[:, 1], bias).clamp(0, 1).view_as(point)
     # NaN where gradients or logits hold one: such a pixel stays.
     return moved.where(~moved.isnan(), point) if bool(moved.sum().isnan()) else moved
-
-
-def _length(values: Tensor, norm: str) -> Tensor:
-    """Return the norm over the last dimension.
-
-    A CPU takes 15 times as long for it by `torch.linalg.vector_norm` in linf, 5 times in L1.
-    """
-    if norm == "l2":
-        size: Tensor = torch.linalg.vector_norm(values, dim=-1)
-        return size
-    return values.abs().amax(-1) if norm == "linf" else values.abs().sum(-1)
 
 
 def change_onto(points: Tensor, normal: Tensor, value: Tensor, norm: str) -> Tensor:

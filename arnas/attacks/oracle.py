@@ -32,6 +32,18 @@ class AttackOutput(NamedTuple):
     itself."""
 
 
+class ActiveImages:
+    """The images still under attack: every tensor of it has them as its first dimension."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some of the images only: their rows, or bool of shape (N,)."""
+        if rows.dtype == torch.bool and bool(rows.all()):
+            return
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[rows])
+
+
 Numbers = Callable[[int, Tensor, int], Tensor]
 """``(block, rows, count)`` to numbers in [0, 1), of shape (len(rows), count), for the images at
 `rows` (int64, on the CPU) of the batch. What an image gets depends on the image and the block only,
@@ -91,14 +103,7 @@ class Oracle:
     def slope(self, x: Tensor, labels: Tensor, objective: Objective) -> LossAndGrad:
         """Return the input gradient of the summed objective, its values and the logits.
 
-        Parameters
-        ----------
-        x
-            Images, at least one.
-        labels
-            Of shape (N,) or (N, 2), whatever the objective takes.
-        objective
-            Objective to maximise.
+        At least one image is needed; labels are of shape (N,) or (N, 2), as the objective takes.
         """
         parts = zip(
             torch.split(x, self.batch_size), torch.split(labels, self.batch_size), strict=True
@@ -141,14 +146,7 @@ def in_batches(
 ) -> AttackOutput:
     """Run an attack that returns adversarial examples batch by batch, and classify them.
 
-    Parameters
-    ----------
-    oracle
-        The model and the size of a batch.
-    attack
-        Takes the images, their labels and what else there is of a batch; returns its examples.
-    x, y, more
-        Tensors whose first dimension are the images.
+    It gets the images, the labels and the rows of `more` of each batch.
     """
     if not len(x):
         return AttackOutput(torch.zeros(0, dtype=torch.bool, device=x.device), x.clone())

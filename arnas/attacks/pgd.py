@@ -18,11 +18,11 @@ from arnas.attacks.objectives import (
 )
 from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams, in_batches, misclassified
 from arnas.attacks.projection import (
-    ascent_direction,
     draw_perturbation,
     project,
     random_perturbation,
     shaped,
+    step_along,
 )
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
@@ -33,8 +33,19 @@ ROUNDING = 1e-6
 """What float32 preprocessing may add to pixels in [0, 1]."""
 
 
-def check_start(x: Tensor, y: Tensor, steps: int, start: Tensor | None) -> None:
-    """Refuse inputs that no attack can mean."""
+def check_attack(
+    x: Tensor,
+    y: Tensor,
+    targets: Tensor | None = None,
+    start: Tensor | None = None,
+    *,
+    steps: int = 0,
+    **numbers: int,
+) -> Tensor:
+    """Refuse invalid inputs of an attack; `numbers` must be from 1 up.
+
+    Returns the labels of its objective: with targets int64 of shape (N, 2), true class and target.
+    """
     if len(x) != len(y) or y.ndim != 1:
         raise UserError(
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed is one label for each "
@@ -46,10 +57,21 @@ def check_start(x: Tensor, y: Tensor, steps: int, start: Tensor | None) -> None:
             "normalisation into the model."
         )
     check_at_least(0, steps=steps)
+    check_at_least(1, **numbers)
     if start is not None and start.shape != x.shape:
         raise UserError(
             f"start has shape {tuple(start.shape)}: needed is that of x, {tuple(x.shape)}."
         )
+    if targets is None:
+        return y
+    if targets.shape != y.shape:
+        raise UserError(
+            f"targets has shape {tuple(targets.shape)}: needed is one class for each of the "
+            f"{len(y)} images."
+        )
+    if (targets == y).any():
+        raise UserError("targets names some images' own class: needed is another class for each.")
+    return torch.stack([y, targets.to(y)], dim=1)
 
 
 def check_at_least(least: int, **numbers: int) -> None:
@@ -170,10 +192,14 @@ def pgd(
     UserError
         When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
     """
-    check_start(x, y, steps, start)
+    labels = check_attack(x, y, targets, start, steps=steps, restarts=restarts)
     _check_choices(keep, stop_when_broken, step_size, momentum)
-    _check_restarts(restarts, random_start, keep)
-    labels = y if targets is None else pairs(y, targets)
+    if restarts > 1 and keep != "best":
+        raise UserError(f'restarts is {restarts}: more than one needs keep="best".')
+    if restarts > 1 and not random_start:
+        raise UserError(
+            f"restarts is {restarts}: more than one needs random_start, or all would be the same."
+        )
     if objective is None:
         objective = cross_entropy if targets is None else targeted_cross_entropy
     x = x.detach()
@@ -326,29 +352,6 @@ def _check_choices(
         raise UserError(f"momentum is {momentum}: allowed are 0 and more; MI-FGSM takes 1.")
 
 
-def _check_restarts(restarts: int, random_start: bool, keep: str) -> None:
-    """Refuse restarts that would find nothing new."""
-    check_at_least(1, restarts=restarts)
-    if restarts > 1 and keep != "best":
-        raise UserError(f'restarts is {restarts}: more than one needs keep="best".')
-    if restarts > 1 and not random_start:
-        raise UserError(
-            f"restarts is {restarts}: more than one needs random_start, or all would be the same."
-        )
-
-
-def pairs(y: Tensor, targets: Tensor) -> Tensor:
-    """Return the labels of targeted objectives, int64 of shape (N, 2): true class, target."""
-    if targets.shape != y.shape:
-        raise UserError(
-            f"targets has shape {tuple(targets.shape)}: needed is one class for each of the "
-            f"{len(y)} images."
-        )
-    if (targets == y).any():
-        raise UserError("targets names some images' own class: needed is another class for each.")
-    return torch.stack([y, targets.to(y)], dim=1)
-
-
 def _assemble(x: Tensor, delta: Tensor, clip: bool) -> Tensor:
     """Return x + delta, free of the rounding that would leave the box."""
     return (x + delta).clamp(0, 1) if clip else x + delta
@@ -367,12 +370,7 @@ class _Path(NamedTuple):
 
     def move(self, x: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
         """Return the perturbation one step along `direction` from `delta`."""
-        if self.threat.norm == "l1" and self.clip:
-            # The step moves few pixels; one that cannot go further would be in others' place.
-            stuck = ((delta >= 1 - x) & (direction > 0)) | ((delta <= -x) & (direction < 0))
-            direction = direction.masked_fill(stuck, 0)
-        moved = delta + self.size * ascent_direction(direction, self.threat.norm)
-        return project(x, moved, self.threat, self.clip)
+        return step_along(x, delta, direction, self.size, self.threat, self.clip)
 
     def direction(self, gradient: Tensor, before: Tensor | None) -> Tensor:
         """Return where the next step goes, from the gradient and where the last one went."""

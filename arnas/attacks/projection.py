@@ -22,29 +22,26 @@ def shaped(values: Tensor, like: Tensor) -> Tensor:
 
 def length(delta: Tensor, norm: str) -> Tensor:
     """Return the norm of each image's perturbation, of shape (N,)."""
-    flat = delta.flatten(1)
-    if norm == "linf":  # on a CPU many times faster than the norm of infinite order, as is the next
-        return flat.abs().amax(1)
-    if norm == "l1":
-        return flat.abs().sum(1)
-    size: Tensor = torch.linalg.vector_norm(flat, dim=1)
-    return size
+    return vector_length(delta.flatten(1), norm)
+
+
+def vector_length(values: Tensor, norm: str) -> Tensor:
+    """Return the norm over the last dimension.
+
+    A CPU takes 15 times as long for it by `torch.linalg.vector_norm` in linf, 5 times in L1.
+    """
+    if norm == "l2":
+        size: Tensor = torch.linalg.vector_norm(values, dim=-1)
+        return size
+    return values.abs().amax(-1) if norm == "linf" else values.abs().sum(-1)
 
 
 def project(x: Tensor, delta: Tensor, threat: Threat, clip: bool = True) -> Tensor:
     """Return `delta` brought into the ball and, if `clip`, x + delta into the box [0, 1].
 
     The ball comes first and the box second: clipping towards a box that holds the image never
-    leaves the ball again. For linf and L1 this is the nearest point, for L2 a nearby one.
-
-    Parameters
-    ----------
-    x, delta
-        Shape (N, ...); `x` in [0, 1].
-    threat
-        Norm and budget.
-    clip
-        Whether x + delta must lie in [0, 1].
+    leaves the ball again. For linf and L1 this is the nearest point, for L2 a nearby one. Images
+    `x` and `delta` are of shape (N, ...), `x` in [0, 1].
     """
     if threat.norm == "l1":
         room = torch.where(delta > 0, 1 - x, x) if clip else torch.full_like(x, torch.inf)
@@ -62,16 +59,8 @@ def project_l1(delta: Tensor, room: Tensor, epsilon: float) -> Tensor:
 
     Every coordinate is shortened by one common amount and cut at its room (Croce and Hein, ICML
     2021, arXiv 2103.01208, proposition 2.1); the amount solves a piecewise linear equation, exact
-    after sorting its kinks.
-
-    Parameters
-    ----------
-    delta
-        Of shape (N, ...).
-    room
-        Of the same shape, 0 and more: how far a coordinate may go in the direction of `delta`.
-    epsilon
-        Radius.
+    after sorting its kinks. `room`, of delta's shape (N, ...), is 0 and more: how far a coordinate
+    may go in the direction of `delta`.
     """
     size = delta.abs().flatten(1)
     room = room.flatten(1).clamp_min(0)
@@ -108,6 +97,17 @@ def ascent_direction(gradient: Tensor, norm: str) -> Tensor:
         direction = gradient.sign() * (gradient.abs() >= shaped(threshold, gradient))
         return direction / shaped(length(direction, "l1"), gradient).clamp_min(TINY)
     return gradient / shaped(length(gradient, "l2"), gradient).clamp_min(TINY)
+
+
+def step_along(
+    x: Tensor, delta: Tensor, direction: Tensor, size: float, threat: Threat, clip: bool = True
+) -> Tensor:
+    """Return the perturbation a step of ascent along `direction` from `delta`, projected."""
+    if threat.norm == "l1" and clip:
+        # The step moves few pixels; one that cannot go further would be in others' place.
+        stuck = ((delta >= 1 - x) & (direction > 0)) | ((delta <= -x) & (direction < 0))
+        direction = direction.masked_fill(stuck, 0)
+    return project(x, delta + size * ascent_direction(direction, threat.norm), threat, clip)
 
 
 def random_perturbation(unit: Tensor, threat: Threat) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +52,7 @@ def autoattack(
     UserError
         For fewer than 4 classes, where the composition is not defined.
     """
-    if not len(x):
-        return x.clone()
-    if threat.epsilon == 0:
+    if not len(x) or threat.epsilon == 0:
         return x.clone()
     with frozen_eval(model), torch.random.fork_rng():
         with torch.no_grad():
@@ -84,35 +81,27 @@ def check_classes(classes: int) -> None:
         )
 
 
-def package_name() -> str:
-    """Return the name of the AutoAttack package that is used."""
-    return "autoattack" if importlib.util.find_spec("autoattack") else "pyautoattack"
-
-
 def _package_attack(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch_size: int, classes: int
 ) -> Tensor:
     """Call whichever package is installed; their interfaces differ, their attacks do not."""
-    name = package_name()
-    package = importlib.import_module(name)
-    norm = PACKAGE_NORMS[threat.norm]
-    if name == "autoattack":
-        adversary = package.AutoAttack(
-            model, norm=norm, eps=threat.epsilon, seed=SEED, verbose=False, device=x.device
-        )
-        _fit_targets(adversary, classes)
-        found: Tensor = adversary.run_standard_evaluation(x, y, bs=batch_size)
-        return found.detach()
+    upstream = importlib.util.find_spec("autoattack") is not None
+    package = importlib.import_module("autoattack" if upstream else "pyautoattack")
     logging.getLogger("auto-attack").setLevel(logging.WARNING)
     adversary = package.AutoAttack(
-        model, norm=norm, eps=threat.epsilon, seed=SEED, version="standard", device=x.device
+        model,
+        norm=PACKAGE_NORMS[threat.norm],
+        eps=threat.epsilon,
+        seed=SEED,
+        version="standard",
+        device=x.device,
+        **({"verbose": False} if upstream else {}),
     )
-    _fit_targets(adversary, classes)
-    found, _ = adversary.run_standard_evaluation(x, y, batch_size=batch_size)
-    return found.detach()
-
-
-def _fit_targets(adversary: Any, classes: int) -> None:
-    """Let the targeted attacks try every other class where there are fewer than their targets."""
+    # Where there are fewer other classes than their targets, they try every other class.
     for attack in (adversary.apgd_targeted, adversary.fab):
         attack.n_target_classes = min(attack.n_target_classes, classes - 1)
+    if upstream:
+        found: Tensor = adversary.run_standard_evaluation(x, y, bs=batch_size)
+    else:
+        found, _ = adversary.run_standard_evaluation(x, y, batch_size=batch_size)
+    return found.detach()

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.objectives import margin
-from arnas.attacks.oracle import AttackOutput, Numbers, Oracle, RandomStreams, misclassified
-from arnas.attacks.pgd import check_at_least, check_start
+from arnas.attacks.oracle import (
+    ActiveImages,
+    AttackOutput,
+    Numbers,
+    Oracle,
+    RandomStreams,
+    misclassified,
+)
+from arnas.attacks.pgd import check_at_least, check_attack
 from arnas.attacks.projection import ORDERS, TINY, length, project, shaped
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
@@ -73,14 +80,8 @@ def square(
 
     Parameters
     ----------
-    model, batch_norm
-        As for `arnas.attacks.pgd.pgd`.
-    x
-        float of shape (N, C, H, W) with values in [0, 1].
-    y
-        int64 of shape (N,): true labels.
-    threat
-        Norm and budget.
+    model, x, y, threat, batch_norm, batch_size
+        As for `arnas.attacks.apgd.apgd`.
     queries
         Most windows tried for an image, from 0 up; the clean image and the start cost a forward
         pass each besides.
@@ -91,8 +92,6 @@ def square(
         on, so that batches do not matter; by default the positions in `x`.
     generator
         Source of the seed, on any device; None uses a fixed seed.
-    batch_size
-        Images that go through the model together, from 1 up.
 
     Returns
     -------
@@ -104,9 +103,9 @@ def square(
     Raises
     ------
     UserError
-        When x and y do not fit each other, x leaves [0, 1], or an argument is impossible.
+        As for `arnas.attacks.pgd.pgd`.
     """
-    check_start(x, y, 0, None)
+    check_attack(x, y, restarts=restarts, batch_size=batch_size)
     if x.ndim != 4:
         raise UserError(f"x has shape {tuple(x.shape)}: needed is (N, C, H, W).")
     indices = torch.arange(len(x)) if indices is None else indices.cpu()
@@ -116,7 +115,6 @@ def square(
             "images."
         )
     check_at_least(0, queries=queries)
-    check_at_least(1, restarts=restarts, batch_size=batch_size)
     x = x.detach()
     result = x.clone()
     if not len(x) or threat.epsilon == 0:
@@ -206,8 +204,8 @@ class _Problem(NamedTuple):
 
 
 @dataclass
-class _State:
-    """The images still under attack; every tensor has them as its first dimension."""
+class _State(ActiveImages):
+    """The state of a search."""
 
     index: Tensor
     """int64: the image's position in the batch."""
@@ -224,11 +222,6 @@ class _State:
     """L2: by how much the perturbation of a candidate is too short for epsilon, about 1."""
     numbers: Tensor
     """Of shape (M, queries of the block, numbers of a query)."""
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with some of the images only."""
-        for name, value in vars(self).items():
-            setattr(self, name, value[rows])
 
 
 class _Edit(NamedTuple):

@@ -20,17 +20,6 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.references import is_reference, load_reference
 from arnas.runtime.seeds import derive_seed
 
-__all__ = [
-    "SUITES",
-    "AttackFn",
-    "Component",
-    "RandomStreams",
-    "Suite",
-    "build_suite",
-    "targets_of",
-    "transfer_from",
-]
-
 _TRANSFER = "Papernot et al., arXiv 1605.07277"
 TRANSFER_STEPS = 20
 EXPECTATION = 20
@@ -57,7 +46,7 @@ class Component:
     """Most tries at an image: restarts, or targets."""
     targeted: bool = False
     cost: int = 1
-    """Passes of a try at an image that withstands it, backward ones too; for the ETA."""
+    """Passes of a try at a robust image, backward ones too; for the ETA."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ class Suite:
     """Attack to what had to be changed for a model of so few classes."""
 
 
-def build_suite(name: str, norm: str, classes: int) -> Suite:
+def build_suite(name: str, norm: str, classes: int, **arguments: Any) -> Suite:
     """Return a suite for a norm and a model of so many classes.
 
     The difference of logits ratio needs three classes, its targeted form four; with fewer the
@@ -87,6 +76,8 @@ def build_suite(name: str, norm: str, classes: int) -> Suite:
         ``linf``, ``l2`` or ``l1``.
     classes
         Of the model, from 1 up; with a single one there is nothing to attack and no component.
+    arguments
+        Of each attack's function, in place of the registry's.
 
     Raises
     ------
@@ -107,19 +98,21 @@ def build_suite(name: str, norm: str, classes: int) -> Suite:
         if classes < least:
             replaced[part] = f"the margin instead of the ratio, which needs {least} classes"
     return Suite(
-        {part: _component(part, entry, norm, classes) for part, entry in entries.items()},
+        {part: _component(part, one, norm, classes, arguments) for part, one in entries.items()},
         ", ".join(part for part in SUITES["standard"] if part not in covered),
         EXPECTATION if name.strip() == "rand" else 1,
         replaced,
     )
 
 
-def _component(name: str, entry: AttackEntry, norm: str, classes: int) -> Component:
+def _component(
+    name: str, entry: AttackEntry, norm: str, classes: int, more: Mapping[str, Any]
+) -> Component:
     """Return an attack of the registry, or of the user, as a component."""
     tries, objective = entry.tries_for(norm, classes), entry.objective
     least, instead = REPLACED.get(objective or "", (0, ""))
     objective = instead if classes < least else objective
-    arguments = dict(entry.arguments)
+    arguments = {**entry.arguments, **more}
     if objective:
         arguments["objective"] = getattr(objectives, objective)
     own = is_reference(name)
@@ -167,10 +160,7 @@ def _user_attack(reference: str) -> AttackFn:
 def transfer_from(source: nn.Module) -> Component:
     """Return an attack that shows a model the examples made on another one.
 
-    Parameters
-    ----------
-    source
-        Takes the same images and has at least the model's classes; on the model's device.
+    The source takes the same images, has at least the model's classes and is on its device.
     """
     settings = f"PGD on another model: {TRANSFER_STEPS} steps of epsilon/4, one start, last iterate"
     run = partial(transfer_batch, source=source, steps=TRANSFER_STEPS)

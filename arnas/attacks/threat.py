@@ -108,6 +108,11 @@ class Threat:
         return f"{ratio} = {self.epsilon:.6g} = {levels:.4g} of 255, {self.norm}"
 
 
+def unbounded(norm: str, pixels: int) -> Threat:
+    """Return the budget that allows every image of so many values: the diagonal of the box."""
+    return Threat(norm, {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[norm])
+
+
 def parse_threat(text: str) -> Threat:
     """Return the threat model written as ``linf:8/255``, ``l2:0.5`` or ``l1:12``.
 

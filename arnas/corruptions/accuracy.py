@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.corruptions.constants import SEVERITIES
-from arnas.corruptions.corrupt import CORRUPTIONS, PAPER, check_images, constants_from, corrupt
+from arnas.corruptions.corrupt import CORRUPTIONS, PAPER, check_images, constants_for, corrupt
 from arnas.corruptions.published import PublishedCorruptions
 from arnas.data.placement import on_device
 from arnas.evaluation.statistics import Accuracy, wilson
@@ -91,14 +91,6 @@ class CorruptionTable:
         return {
             name: sum(accuracy.percent for accuracy in row.values()) / len(row)
             for name, row in self.accuracies.items()
-        }
-
-    def by_severity(self) -> dict[int, float]:
-        """Return each severity's accuracy averaged over the corruptions, in percent."""
-        rows = self.accuracies.values()
-        return {
-            severity: sum(row[severity].percent for row in rows) / len(rows)
-            for severity in self.severities
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -178,7 +170,12 @@ def corruption_accuracy(
     chosen, levels = _chosen(names, severities, every)
     if reference is not None:
         check_reference(reference, every)
-    _check(x, y)
+    if y.ndim != 1 or len(x) != len(y) or not len(y):
+        raise UserError(
+            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed is one label for each "
+            "image, and at least one image."
+        )
+    check_images(x)
     indices = torch.arange(len(x)) if indices is None else indices.detach().cpu()
     if indices.shape != y.shape:
         raise UserError(
@@ -207,7 +204,7 @@ def corruption_accuracy(
         mce=None,
         mce_absent=NO_REFERENCE,
         seed=seed,
-        constants=published.name if published else constants_from(x.shape[2], x.shape[3]),
+        constants=published.name if published else constants_for(*x.shape[2:])[0],
         name=published.name if published else SUITE,
         every=every,
     )
@@ -217,13 +214,8 @@ def corruption_accuracy(
 def mean_corruption_error(errors: Mapping[str, float], reference: Mapping[str, float]) -> float:
     """Return mCE in percent (arXiv 1903.12261, section 4), over the corruptions of `errors`.
 
-    The mean of each corruption's error relative to the reference's, both averaged over severities,
-    as sums over the same severities are in the same ratio.
-
-    Parameters
-    ----------
-    errors, reference
-        Corruption to error in percent; the reference's above 0.
+    The mean of each corruption's error relative to the reference's, which is above 0, both in
+    percent and averaged over severities, as sums over the same severities are in the same ratio.
     """
     ratios = [error / reference[name] for name, error in errors.items()]
     return 100 * sum(ratios) / len(ratios)
@@ -308,12 +300,7 @@ def _with_mce(table: CorruptionTable, reference: Mapping[str, float]) -> Corrupt
 def mean_accuracy(share: float, n: int) -> MeanAccuracy:
     """Return a mean over n images with its interval: Wilson's, which also takes parts of an image.
 
-    Parameters
-    ----------
-    share
-        Of versions that are right, 0 to 1.
-    n
-        Images, from 1 up.
+    `share` is that of the versions that are right, 0 to 1.
     """
     square = QUANTILE**2
     middle = (share + square / (2 * n)) / (1 + square / n)
@@ -341,13 +328,3 @@ def _chosen(
             "for all of them."
         )
     return [name for name in every if name in names], tuple(sorted(set(severities)))
-
-
-def _check(x: Tensor, y: Tensor) -> None:
-    """Raise unless images and labels fit each other and can be corrupted."""
-    if y.ndim != 1 or len(x) != len(y) or not len(y):
-        raise UserError(
-            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed is one label for each "
-            "image, and at least one image."
-        )
-    check_images(x)

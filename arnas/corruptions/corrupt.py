@@ -21,12 +21,13 @@ glass blur goes up and down, and motion blur at 3 and 4 of CIFAR-10-C is the sam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from arnas.attacks.pgd import ROUNDING
 from arnas.corruptions import formulas
 from arnas.corruptions.constants import SCRIPTS, SEVERITIES
 from arnas.corruptions.filters import Array
@@ -36,53 +37,31 @@ from arnas.runtime.seeds import derive_seed
 
 SMALLEST = 32
 """Shortest side in pixels; there are no constants for smaller images."""
-ROUNDING = 1e-6
-"""What float32 preprocessing may add to pixels in [0, 1]."""
 PAPER = "Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261"
 
 
-@dataclass(frozen=True)
-class Corruption:
-    """One kind of corruption."""
-
-    name: str
-    kind: str
-    """``noise``, ``blur``, ``weather`` or ``digital``."""
-    formula: Formula
-    """uint8 of shape (H, W, C), constants and a generator to uint8 of that shape."""
-    citation: str = PAPER
-
-    def constants(self, height: int, width: int, severity: int) -> Constants:
-        """Return the constants for an image of at least 32 pixels a side, severity 1 to 5."""
-        _, constants = SCRIPTS[_script(height, width)]
-        return constants[self.name][severity - 1]
-
-
-CORRUPTIONS: dict[str, Corruption] = {
-    corruption.name: corruption
-    for corruption in (
-        Corruption("gaussian_noise", "noise", formulas.gaussian_noise),
-        Corruption("shot_noise", "noise", formulas.shot_noise),
-        Corruption("impulse_noise", "noise", formulas.impulse_noise),
-        Corruption("defocus_blur", "blur", formulas.defocus_blur),
-        Corruption("glass_blur", "blur", formulas.glass_blur),
-        Corruption("motion_blur", "blur", formulas.motion),
-        Corruption("zoom_blur", "blur", formulas.zoom_blur),
-        Corruption("snow", "weather", formulas.snow),
-        Corruption("fog", "weather", formulas.fog),
-        Corruption("brightness", "weather", formulas.brightness),
-        Corruption("contrast", "digital", formulas.contrast),
-        Corruption("elastic_transform", "digital", formulas.elastic_transform),
-        Corruption("pixelate", "digital", formulas.pixelate),
-        Corruption("jpeg_compression", "digital", formulas.jpeg_compression),
-    )
+CORRUPTIONS: dict[str, Formula] = {
+    "gaussian_noise": formulas.gaussian_noise,
+    "shot_noise": formulas.shot_noise,
+    "impulse_noise": formulas.impulse_noise,
+    "defocus_blur": formulas.defocus_blur,
+    "glass_blur": formulas.glass_blur,
+    "motion_blur": formulas.motion,
+    "zoom_blur": formulas.zoom_blur,
+    "snow": formulas.snow,
+    "fog": formulas.fog,
+    "brightness": formulas.brightness,
+    "contrast": formulas.contrast,
+    "elastic_transform": formulas.elastic_transform,
+    "pixelate": formulas.pixelate,
+    "jpeg_compression": formulas.jpeg_compression,
 }
-"""The fourteen in the order of the paper."""
+"""Name to formula: the fourteen in the order of the paper, noise, blur, weather and digital."""
 
 
-def constants_from(height: int, width: int) -> str:
-    """Return the name of the published set whose constants images of that size get."""
-    return SCRIPTS[_script(height, width)][0]
+def constants_for(height: int, width: int) -> tuple[str, Mapping[str, tuple[Constants, ...]]]:
+    """Return the published set whose constants images of that size get, and these."""
+    return SCRIPTS[max(side for side in SCRIPTS if side <= min(height, width))]
 
 
 def corrupt(
@@ -118,7 +97,12 @@ def corrupt(
     UserError
         For an unknown corruption, an impossible severity, or images it cannot be applied to.
     """
-    corruption = _checked(images, name, severity)
+    if name not in CORRUPTIONS:
+        reason = " (frost needs photographs that cannot be shipped)" if name == "frost" else ""
+        raise UserError(f"corruption is '{name}'{reason}: allowed are {', '.join(CORRUPTIONS)}.")
+    if severity not in SEVERITIES:
+        raise UserError(f"severity is {severity}: allowed are 1 to 5.")
+    check_images(images)
     if indices is None:
         indices = torch.arange(len(images))
     if indices.shape != images.shape[:1]:
@@ -128,10 +112,10 @@ def corrupt(
         )
     levels = _levels(images)
     found = np.empty_like(levels)
-    constants = corruption.constants(levels.shape[1], levels.shape[2], severity)
+    constants = constants_for(*levels.shape[1:3])[1][name][severity - 1]
     for place, index in enumerate(indices.tolist()):
         random = _generator(name, severity, seed, index)
-        found[place] = corruption.formula(levels[place], constants, random)
+        found[place] = CORRUPTIONS[name](levels[place], constants, random)
     answer = torch.from_numpy(found).permute(0, 3, 1, 2).contiguous().to(images.device)
     return answer if images.dtype == torch.uint8 else answer.to(images.dtype) / 255
 
@@ -141,28 +125,12 @@ def _generator(name: str, severity: int, seed: int, index: int) -> np.random.Gen
     return np.random.Generator(np.random.PCG64(derive_seed("corrupt", name, severity, seed, index)))
 
 
-def _script(height: int, width: int) -> int:
-    """Return the key of `SCRIPTS` for images of that size."""
-    return max(side for side in SCRIPTS if side <= min(height, width))
-
-
 def _levels(images: Tensor) -> Array:
     """Return images as uint8 of shape (N, H, W, C) on the host, maybe in memory of theirs."""
     if images.dtype != torch.uint8:
         # Half precision has too few digits for the product.
         images = (images.detach().float() * 255).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
-
-
-def _checked(images: Tensor, name: str, severity: int) -> Corruption:
-    """Return the corruption of that name, or say what is wrong with the arguments."""
-    if name not in CORRUPTIONS:
-        reason = " (frost needs photographs that cannot be shipped)" if name == "frost" else ""
-        raise UserError(f"corruption is '{name}'{reason}: allowed are {', '.join(CORRUPTIONS)}.")
-    if severity not in SEVERITIES:
-        raise UserError(f"severity is {severity}: allowed are 1 to 5.")
-    check_images(images)
-    return CORRUPTIONS[name]
 
 
 def check_images(images: Tensor) -> None:

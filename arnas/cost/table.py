@@ -11,7 +11,8 @@ from rich.table import Table
 
 FOOT = (
     "Hours are of one device at work on one job after the other; attacks are counted as if they "
-    "broke no image. Derivation, analysis, tables and report take seconds."
+    "broke no image, and attacks of your own not at all. Derivation, analysis, tables and report "
+    "take seconds."
 )
 
 

@@ -56,7 +56,7 @@ class Comparison:
     better: str | None
     """The name of the model with the higher robust accuracy, where the difference is significant
     and the figures may be ranked."""
-    verdict: str
+    summary: str
     """The same in one sentence."""
     notes: tuple[str, ...] = ()
     """What to keep in mind, in sentences."""
@@ -67,11 +67,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     Under equal accuracies each image that only one of the two gets right is either one's with
     probability a half (McNemar, Psychometrika 1947).
-
-    Parameters
-    ----------
-    only_first, only_second
-        Images that only the first, or only the second model gets right.
     """
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
@@ -84,12 +79,7 @@ def paired_interval(
 
     Wilson's intervals of the two, joined by their correlation: method 10 of Newcombe (Statistics
     in Medicine 17, 1998, pages 2635 to 2650). It stays within -100 and 100 and has a width where
-    no image is discordant, both unlike the interval of Wald.
-
-    Parameters
-    ----------
-    both, only_first, only_second, neither
-        Numbers of images, together at least one.
+    no image is discordant, both unlike the interval of Wald. At least one image is needed.
     """
     n = both + only_first + only_second + neither
     first, second = wilson(both + only_first, n), wilson(both + only_second, n)
@@ -110,13 +100,7 @@ def paired_interval(
 
 
 def compare_outcomes(first: Tensor, second: Tensor) -> Paired:
-    """Compare two models by what they get right.
-
-    Parameters
-    ----------
-    first, second
-        bool of shape (n,), n from 1 up, for the same images.
-    """
+    """Compare two models by the images they get right: bool of shape (n,), n from 1 up."""
     counts = (
         int((first & second).sum()),
         int((first & ~second).sum()),
@@ -166,7 +150,7 @@ def compare_records(
     if robust.significant and not flagged:
         better = names[0] if robust.difference > 0 else names[1]
     return Comparison(
-        names, clean, robust, better, _verdict(names, robust, flagged), _notes(names, first, second)
+        names, clean, robust, better, _summary(names, robust, flagged), _notes(names, first, second)
     )
 
 
@@ -217,7 +201,7 @@ def _different(what: str, own: object, other: object, way_out: str) -> UserError
     )
 
 
-def _verdict(names: tuple[str, str], robust: Paired, flagged: list[str]) -> str:
+def _summary(names: tuple[str, str], robust: Paired, flagged: list[str]) -> str:
     """Return what came out in one sentence."""
     if flagged:
         return (
@@ -246,8 +230,7 @@ def _notes(names: tuple[str, str], first: EvalResult, second: EvalResult) -> tup
             f"They were attacked with different suites, {first.suite} and {second.suite}: the "
             "weaker one flatters its model."
         )
-    for name, assessment in zip(names, (first, second), strict=True):
-        failed = assessment.failed
-        if failed:
-            found.append(f"Checks that failed for {name}: {', '.join(failed)}.")
+    for name, evaluation in zip(names, (first, second), strict=True):
+        if evaluation.failed:
+            found.append(f"Checks that failed for {name}: {', '.join(evaluation.failed)}.")
     return tuple(found)

@@ -15,7 +15,7 @@ from arnas.attacks.projection import random_perturbation
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.predict import logits
-from arnas.evaluation.result import ROBUST, withstood
+from arnas.evaluation.result import ROBUST, robust_images
 from arnas.evaluation.runner import SuiteState
 from arnas.runtime.resume import Checkpointer
 from arnas.runtime.seeds import per_image_uniform
@@ -58,7 +58,7 @@ def accuracy_curve(
     """
     tensors = state.tensors
     clean = context.outcomes["clean"][:count] == ROBUST
-    robust_to_suite = withstood(context.outcomes)[:count]
+    robust_to_suite = robust_images(context.outcomes)[:count]
     tensors.setdefault("curve", torch.zeros((0, len(clean)), dtype=torch.bool))
     tensors.setdefault("curve_delta", torch.zeros_like(context.x[:count], device="cpu"))
     order = sorted(threats, key=lambda epsilon: threats[epsilon].epsilon)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval, home
-from arnas.attacks.pgd import ROUNDING
+from arnas.attacks.pgd import ROUNDING, check_at_least
 from arnas.attacks.suites import Suite, build_suite, transfer_from
 from arnas.attacks.threat import Threat, parse_amount, parse_threat
 from arnas.data.load import images_sha256
@@ -25,7 +25,7 @@ from arnas.evaluation.result import (
     Check,
     Combine,
     EvalResult,
-    withstood,
+    robust_images,
 )
 from arnas.evaluation.runner import SuiteRun, SuiteState
 from arnas.evaluation.statistics import Accuracy, wilson
@@ -126,33 +126,26 @@ def evaluate(
     _check_images(x, y)
     x = x.to(dtype).clamp(0, 1)  # rounding may have left pixels outside
     indices = torch.arange(len(y)) if indices is None else indices.detach().cpu()
-    _check_options(y, indices, batch_size, expectation, curve_images)
+    numbers = {"batch_size": batch_size, "expectation": expectation, "curve_images": curve_images}
+    check_at_least(1, **{name: n for name, n in numbers.items() if n is not None})
+    if indices.shape != y.shape:
+        raise UserError(
+            f"indices has shape {tuple(indices.shape)}: needed is one for each of {len(y)} images."
+        )
     classes = _count_classes(model, x[:1].to(device), y, "the model")
-    chosen = _suite(suite, threat, classes)
+    chosen = build_suite(suite, threat.norm, classes) if suite else Suite({}, "every attack")
     for name, source in (sources or {}).items():
         _count_classes(source, x[:1].to(device), y, f"the source {name}")
         chosen.components[f"transfer from {name}"] = transfer_from(source)
-    passes = chosen.expectation if expectation is None else expectation
+    eot = chosen.expectation if expectation is None else expectation
     threats = {str(epsilon): Threat(threat.norm, parse_amount(epsilon)) for epsilon in curve}
     context = CheckContext(
-        model, x.to(device), y.to(device), threat, suite, seed, batch_size, passes, indices
+        model, x.to(device), y.to(device), threat, suite, seed, batch_size, eot, indices
     )
     context.combine = combine
     context.known = _identity(context, sources or {}) | dict(known or {})
     run = SuiteRun(
-        model,
-        x,
-        y,
-        indices,
-        threat,
-        chosen,
-        combine,
-        seed,
-        batch_size,
-        passes,
-        device,
-        checkpointer,
-        report,
+        model, x, y, indices, threat, chosen, seed, batch_size, combine, eot, checkpointer, report
     )
     # What a random model draws follows from the seed, too.
     with full_float32(), seeded("evaluate", seed):
@@ -168,7 +161,7 @@ def evaluate(
         suite=suite,
         combine=combine,
         clean_accuracy=_share(context.outcomes["clean"] == ROBUST),
-        robust_accuracy=_share(withstood(context.outcomes)),
+        robust_accuracy=_share(robust_images(context.outcomes)),
         attacks=context.attacks,
         outcomes=context.outcomes,
         labels=y,
@@ -178,13 +171,6 @@ def evaluate(
         curve={epsilon: _share(row) for epsilon, row in zip(threats, robust, strict=True)},
         curve_robust=robust,
     )
-
-
-def _suite(name: str, threat: Threat, classes: int) -> Suite:
-    """Return a suite; none of its attacks where the name is empty."""
-    if not name:
-        return Suite({}, "every attack")
-    return build_suite(name, threat.norm, classes)
 
 
 def _share(flags: Tensor) -> Accuracy:
@@ -207,24 +193,6 @@ def _checked(
         checkpointer.maybe_save(state.snapshot)
 
     return run_checks(context, phase, tier, between=between, done=done)
-
-
-def _check_options(
-    y: Tensor, indices: Tensor, batch_size: int, expectation: int | None, curve_images: int | None
-) -> None:
-    """Refuse numbers that are invalid."""
-    numbers = {
-        "batch_size": batch_size,
-        "expectation": expectation,
-        "curve_images": curve_images,
-    }
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}: it must be a whole number from 1 up.")
-    if indices.shape != y.shape:
-        raise UserError(
-            f"indices has shape {tuple(indices.shape)}: needed is one for each of {len(y)} images."
-        )
 
 
 def _check_images(x: Tensor, y: Tensor) -> None:
@@ -286,7 +254,7 @@ def _results(suite: Suite, state: SuiteState) -> dict[str, AttackResult]:
             component.citation,
             int((outcome != SKIPPED).sum()),
             int((outcome == BROKEN).sum()),
-            _share(withstood(seen)),
+            _share(robust_images(seen)),
             *state.passes[name],
         )
     return results

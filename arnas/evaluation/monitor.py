@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from arnas.attacks.projection import length
 from arnas.attacks.threat import Threat
 from arnas.models.weights import weights_sha256
+
+TOLERANCE = 1e-6
+"""Rounding that float32 adds to the ball and the box."""
 
 
 @dataclass
@@ -48,6 +51,11 @@ class EvalMonitor:
         self.high = max(self.high, float(x_adv.max()))
         self.finite &= bool(x_adv.isfinite().all())
 
+    def inside(self, allowed: float = TOLERANCE) -> bool:
+        """Return whether every example was in the ball, up to `allowed`, and in the box."""
+        in_box = self.low >= -TOLERANCE and self.high <= 1 + TOLERANCE
+        return self.finite and self.excess <= allowed and in_box
+
     @contextmanager
     def watching(self, *models: nn.Module) -> Iterator[None]:
         """Count the models' forward passes inside the block and compare their weights after it."""
@@ -61,10 +69,10 @@ class EvalMonitor:
         watched = list({id(model): model for model in models}.values())
         before = [weights_sha256(model) for model in watched]
         # Before the hook by which ranks share a batch: all of them count the same.
-        handles = [model.register_forward_pre_hook(count, prepend=True) for model in watched]
         try:
-            yield
+            with ExitStack() as hooks:
+                for model in watched:
+                    hooks.enter_context(model.register_forward_pre_hook(count, prepend=True))
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
             self.changed |= [weights_sha256(model) for model in watched] != before

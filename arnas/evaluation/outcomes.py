@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor
 
 from arnas.data.splits import LabelledImages
-from arnas.evaluation.result import Status
+from arnas.evaluation.result import Check
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile, check_form, load_tensors
 
@@ -26,15 +26,6 @@ class _Named(BaseModel):
 class _Threat(BaseModel):
     norm: str
     epsilon: float | str
-
-
-class _Verdict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    id: str
-    status: Status
-    evidence: str
-    advice: str
 
 
 class _Origin(BaseModel):
@@ -60,7 +51,7 @@ class _Whitebox(BaseModel):
     checkpoints: _Checkpoints
     epsilon_curve: list[_Point]
     curve_attack: str
-    checks: list[_Verdict]
+    checks: list[Check]
 
 
 class _Examples(BaseModel):
@@ -69,7 +60,7 @@ class _Examples(BaseModel):
     seed: int
     loss: str
     threat: _Threat
-    checks: list[_Verdict]
+    checks: list[Check]
 
 
 class _Blackbox(BaseModel):
@@ -77,7 +68,7 @@ class _Blackbox(BaseModel):
     networks: list[str]
     losses: dict[str, str]
     threat: _Threat
-    checks: dict[str, list[_Verdict]]
+    checks: dict[str, list[Check]]
 
 
 def load_outcomes(path: Path, dataset: str, network: str, seed: int) -> TensorFile:
@@ -107,10 +98,7 @@ def load_examples(
 ) -> TensorFile:
     """Read the adversarial examples that were made on a network, likewise.
 
-    Parameters
-    ----------
-    test
-        The images that they must have been made of, if these are at hand, on the CPU.
+    They must have been made of the images `test`, on the CPU, if these are at hand.
     """
     found = load_tensors(path)
     tensors, description = found

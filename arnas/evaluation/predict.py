@@ -9,31 +9,25 @@ from arnas.attacks.eval_mode import frozen_eval, home
 from arnas.data.placement import on_device
 
 
-def logits(
-    model: nn.Module, x: Tensor, batch_size: int, device: torch.device | None = None
-) -> Tensor:
-    """Return the logits of images, of shape (N, classes), with the model in evaluation mode.
+def logits(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Return the logits of images, of shape (N, classes), on the device of `x`.
 
     Parameters
     ----------
     model
-        Pixels in [0, 1] to logits; afterwards it is what it was.
+        Pixels in [0, 1] to logits; put into evaluation mode, and afterwards it is what it was.
     x
         Floating images of shape (N, C, H, W), N from 1 up, on any device. Batch by batch they are
         moved to the model and converted to its type.
     batch_size
         Images that go through the model together.
-    device
-        Where the answer will be; by default where `x` is.
     """
     place, dtype = home(model)
     with frozen_eval(model), torch.no_grad():
         parts = [model(on_device(part, place).to(dtype)) for part in torch.split(x, batch_size)]
-        return torch.cat(parts).to(device or x.device)
+        return torch.cat(parts).to(x.device)
 
 
-def predict(
-    model: nn.Module, x: Tensor, batch_size: int, device: torch.device | None = None
-) -> Tensor:
+def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Return the predicted classes, int64 of shape (N,); parameters are those of `logits`."""
-    return logits(model, x, batch_size, device).argmax(1)
+    return logits(model, x, batch_size).argmax(1)

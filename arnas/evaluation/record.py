@@ -20,12 +20,11 @@ from arnas.evaluation.result import (
     Check,
     Combine,
     EvalResult,
-    Status,
+    robust_images,
     to_record,
-    withstood,
     worst_class,
 )
-from arnas.evaluation.statistics import Accuracy, wilson
+from arnas.evaluation.statistics import Accuracy, Count, wilson
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import SEAL, check_form, read_json, write_sealed
 
@@ -35,9 +34,6 @@ SAME = 1e-9
 ROUNDED = 0.02
 """Relative difference below which two budgets look like one budget and its rounded value."""
 ZERO = ord("0")
-
-Images = Annotated[int, Field(ge=0, le=10**9)]
-Passes = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class _Form(BaseModel):
@@ -50,41 +46,15 @@ class _Threat(_Form):
     text: str
 
 
-class _Accuracy(_Form):
-    correct: Images
-    n: Annotated[Images, Field(ge=1)]
-    percent: float
-    low: float
-    high: float
-
-
-class _Attack(_Form):
-    name: str
-    settings: str
-    citation: str
-    attacked: Images
-    broken: Images
-    robust_accuracy: _Accuracy
-    forwards: Passes
-    backwards: Passes
-
-
 class _Class(_Form):
-    label: Images
-    clean: _Accuracy
-    robust: _Accuracy
-
-
-class _Check(_Form):
-    id: str
-    status: Status
-    evidence: str
-    advice: str
+    label: Count
+    clean: Accuracy
+    robust: Accuracy
 
 
 class _Point(_Form):
     epsilon: str
-    accuracy: _Accuracy
+    accuracy: Accuracy
 
 
 class _Record(_Form):
@@ -92,16 +62,16 @@ class _Record(_Form):
     threat: _Threat
     suite: str
     combine: Combine
-    n: Annotated[Images, Field(ge=1)]
-    clean: _Accuracy
-    robust: _Accuracy
+    n: Annotated[Count, Field(ge=1)]
+    clean: Accuracy
+    robust: Accuracy
     reliable: bool
-    attacks: list[_Attack]
+    attacks: list[AttackResult]
     outcomes: dict[str, Annotated[str, Field(pattern="^[012]+$")]]
     labels: Annotated[str, Field(pattern="^[0-9]{1,9}( [0-9]{1,9})*$")]
     per_class: list[_Class]
-    worst_class: Images
-    checks: list[_Check]
+    worst_class: Count
+    checks: list[Check]
     curve: list[_Point]
     provenance: dict[str, Any]
 
@@ -138,19 +108,9 @@ def read_record(path: Path) -> EvalResult:
 
 
 def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
-    """Return the evaluation that a record describes.
+    """Return the evaluation that a record describes, as `to_record` has returned it.
 
-    Parameters
-    ----------
-    content
-        As `to_record` has returned it.
-    path
-        Names the record in errors.
-
-    Returns
-    -------
-    EvalResult
-        Its `x_adv` holds no images: it is of shape (0, 0, 0, 0).
+    `path` names the record in errors. The evaluation's `x_adv` is empty, of shape (0, 0, 0, 0).
 
     Raises
     ------
@@ -170,9 +130,9 @@ def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
         threat=threat,
         suite=record.suite,
         combine=record.combine,
-        clean_accuracy=_accuracy(record.clean),
-        robust_accuracy=_accuracy(record.robust),
-        attacks={attack.name: _result(attack) for attack in record.attacks},
+        clean_accuracy=record.clean,
+        robust_accuracy=record.robust,
+        attacks={attack.name: attack for attack in record.attacks},
         # A file sorts its keys; the attacks are listed in their order.
         outcomes={
             name: _flags(record.outcomes[name])
@@ -181,9 +141,9 @@ def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
         },
         labels=torch.tensor([int(label) for label in record.labels.split(" ")]),
         x_adv=torch.empty((0, 0, 0, 0)),
-        checks=tuple(Check(**dict(c)) for c in record.checks),
+        checks=tuple(record.checks),
         provenance=record.provenance,
-        curve={point.epsilon: _accuracy(point.accuracy) for point in record.curve},
+        curve={point.epsilon: point.accuracy for point in record.curve},
     )
     contradiction = _contradiction(record, found)
     if contradiction:
@@ -192,18 +152,10 @@ def from_record(content: object, path: Path = Path("the record")) -> EvalResult:
 
 
 def mixed_units(evaluations: Iterable[EvalResult]) -> str | None:
-    """Return why the accuracies of some evaluations do not belong in one table, or None.
+    """Return in one sentence how the norms or budgets of evaluations differ, or None.
 
-    Parameters
-    ----------
-    evaluations
-        Of one table, any number.
-
-    Returns
-    -------
-    str or None
-        One sentence where their norms or budgets differ. Boards mark an epsilon of 0.031 with a
-        footnote, because 8/255 is 0.031373.
+    Then their accuracies do not belong in one table. Boards mark an epsilon of 0.031 with a
+    footnote, because 8/255 is 0.031373.
     """
     first: Threat | None = None
     for evaluation in evaluations:
@@ -264,14 +216,14 @@ def _contradiction(record: _Record, found: EvalResult) -> str | None:
 def _miscounted(found: EvalResult) -> str | None:
     """Return which count is not that of the outcomes, in words, or None."""
     seen = {"clean": found.outcomes["clean"]}
-    counts = [("clean", found.clean_accuracy, withstood(seen))]
+    counts = [("clean", found.clean_accuracy, robust_images(seen))]
     for name, result in found.attacks.items():
         seen[name] = found.outcomes[name]
-        counts.append((name, result.robust_accuracy, withstood(seen)))
+        counts.append((name, result.robust_accuracy, robust_images(seen)))
         broken = int((seen[name] == BROKEN).sum())
         if result.broken > min(result.attacked, broken) or result.attacked > found.n:
             return f"{one_line(name, 40)} broke more images than it attacked or than were broken"
-    counts.append(("robust", found.robust_accuracy, withstood(seen)))
+    counts.append(("robust", found.robust_accuracy, robust_images(seen)))
     for name, accuracy, robust in counts:
         if accuracy.correct != int(robust.sum()) or accuracy.n != found.n:
             return f"the accuracy of {one_line(name, 40)} is not that of its outcomes"
@@ -280,45 +232,23 @@ def _miscounted(found: EvalResult) -> str | None:
 
 def _inexact(record: _Record, found: EvalResult) -> str | None:
     """Return which derived values of a record are not those of its counts, or None."""
-    classes = [
-        (label, clean.correct, clean.n, robust.correct, robust.n)
-        for label, (clean, robust) in found.per_class().items()
-    ]
-    if classes != [
-        (c.label, c.clean.correct, c.clean.n, c.robust.correct, c.robust.n)
-        for c in record.per_class
-    ]:
+    classes = [(c.label, c.clean[:2], c.robust[:2]) for c in record.per_class]
+    if classes != [(k, c[:2], r[:2]) for k, (c, r) in found.per_class().items()]:
         return "the accuracies of its classes are not those of its outcomes"
     if record.worst_class != worst_class(found):
         return "its worst class is another one"
     if record.reliable != found.reliable:
         return "whether it is reliable is not what its checks say"
-    accuracies = [
-        record.clean,
-        record.robust,
-        *(attack.robust_accuracy for attack in record.attacks),
-    ]
+    accuracies = [record.clean, record.robust, *(a.robust_accuracy for a in record.attacks)]
     accuracies += [point.accuracy for point in record.curve]
     accuracies += [accuracy for c in record.per_class for accuracy in (c.clean, c.robust)]
     for accuracy in accuracies:
         if accuracy.correct > accuracy.n or not all(
             math.isclose(own, right, rel_tol=SAME, abs_tol=100 * SAME)
-            for own, right in zip(
-                _accuracy(accuracy), wilson(accuracy.correct, accuracy.n), strict=True
-            )
+            for own, right in zip(accuracy, wilson(accuracy.correct, accuracy.n), strict=True)
         ):
             return f"{accuracy.correct} of {accuracy.n} images are not {accuracy.percent:g} %"
     return None
-
-
-def _accuracy(form: _Accuracy) -> Accuracy:
-    """Return a validated accuracy."""
-    return Accuracy(form.correct, form.n, form.percent, form.low, form.high)
-
-
-def _result(form: _Attack) -> AttackResult:
-    """Return the validated result of an attack."""
-    return AttackResult(**{**dict(form), "robust_accuracy": _accuracy(form.robust_accuracy)})
 
 
 def _flags(digits: str) -> Tensor:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from arnas.attacks.threat import Threat
-from arnas.evaluation.statistics import Accuracy, wilson
+from arnas.evaluation.statistics import Accuracy, Count, wilson
 from arnas.runtime.errors import UserError, one_line
 
 Combine = Literal["union", "each"]
 Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
+Passes = Annotated[int, Field(ge=0, le=2**53)]
 BROKEN, ROBUST, SKIPPED = 0, 1, 2
 """Outcomes of an image under an attack; skipped are those that it had no need to attack."""
 FORMAT = "arnas evaluation 2"
@@ -38,7 +40,7 @@ def failed_checks(checks: Iterable[Check]) -> list[str]:
     return [check.id for check in checks if check.status == "FAIL"]
 
 
-def withstood(outcomes: Mapping[str, Tensor]) -> Tensor:
+def robust_images(outcomes: Mapping[str, Tensor]) -> Tensor:
     """Return which images were classified correctly and no attack broke, bool of shape (n,)."""
     broken = [outcome == BROKEN for outcome in outcomes.values()]
     return ~torch.stack(broken).any(0)
@@ -52,15 +54,15 @@ class AttackResult:
     settings: str
     """What defines it besides its name."""
     citation: str
-    attacked: int
+    attacked: Count
     """Images that it was run on."""
-    broken: int
+    broken: Count
     """Images of those that it broke."""
     robust_accuracy: Accuracy
-    """Share of all images that withstood it and every attack before it."""
-    forwards: int
+    """Share of all images that are robust to it and every attack before it."""
+    forwards: Passes
     """Images that went through the model for it."""
-    backwards: int
+    backwards: Passes
     """Images that it took gradients for."""
 
     @property
@@ -77,7 +79,7 @@ class EvalResult:
     suite: str
     clean_accuracy: Accuracy
     robust_accuracy: Accuracy
-    """Images that withstood every attack."""
+    """Images robust to every attack."""
     attacks: Mapping[str, AttackResult]
     """In the order in which they ran."""
     outcomes: Mapping[str, Tensor]
@@ -117,8 +119,8 @@ class EvalResult:
 
     @property
     def robust_flags(self) -> Tensor:
-        """Return which images withstood everything, bool of shape (n,)."""
-        return withstood(self.outcomes)
+        """Return which images are robust, bool of shape (n,)."""
+        return robust_images(self.outcomes)
 
     @property
     def failed(self) -> list[str]:
@@ -151,16 +153,8 @@ class EvalResult:
 def to_record(evaluation: EvalResult) -> dict[str, Any]:
     """Return an evaluation without its examples as JSON values.
 
-    Parameters
-    ----------
-    evaluation
-        Any evaluation.
-
-    Returns
-    -------
-    dict
-        Outcomes are one digit for each image, as in `EvalResult.outcomes`; labels are numbers with
-        spaces between. Attacks and budgets are lists: a JSON file sorts its keys.
+    Outcomes are one digit for each image, as in `EvalResult.outcomes`; labels are numbers with
+    spaces between. Attacks and budgets are lists: a JSON file sorts its keys.
 
     Raises
     ------

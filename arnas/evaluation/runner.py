@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import frozen_eval
+from arnas.attacks.eval_mode import frozen_eval, home
 from arnas.attacks.folding import folded
-from arnas.attacks.oracle import Oracle, misclassified
+from arnas.attacks.oracle import Oracle, RandomStreams, misclassified
 from arnas.attacks.square import per_image_numbers
-from arnas.attacks.suites import Component, RandomStreams, Suite, targets_of
+from arnas.attacks.suites import Component, Suite, targets_of
 from arnas.attacks.threat import Threat
 from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.predict import logits
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Combine, withstood
-from arnas.runtime.progress import Report
-from arnas.runtime.resume import Checkpointer, Snapshot
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Combine, robust_images
+from arnas.runtime.progress import Report, silent
+from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, Snapshot
 from arnas.runtime.seeds import per_image_normal, per_image_uniform
 
 PerImage = Callable[[Iterable[object], Tensor, Sequence[int]], Tensor]
@@ -94,19 +94,18 @@ class SuiteRun:
     """int64 of shape (n,), on the CPU: what the random numbers of an image depend on."""
     threat: Threat
     suite: Suite
-    combine: Combine
     seed: int
     batch_size: int
-    expectation: int
-    device: torch.device
-    checkpointer: Checkpointer
-    report: Report
+    combine: Combine = "union"
+    expectation: int = 1
+    checkpointer: Checkpointer = NO_CHECKPOINT
+    report: Report = silent
 
     def finish(self, state: SuiteState) -> None:
         """Run what is left of the suite."""
         if {"clean", *self.suite.components} <= {*state.finished}:
             return
-        copy = faster_copy(self.model, self.x[: self.batch_size].to(self.device))
+        copy = faster_copy(self.model, self.x[: self.batch_size])
         live = replace(state.monitor)
         with (
             frozen_eval(self.model),
@@ -134,7 +133,7 @@ class SuiteRun:
         tensors = state.tensors
         if name not in tensors:
             before = state.outcomes if self.combine == "union" else {"clean": tensors["clean"]}
-            tensors[name] = torch.where(withstood(before), ROBUST, SKIPPED).to(torch.uint8)
+            tensors[name] = torch.where(robust_images(before), ROBUST, SKIPPED).to(torch.uint8)
             tensors["tries"] = torch.zeros(len(self.y), dtype=torch.int64)
             state.passes[name] = [0, 0]
         outcome, tries = tensors[name], tensors["tries"]
@@ -145,7 +144,7 @@ class SuiteRun:
             together = min(component.tries - first, max(1, self.batch_size // len(images)))
             some = range(first, first + together)
             broken, x_adv = self._try(name, component, images, some, live, copy)
-            new = broken & withstood(state.outcomes)[images]  # the first example is kept
+            new = broken & robust_images(state.outcomes)[images]  # the first example is kept
             outcome[images[broken]] = BROKEN
             tensors["x_adv"][images[new]] = x_adv[new]
             tries[images] += together
@@ -167,7 +166,8 @@ class SuiteRun:
     ) -> tuple[Tensor, Tensor]:
         """Return which of the images any of these tries breaks, and the earliest such example."""
         jobs = images.repeat(len(tries))
-        x, y = self.x[jobs].to(self.device), self.y[jobs].to(self.device)
+        device, _ = home(self.model)
+        x, y = self.x[jobs].to(device), self.y[jobs].to(device)
         labels = y
         oracle = Oracle(copy, self.batch_size, self.expectation)
         if component.targeted:
@@ -206,7 +206,7 @@ class SuiteRun:
 
     def _tell(self, state: SuiteState, name: str) -> None:
         """Report the accuracy so far and how much of the work is done."""
-        parts, robust = self.suite.components, withstood(state.outcomes)
+        parts, robust = self.suite.components, robust_images(state.outcomes)
         costs = {part: one.cost * one.tries for part, one in parts.items()}
         done = sum(costs[part] for part in state.finished if part in parts)
         if "tries" in state.tensors:
@@ -225,19 +225,17 @@ class SuiteRun:
             if self.checkpointer.stopping and "clean" in state.finished:
                 self.checkpointer.maybe_save(state.snapshot)
 
-        models = {id(model): model for model in (self.model, copy)}.values()
-        handles = [model.register_forward_pre_hook(look, prepend=True) for model in models]
-        try:
+        with ExitStack() as hooks:
+            for model in {id(model): model for model in (self.model, copy)}.values():
+                hooks.enter_context(model.register_forward_pre_hook(look, prepend=True))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def faster_copy(model: nn.Module, x: Tensor) -> nn.Module:
     """Return a copy with batch normalisations folded, or the model where its logits would differ.
 
-    Adversarial examples are made on it and classified by the model.
+    Adversarial examples are made on it and classified by the model. The logits compared are those
+    of the images `x`, as one batch.
     """
     try:
         copy = folded(model)

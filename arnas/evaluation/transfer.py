@@ -28,30 +28,10 @@ def transfer_examples(
 ) -> Tensor:
     """Return adversarial examples made on `model` for showing to other models.
 
-    Those of `arnas.attacks.pgd.transferable`, also of images that the model misclassifies.
-
-    Parameters
-    ----------
-    model
-        Pixels in [0, 1] to logits.
-    x, y
-        float32 of shape (N, C, H, W) in [0, 1] and int64 of shape (N,); they are moved to the
-        model batch by batch.
-    threat
-        Norm and budget.
-    steps
-        Gradient steps.
-    batch_size
-        Images attacked together.
-    seed
-        The replicate's seed; an image's start depends on it and the image's index only.
-    checkpointer
-        Where the examples are saved, so that a later run makes only those that are missing.
-
-    Returns
-    -------
-    Tensor
-        x_adv of x's shape, on x's device.
+    Those of `arnas.attacks.pgd.transferable`, also of images that the model misclassifies, of x's
+    shape and on its device. Images, float32 of shape (N, C, H, W), are moved to the model batch by
+    batch. An image's start depends on the seed and the image's index only. The checkpointer keeps
+    the examples, so that a later run makes only those that are missing.
     """
     device, _ = home(model)
     kept = checkpointer.load()

@@ -48,7 +48,7 @@ def compare_files(
         )
         for what, paired in (("clean", compared.clean), ("robust", compared.robust)):
             lines.append(f"{what}: {_in_words(paired)}")
-        lines += [compared.verdict, *compared.notes]
+        lines += [compared.summary, *compared.notes]
     return _table(found, allow_flagged), lines
 
 

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+EARLIEST_ETA = 0.03
+"""Share of the work from which on a remaining time can be told."""
+
 
 class Report(Protocol):
     """What a library loop calls after each unit of work; the library itself never prints."""
@@ -25,14 +28,15 @@ def console_report(title: str) -> Iterator[Report]:
     """Yield a `Report` for the command line, each line headed by `title`.
 
     On a terminal it is a rich progress bar; elsewhere (log files, pipes) one line a unit with the
-    time remaining, estimated from the units done so far.
+    time remaining, estimated from the units done so far once they are a few percent.
     """
     start = time.monotonic()
     if not sys.stderr.isatty():
 
         def lines(done: int, total: int, text: str) -> None:
-            left = (time.monotonic() - start) / max(done, 1) * (total - done)
-            eta = f", {left:.0f} s left" if done < total else ""
+            eta = ""
+            if EARLIEST_ETA * total <= done < total:
+                eta = f", {(time.monotonic() - start) / done * (total - done):.0f} s left"
             sys.stderr.write(f"[{title}] {done}/{total} {text}{eta}\n")
             sys.stderr.flush()
 

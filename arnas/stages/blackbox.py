@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.suites import Suite, build_suite
+from arnas.attacks.suites import build_suite
 from arnas.evaluation.checks import run as checks
 from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.predict import logits, predict
@@ -35,7 +34,7 @@ def make_examples(context: StageContext) -> None:
     sections, size = Sections(context.checkpointer), options.batch_size
     with full_float32():
         x_adv = transfer_examples(
-            faster_copy(model, x[:size].to(context.device)),
+            faster_copy(model, x[:size]),
             x,
             y,
             threat,
@@ -81,15 +80,15 @@ def _square(
     context: StageContext, section: Section, model: nn.Module, x: Tensor, y: Tensor
 ) -> SuiteState:
     """Attack the first images with Square; its own state is kept."""
-    options, threat = (
-        context.params.blackbox,
-        context.params.threat[context.axes["dataset"]].threat(),
-    )
+    options = context.params.blackbox
+    threat = context.params.threat[context.axes["dataset"]].threat()
     n = min(options.square_images, len(y))
-    known = build_suite("square", threat.norm, max(int(y.max()) + 1, 2)).components["square"]
-    attack: Any = known.run
-    square = dataclasses.replace(
-        known, run=partial(attack, queries=options.square_queries, rescale_schedule=True)
+    suite = build_suite(
+        "square",
+        threat.norm,
+        max(int(y.max()) + 1, 2),
+        queries=options.square_queries,
+        rescale_schedule=True,
     )
     run = SuiteRun(
         model,
@@ -97,14 +96,10 @@ def _square(
         y[:n],
         torch.arange(n),
         threat,
-        Suite({"square": square}),
-        "union",
+        suite,
         context.seed,
         options.batch_size,
-        1,
-        context.device,
-        section,
-        lambda done, total, text: None,
+        checkpointer=section,
     )
     state = SuiteState.load(section)
     run.finish(state)
@@ -121,24 +116,23 @@ def score(context: StageContext) -> None:
     tensors: dict[str, Tensor] = {}
     described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}
     described |= {"losses": {}, "checks": {}}
+    batch_size = context.params.blackbox.batch_size
     for number, target in enumerate(cells):
         path = context.inputs[_key("retrain", target, "selected")]
         model, origin = load_trained(path, splits.info, *named(target)[1:])
         context.placed(model)
-        clean = predict(model, x, context.params.blackbox.batch_size) == y
+        clean = predict(model, x, batch_size) == y
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = context.inputs[_key("blackbox_examples", source, "examples")]
             examples, description = load_examples(path, *named(source), splits.subset("test"))
-            x_adv = examples["x_adv"]
-            batch_size = context.params.blackbox.batch_size
-            flags = clean & (predict(model, x_adv, batch_size) == y)
-            name = f"{target['seed']}.{target['network']}.{source['network']}"
-            tensors[name] = flags.to(torch.uint8)
+            flags = clean & (predict(model, examples["x_adv"], batch_size) == y)
+            name = f"{target['seed']}.{target['network']}"
+            tensors[f"{name}.{source['network']}"] = flags.to(torch.uint8)
             if source == target:
-                tensors[f"{target['seed']}.{target['network']}.square"] = examples["square"]
+                tensors[f"{name}.square"] = examples["square"]
                 described["threat"] = description["threat"]
                 described["settings"] = description["settings"]
-                described["checks"][f"{target['seed']}.{target['network']}"] = description["checks"]
+                described["checks"][name] = description["checks"]
         if target["network"] not in described["networks"]:
             described["networks"].append(target["network"])
         described["losses"][target["network"]] = origin["loss"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.registry import attack_entry
-from arnas.attacks.threat import Threat, parse_amount
+from arnas.attacks.threat import parse_amount, unbounded
 from arnas.data.splits import Splits, leaked
 from arnas.evaluation.checks import run as checks
 from arnas.evaluation.evaluate import evaluate
 from arnas.evaluation.options import AUTOATTACK, Tier
 from arnas.evaluation.predict import predict
 from arnas.evaluation.result import ROBUST, Check, EvalResult, to_record
-from arnas.evaluation.statistics import wilson
 from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import StageContext
@@ -37,10 +35,8 @@ RANKS = ("SKIP", "PASS", "WARN", "FAIL")
 def run(context: StageContext) -> None:
     """Attack the selected and the last checkpoint on the test images."""
     splits, x, y = images_to_attack(context)
-    options, threat_options = (
-        context.params.whitebox,
-        context.params.threat[context.axes["dataset"]],
-    )
+    options = context.params.whitebox
+    threat_options = context.params.threat[context.axes["dataset"]]
     tensors: dict[str, Tensor] = {}
     origins: dict[str, dict[str, Any]] = {}
     results: dict[str, EvalResult] = {}
@@ -64,11 +60,11 @@ def run(context: StageContext) -> None:
         if checkpoint == "selected":
             tensors["curve"] = found["selected"].curve_robust.to(torch.uint8)
             own = [
-                *_full_range(found["selected"], x, y),
+                *_end_of_curve(found["selected"], x, y),
                 _selection(context, splits, model, origin),
             ]
-    verdicts = [*_worst(result.checks for result in results.values()), *own]
-    for check in verdicts:
+    results_of_checks = [*_worst(result.checks for result in results.values()), *own]
+    for check in results_of_checks:
         context.report(1, 1, f"{check.status} {check.id}: {check.evidence}")
     description = {
         "dataset": dataclasses.asdict(splits.info),
@@ -90,7 +86,7 @@ def run(context: StageContext) -> None:
             for text in options.epsilon_curve
         ],
         "curve_attack": CURVE_ATTACK,
-        "checks": [check._asdict() for check in verdicts],
+        "checks": [check._asdict() for check in results_of_checks],
         "evaluations": {name: _record(result) for name, result in results.items()},
     }
     save_tensors(context.outputs["outcomes"], tensors, description)
@@ -106,10 +102,8 @@ def _evaluate(
     attacks: list[str],
 ) -> dict[str, EvalResult]:
     """Evaluate a checkpoint: each attack on all images, and AutoAttack on the first of them."""
-    options, threat_options = (
-        context.params.whitebox,
-        context.params.threat[context.axes["dataset"]],
-    )
+    options = context.params.whitebox
+    threat_options = context.params.threat[context.axes["dataset"]]
     selected = checkpoint == "selected"
 
     def one(name: str, suite: str, n: int | None, tier: Tier, **more: Any) -> EvalResult:
@@ -180,18 +174,15 @@ def _worst(found: Iterable[Iterable[Check]]) -> list[Check]:
     return list(worst.values())
 
 
-def _full_range(result: EvalResult, x: Tensor, y: Tensor) -> list[Check]:
+def _end_of_curve(result: EvalResult, x: Tensor, y: Tensor) -> list[Check]:
     """Return the check at the end of the curve, if that budget allows every image."""
     if not result.curve or any(check.id == "unbounded_attack" for check in result.checks):
         return []
     text = max(result.curve, key=parse_amount)
-    end = Threat(result.threat.norm, parse_amount(text))
-    # For L2 the diagonal of the box, rounded up to be reached when it is typed in.
-    whole = 1.0 if end.norm == "linf" else math.ceil(100 * math.sqrt(x[0].numel())) / 100
-    if end.epsilon < whole:
+    if parse_amount(text) < unbounded(result.threat.norm, x[0].numel()).epsilon:
         return []
-    robust = result.curve_robust[list(result.curve).index(text)]
-    return [checks.full_range(wilson(int(robust.sum()), len(robust)), text, y[: len(robust)])]
+    robust = result.curve[text]
+    return [checks.full_range(robust, text, y[: robust.n])]
 
 
 def _selection(

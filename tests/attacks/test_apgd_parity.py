@@ -191,17 +191,17 @@ def compare(case: Case, loss: str, steps: int = 100, larger: bool = False) -> in
         larger_first=larger,
     )
     ours = case.model.seen
-    standing = torch.ones(COUNT, dtype=torch.bool)
+    robust = torch.ones(COUNT, dtype=torch.bool)
     # In the larger balls nobody can be broken.
     outside = 2 * (math.ceil(0.3 * steps) + 1) if larger else 0
     for place, (point, their_point) in enumerate(itertools.zip_longest(ours, theirs)):
-        if not standing.any():
+        if not robust.any():
             assert point is None
             break
-        torch.testing.assert_close(point, their_point[standing], rtol=0, atol=1e-9)
+        torch.testing.assert_close(point, their_point[robust], rtol=0, atol=1e-9)
         if place >= outside:
-            standing = standing & ~misclassified(case.model.logits(their_point), case.y)
-    assert torch.equal(found.broken, ~standing)
+            robust = robust & ~misclassified(case.model.logits(their_point), case.y)
+    assert torch.equal(found.broken, ~robust)
     assert torch.equal(found.broken, their_broken)
     assert torch.equal(misclassified(case.model.logits(found.x_adv), case.y), found.broken), (
         "the point returned is the one that was looked at"
@@ -256,16 +256,16 @@ def test_restarts_are_theirs() -> None:
         case.model, case.x, case.y, threat, steps=steps, restarts=starts, generator=generator
     )
     generator.manual_seed(7)
-    standing, draws = torch.arange(COUNT), []
+    robust, draws = torch.arange(COUNT), []
     for _ in range(starts):
-        noise = torch.rand(case.x.shape, generator=generator).double()[standing]
+        noise = torch.rand(case.x.shape, generator=generator).double()[robust]
         draws.append(noise)
-        images, labels = case.x[standing], case.y[standing]
+        images, labels = case.x[robust], case.y[robust]
         part = apgd_batch(
             Oracle(case.model, 1000), images, labels, threat, fixed(noise), steps=steps
         )
         assert part.broken.any(), "a start that adds nothing shows nothing"
-        standing = standing[~part.broken]
+        robust = robust[~part.broken]
     attack = base.APGDAttack(case.model, n_iter=steps, n_restarts=starts, norm="Linf", eps=0.01)
     with in_double(attack, draws):
         their_x_adv = attack.perturb(case.x, case.y)
@@ -273,7 +273,7 @@ def test_restarts_are_theirs() -> None:
         misclassified(case.model.logits(points), case.y) for points in (x_adv, their_x_adv)
     )
     assert torch.equal(ours, theirs)
-    assert (~ours).nonzero().squeeze(1).tolist() == standing.tolist()
+    assert (~ours).nonzero().squeeze(1).tolist() == robust.tolist()
 
 
 def test_the_ratios_are_theirs() -> None:

@@ -111,14 +111,14 @@ def test_at_most_one_image_in_two_hundred_withstands_more_than_the_package(
         order = net(x).scatter(1, y[:, None], torch.inf).sort(dim=1).indices
     x_adv = x
     for place in range(targets):
-        standing = ~is_broken(net, x_adv, y)
+        robust = ~is_broken(net, x_adv, y)
         x_adv = x_adv.clone()
-        x_adv[standing] = fab(
+        x_adv[robust] = fab(
             net,
-            x[standing],
-            y[standing],
+            x[robust],
+            y[robust],
             Threat(norm, epsilon),
-            targets=order[standing, -2 - place],
+            targets=order[robust, -2 - place],
         )
     ours = int((~is_broken(net, x_adv, y)).sum())
     assert 20 <= theirs <= 180

@@ -1,7 +1,7 @@
 """Attacks beside those of foolbox and of the adversarial robustness toolbox (ART).
 
 Where both sides define an attack alike the examples must be the same; where they do not, no peer
-may break images that `arnas.evaluate` leaves standing, but for one in a hundred.
+may break images that `arnas.evaluate` leaves robust, but for one in a hundred.
 
 Definitions that had to be brought together: foolbox projects onto the ball and then clips to the
 box, as this package does. ART clips first and projects afterwards, which in L2 is something else at
@@ -91,7 +91,7 @@ def art() -> Iterator[Any]:
     torch.set_num_threads(threads)
 
 
-def standing(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def robust(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         return net(x).argmax(1) == y
 
@@ -110,9 +110,9 @@ def assert_equal(case: Digits, ours: Tensor, theirs: Tensor, tolerance: float) -
     assert ours.dtype == theirs.dtype == case.x.dtype
     assert furthest(ours, theirs) <= tolerance
     assert furthest(ours, case.x) > 0.05
-    stands = standing(case.net, ours, case.y)
-    assert torch.equal(stands, standing(case.net, theirs, case.y))
-    assert 10 < stands.sum() < standing(case.net, case.x, case.y).sum() - 10
+    stands = robust(case.net, ours, case.y)
+    assert torch.equal(stands, robust(case.net, theirs, case.y))
+    assert 10 < stands.sum() < robust(case.net, case.x, case.y).sum() - 10
 
 
 def pgd_20(case: Digits, threat: Threat, **options: Any) -> Tensor:
@@ -289,7 +289,7 @@ def only_theirs(case: Digits, norm: str, ours: Tensor, theirs: Tensor) -> int:
     assert allowed.all()
     assert theirs.min() >= 0
     assert theirs.max() <= 1
-    broken = ~standing(case.net, theirs, case.y)
+    broken = ~robust(case.net, theirs, case.y)
     return int((ours & broken).sum())
 
 
@@ -309,8 +309,8 @@ def test_foolbox_breaks_nothing_that_stands(digits: Digits, foolbox: ModuleType,
         with seeded("foolbox", kind):
             theirs = by_foolbox(foolbox, getattr(foolbox.attacks, kind)(), digits, BUDGETS[norm])
         assert only_theirs(digits, norm, ours, theirs) <= IN_A_HUNDRED
-        left.append(int(standing(digits.net, theirs, digits.y).sum()))
-        assert left[-1] < int(standing(digits.net, digits.x, digits.y).sum()) - 10, "it is a rival"
+        left.append(int(robust(digits.net, theirs, digits.y).sum()))
+        assert left[-1] < int(robust(digits.net, digits.x, digits.y).sum()) - 10, "it is a rival"
     assert int(ours.sum()) <= min(left)
 
 
@@ -336,9 +336,9 @@ def test_art_breaks_nothing_that_stands(digits: Digits, art: Any, norm: str, kin
     for option in losses:
         theirs = by_art(art, kind, digits, norm, **option)
         assert only_theirs(digits, norm, ours, theirs) <= IN_A_HUNDRED
-        stands = int(standing(digits.net, theirs, digits.y).sum())
+        stands = int(robust(digits.net, theirs, digits.y).sum())
         assert int(ours.sum()) <= stands
-        assert stands < int(standing(digits.net, digits.x, digits.y).sum()) - 10, "it is a rival"
+        assert stands < int(robust(digits.net, digits.x, digits.y).sum()) - 10, "it is a rival"
 
 
 @pytest.mark.long
@@ -346,5 +346,5 @@ def test_art_breaks_nothing_that_stands(digits: Digits, art: Any, norm: str, kin
 def test_square_is_as_strong_as_that_of_art(digits: Digits, art: Any, norm: str) -> None:
     """ART runs through all window sizes in as many queries as it is given, AutoAttack in 10000."""
     theirs = by_art(art, "SquareAttack", digits, norm, max_iter=500, verbose=False)
-    stands = int(standing(digits.net, theirs, digits.y).sum())
+    stands = int(robust(digits.net, theirs, digits.y).sum())
     assert int(left_by_us(digits, norm, "square").sum()) <= stands + IN_A_HUNDRED

@@ -132,36 +132,11 @@ def broken_by(attack: Attack, count: int = 40, **options: object) -> Tensor:
 
 
 @for_every_norm
-def test_larger_balls_never_mend_an_image_that_starts_where_it_ended(norm: str) -> None:
-    net, x = rugged_net(), images(40, torch.float64)
-    y, start, counts = net(x).argmax(1), torch.zeros_like(x), []
-    broken = torch.zeros(40, dtype=torch.bool)
-    for share in (0.02, 0.05, 0.1, 0.2):
-        threat = Threat(norm, share * EPSILON[norm])
-        x_adv = pgd(net, x, y, threat, steps=4, start=start)
-        assert (broken <= is_broken(net, x_adv, y)).all()
-        broken, start = is_broken(net, x_adv, y), x_adv - x
-        counts.append(int(broken.sum()))
-    assert counts == sorted(counts)
-    assert counts[-1] > counts[0]
-
-
-@for_every_norm
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 def test_more_steps_of_one_size_never_mend_an_image(norm: str, momentum: float) -> None:
     threat = Threat(norm, 0.05 * EPSILON[norm])
     attack = partial(broken_by, pgd, threat=threat, step_size=threat.epsilon / 3, momentum=momentum)
     broken = [attack(steps=steps) for steps in range(6)]
-    assert all((less <= more).all() for less, more in pairwise(broken))
-    assert broken[-1].sum() > broken[0].sum()
-
-
-@for_every_norm
-@pytest.mark.parametrize("stop", [True, False])
-def test_more_restarts_never_mend_an_image(norm: str, stop: bool) -> None:
-    threat = Threat(norm, 0.04 * EPSILON[norm])
-    attack = partial(broken_by, pgd, threat=threat, steps=1, stop_when_broken=stop)
-    broken = [attack(restarts=restarts) for restarts in (1, 2, 4, 8)]
     assert all((less <= more).all() for less, more in pairwise(broken))
     assert broken[-1].sum() > broken[0].sum()
 
@@ -193,12 +168,12 @@ def test_later_restarts_are_spent_on_images_that_stand() -> None:
     y, seen = net(x).argmax(1), []
     threat = Threat("linf", 0.004)
     once = pgd(net, x, y, threat, steps=2, stop_when_broken=True)
-    standing = int((~is_broken(net, once, y)).sum())
-    assert 0 < standing < 40
+    robust = int((~is_broken(net, once, y)).sum())
+    assert 0 < robust < 40
     net.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     pgd(net, x, y, threat, steps=2, restarts=2, stop_when_broken=True)
     assert len(seen) == 6
-    assert seen[3] == standing
+    assert seen[3] == robust
     assert seen == sorted(seen, reverse=True)
 
 

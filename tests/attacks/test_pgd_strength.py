@@ -44,21 +44,6 @@ def test_best_is_the_strongest_of_all_iterates(norm: str) -> None:
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
-class Hill(nn.Module):
-    """Two classes; the second is likeliest where the only pixel is 0.5."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        hill = -50 * (x.flatten(1) - 0.5).square()
-        return torch.cat([torch.zeros_like(hill), hill - 1], dim=1)
-
-
-def test_best_keeps_the_image_where_a_step_overshoots() -> None:
-    x, y = torch.tensor([0.45, 0.1]).view(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)
-    attack = partial(fgsm, Hill(), x, y, Threat("linf", 0.3))
-    assert torch.allclose(attack(keep="last").flatten(), torch.tensor([0.75, 0.4]))
-    assert torch.allclose(attack(keep="best").flatten(), torch.tensor([0.45, 0.4]))
-
-
 @for_both_norms
 def test_stopping_early_breaks_the_same_images(norm: str) -> None:
     net, x, y = small_net().eval(), images(60), labels(60)
@@ -95,25 +80,6 @@ def test_last_is_the_textbook_algorithm(norm: str, steps: int) -> None:
     size = 2.5 * epsilon / steps
     expected = plain_pgd(net, x, y, Threat(norm, epsilon), start, steps, size)
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
-
-
-@for_both_norms
-def test_fgsm_is_one_textbook_step_of_size_epsilon(norm: str) -> None:
-    net, x, y = small_net(torch.float64).eval(), images(dtype=torch.float64), labels()
-    found = fgsm(net, x, y, Threat(norm, 0.1), keep="last")
-    expected = plain_pgd(net, x, y, Threat(norm, 0.1), torch.zeros_like(x), 1, 0.1)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
-
-
-@for_both_norms
-@pytest.mark.parametrize("keep", ["best", "last"])
-def test_an_image_is_attacked_as_if_it_were_alone(norm: str, keep: str) -> None:
-    net, x, y = small_net(torch.float64), images(dtype=torch.float64), labels()
-    start = 0.02 * (images(dtype=torch.float64, seed=9) - x)
-    attack = partial(pgd, net, threat=Threat(norm, 0.1), steps=4, keep=keep)
-    alone = [attack(x=x[i : i + 1], y=y[i : i + 1], start=start[i : i + 1]) for i in range(6)]
-    together = attack(x=x, y=y, start=start)
-    assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)
 
 
 @for_both_norms

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.projection import length
-from arnas.attacks.square import BLOCK, per_image_numbers, square, square_batch
+from arnas.attacks.square import BLOCK, square, square_batch
 from arnas.attacks.threat import Threat
 from arnas.runtime.errors import UserError
 
@@ -172,19 +172,6 @@ def test_numbers_by_blocks_are_the_numbers_of_a_table(norm: str) -> None:
     assert counts[0] > counts[-1]
 
 
-def test_per_image_numbers_depend_on_image_block_and_purpose_only() -> None:
-    draw = per_image_numbers(("a", 1), torch.tensor([7, 5, 9]))
-    assert torch.equal(draw(2, torch.tensor([2, 0]), 6), draw(2, torch.arange(3), 6)[[2, 0]])
-    alone = per_image_numbers(("a", 1), torch.tensor([9]))
-    assert torch.equal(alone(2, torch.tensor([0]), 6)[0], draw(2, torch.tensor([2]), 6)[0])
-    others = [
-        draw(3, torch.tensor([0]), 6),
-        per_image_numbers(("a", 2), torch.tensor([7]))(2, torch.tensor([0]), 6),
-        draw(2, torch.tensor([1]), 6),
-    ]
-    assert not any(torch.equal(other, draw(2, torch.tensor([0]), 6)) for other in others)
-
-
 @for_every_norm
 def test_generators_decide_the_search(norm: str) -> None:
     net, x, y, threat = mixed_case(norm)
@@ -236,29 +223,6 @@ def test_an_image_costs_nothing_once_it_has_fallen(norm: str) -> None:
     ] * int((~broken).sum())
     assert min(alone) == 1
     assert len(set(alone)) > 3, "hardly an image fell later"
-
-
-class _NoGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        raise AssertionError("a gradient was taken")
-
-
-@for_every_norm
-def test_no_gradient_is_taken(norm: str) -> None:
-    inner, x, y, threat = mixed_case(norm)
-
-    class Opaque(nn.Module):
-        def forward(self, batch: Tensor) -> Tensor:
-            assert not torch.is_grad_enabled()
-            return inner(_NoGradient.apply(batch))
-
-    x_adv = square(Opaque(), x.requires_grad_(), y, threat, queries=60)
-    assert (inner(x_adv).argmax(1) != y).any()
 
 
 # Odd models

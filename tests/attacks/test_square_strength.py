@@ -36,15 +36,15 @@ def test_more_queries_and_more_restarts_never_mend_an_image(norm: str) -> None:
 def test_the_best_try_of_an_image_that_stands_has_the_highest_margin(norm: str) -> None:
     net, x, y, threat = mixed_case(norm)
     highest = torch.full((len(x),), -torch.inf, dtype=x.dtype)
-    standing = torch.arange(len(x))
+    robust = torch.arange(len(x))
 
     class Watch(nn.Module):
         def forward(self, batch: Tensor) -> Tensor:
-            nonlocal standing
+            nonlocal robust
             logits = net(batch)
-            values = margin(logits, y[standing])
-            highest[standing] = torch.maximum(highest[standing], values)
-            standing = standing[values < 0]
+            values = margin(logits, y[robust])
+            highest[robust] = torch.maximum(highest[robust], values)
+            robust = robust[values < 0]
             return logits
 
     found = hunted(Watch(), x, y, threat)

@@ -8,7 +8,7 @@ from corrupted_images import photographs, shapes
 from torch import Tensor
 
 from arnas.corruptions.constants import CIFAR, IMAGENET, SCRIPTS, SEVERITIES, TINY_IMAGENET
-from arnas.corruptions.corrupt import CORRUPTIONS, _generator, constants_from, corrupt
+from arnas.corruptions.corrupt import CORRUPTIONS, _generator, constants_for, corrupt
 from arnas.runtime.errors import UserError
 
 EVERY = list(CORRUPTIONS)
@@ -31,15 +31,13 @@ def test_the_fourteen_have_constants_for_every_size() -> None:
         for name, constants in table.items():
             assert len(constants) == len(SEVERITIES)
             assert {len(c) for c in constants} == {len(CIFAR[name][0])}
-    assert all("1903.12261" in corruption.citation for corruption in CORRUPTIONS.values())
 
 
 def test_the_shorter_side_chooses_the_constants() -> None:
     sizes = {(32, 32): CIFAR, (63, 300): CIFAR, (64, 64): TINY_IMAGENET, (300, 223): TINY_IMAGENET}
     for (height, width), table in {**sizes, (224, 224): IMAGENET}.items():
-        for corruption in CORRUPTIONS.values():
-            assert corruption.constants(height, width, 4) == table[corruption.name][3]
-    names = [constants_from(side, 230) for side in (32, 64, 224)]
+        assert constants_for(height, width)[1] is table
+    names = [constants_for(side, 230)[0] for side in (32, 64, 224)]
     assert names == ["CIFAR-10-C", "Tiny-ImageNet-C", "ImageNet-C"]
 
 
@@ -135,10 +133,8 @@ def test_grey_and_oblong_images(name: str, shape: tuple[int, int, int]) -> None:
         assert not torch.equal(found, tile)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if not name.endswith("noise")])
 def test_three_equal_channels_stay_equal_unless_noise_parts_them(name: str) -> None:
-    if CORRUPTIONS[name].kind == "noise":
-        return
     grey = shapes(2)[:, :1].expand(-1, 3, -1, -1)
     found = corrupt(grey, name, 3, 0).int()
     assert int((found - found[:, :1]).abs().max()) == 0

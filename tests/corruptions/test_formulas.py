@@ -201,13 +201,6 @@ def test_fog_keeps_black_and_spans_white() -> None:
         assert white.amin(1).tolist() == [int(255 / (1 + thickness) + 1e-6)] * 2
 
 
-def test_an_elastic_transform_of_nothing_is_nothing() -> None:
-    image = pixels(photographs()[1])
-    assert np.array_equal(
-        formulas.elastic_transform(image, (0, 0, 0), np.random.default_rng(0)), image
-    )
-
-
 def test_the_affine_map_takes_the_three_points_where_they_should_go() -> None:
     moves = np.array([[2.0, -1.0], [0.5, 3.0], [-2.0, 1.0]])
     rows, columns = formulas._affine_places((40, 50), moves)

@@ -76,7 +76,7 @@ def test_predictions_and_examples_from_the_host_are_those_from_the_device() -> N
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).to(device).eval()
     x, threat = data.images / 255, Threat("linf", 8 / 255)
     places = (x, x.to(device))
-    y, other = (predict(model, place, 16, CPU) for place in places)
+    y, other = (predict(model, place, 16).to(CPU) for place in places)
     assert torch.equal(y, other)
     made = [
         transfer_examples(model, place, y, threat, steps=2, batch_size=16, seed=0)

@@ -49,9 +49,9 @@ def test_scaled_logits_fool_the_cross_entropy_but_not_the_margin(tour: Result) -
 @pytest.mark.long
 def test_the_checks_tell_the_two_networks_apart(tour: Result) -> None:
     """By FAIL; a few images between two attacks are a WARN, and depend on the processor."""
-    verdicts = tour.namespace["verdicts"]
-    assert "FAIL" not in {check.status for check in verdicts["honest"]}
-    assert {check.status for check in verdicts["masked"]} == {"FAIL"}
+    results = tour.namespace["results"]
+    assert "FAIL" not in {check.status for check in results["honest"]}
+    assert {check.status for check in results["masked"]} == {"FAIL"}
 
 
 @pytest.mark.long

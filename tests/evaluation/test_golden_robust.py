@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import random
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
+from attack_cases import state_of, world
 from broken_models import HONEST, TEST, THREAT, images_of, trained
 from certified_nets import ORDERS, linear_net, relu_net, small_digits
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ import arnas
 from arnas.attacks.registry import ATTACKS
 from arnas.attacks.threat import Threat
 from arnas.evaluation.record import to_record
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, EvalResult
+from arnas.evaluation.result import BROKEN, ROBUST, EvalResult
 
 NORMS = ("linf", "l2", "l1")
 BUDGETS = {"linf": 0.06, "l2": 0.15, "l1": 0.35}
@@ -251,51 +250,7 @@ def test_the_curve_is_as_strong_as_the_suite(norm: str) -> None:
         assert curve[str(budget)].correct <= found.robust_accuracy.correct + 1
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_more_attacks_leave_no_more(norm: str, short_square: None) -> None:
-    """The union, image by image: each attack is spared exactly those that had fallen."""
-    case = case_of(norm, 16)
-    found = evaluate(case.net, case.x, case.y, case.threat, "fgsm,square,apgd_ce,apgd_t")
-    left = found.outcomes["clean"] == ROBUST
-    for name, result in found.attacks.items():
-        assert torch.equal(found.outcomes[name] == SKIPPED, ~left)
-        assert result.attacked == int(left.sum())
-        left = left & (found.outcomes[name] == ROBUST)
-        assert result.robust_accuracy.correct == int(left.sum())
-    assert torch.equal(left, found.robust_flags)
-    assert found.attacks["fgsm"].broken > 0
-    recount(found, case.net, case.x, case.y)
-
-
 # The model and the world afterwards
-
-
-def state_of(net: nn.Module) -> list[object]:
-    """Return all that an evaluation must leave alone."""
-    found: list[object] = []
-    for name, module in net.named_modules():
-        hooks = (len(module._forward_hooks), len(module._forward_pre_hooks))
-        found.append((name, module.training, getattr(module, "track_running_stats", None), hooks))
-    for name, value in net.state_dict().items():
-        found.append((name, value.numpy().tobytes()))
-    for name, parameter in net.named_parameters():
-        gradient = None if parameter.grad is None else parameter.grad.numpy().tobytes()
-        found.append((name, parameter.requires_grad, gradient))
-    return found
-
-
-def world() -> list[object]:
-    """Return global state: random numbers of three libraries, and what torch is set to."""
-    name, keys, *rest = np.random.get_state()
-    return [
-        torch.get_rng_state().numpy().tobytes(),
-        random.getstate(),
-        (name, keys.tobytes(), rest),
-        torch.is_grad_enabled(),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.are_deterministic_algorithms_enabled(),
-    ]
 
 
 def troubled_net() -> nn.Sequential:

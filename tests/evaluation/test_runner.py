@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.oracle import AttackOutput, Oracle
-from arnas.attacks.suites import Component, RandomStreams, Suite, build_suite, targets_of
+from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams
+from arnas.attacks.suites import Component, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, withstood
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, robust_images
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.runtime.files import TensorFile
-from arnas.runtime.progress import silent
-from arnas.runtime.resume import NO_CHECKPOINT, Snapshot
+from arnas.runtime.resume import Snapshot
 
 THREAT = Threat("linf", 0.1)
 
@@ -43,21 +42,7 @@ def images(count: int = 24) -> tuple[Tensor, Tensor]:
 
 def run_of(suite: Suite, **changed: Any) -> SuiteRun:
     x, y = images()
-    run = SuiteRun(
-        network(),
-        x,
-        y,
-        torch.arange(len(y)),
-        THREAT,
-        suite,
-        combine="union",
-        seed=0,
-        batch_size=8,
-        expectation=1,
-        device=torch.device("cpu"),
-        checkpointer=NO_CHECKPOINT,
-        report=silent,
-    )
+    run = SuiteRun(network(), x, y, torch.arange(len(y)), THREAT, suite, seed=0, batch_size=8)
     return replace(run, **changed)
 
 
@@ -67,8 +52,8 @@ def finish(run: SuiteRun) -> SuiteState:
     return state
 
 
-def outcomes(course: SuiteState) -> dict[str, list[int]]:
-    return {k: v.tolist() for k, v in course.outcomes.items()}
+def outcomes(state: SuiteState) -> dict[str, list[int]]:
+    return {k: v.tolist() for k, v in state.outcomes.items()}
 
 
 class Recorder:
@@ -104,12 +89,12 @@ def component(run: Recorder, tries: int = 1, targeted: bool = False) -> Componen
 def test_an_image_that_was_broken_is_skipped_by_the_rest() -> None:
     first, second = Recorder(lambda image, _: image in {1, 2}), Recorder()
     suite = Suite({"first": component(first), "second": component(second)})
-    course = finish(run_of(suite))
+    state = finish(run_of(suite))
     wrong = {0, 6, 12, 18}
     assert {image for image, _ in first.tried} == set(range(24)) - wrong
     assert {image for image, _ in second.tried} == set(range(24)) - wrong - {1, 2}
-    assert [course.tensors["first"][i].item() for i in (0, 1, 3)] == [SKIPPED, BROKEN, ROBUST]
-    assert course.tensors["second"][1] == SKIPPED
+    assert [state.tensors["first"][i].item() for i in (0, 1, 3)] == [SKIPPED, BROKEN, ROBUST]
+    assert state.tensors["second"][1] == SKIPPED
 
 
 def test_each_attack_may_attack_every_image() -> None:
@@ -119,7 +104,7 @@ def test_each_attack_may_attack_every_image() -> None:
     each, union = (finish(run_of(suite, combine=combine)) for combine in ("each", "union"))
     assert {image for image, _ in second.tried} == set(range(24)) - {0, 6, 12, 18}
     assert each.tensors["second"].tolist()[:5] == [SKIPPED, BROKEN, BROKEN, BROKEN, ROBUST]
-    assert torch.equal(withstood(each.outcomes), withstood(union.outcomes))
+    assert torch.equal(robust_images(each.outcomes), robust_images(union.outcomes))
     assert torch.equal(each.tensors["x_adv"], union.tensors["x_adv"])
 
 
@@ -189,8 +174,8 @@ def test_what_an_attack_only_believes_does_not_count() -> None:
     ) -> AttackOutput:
         return AttackOutput(torch.ones(len(x), dtype=torch.bool), x)
 
-    course = finish(run_of(Suite({"liar": Component(liar, "fixed", "none")})))
-    assert BROKEN not in course.tensors["liar"].tolist()
+    state = finish(run_of(Suite({"liar": Component(liar, "fixed", "none")})))
+    assert BROKEN not in state.tensors["liar"].tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
@@ -246,11 +231,11 @@ def test_a_run_that_dies_goes_on_to_the_same_end(dies_at: int) -> None:
     checkpointer = Dying(dies_at)
     with pytest.raises(KeyboardInterrupt):
         finish(run_of(suite, checkpointer=checkpointer))
-    course = finish(run_of(suite, checkpointer=checkpointer))
-    assert outcomes(course) == outcomes(whole)
-    assert torch.equal(course.tensors["x_adv"], whole.tensors["x_adv"])
-    assert course.passes == whole.passes
-    assert course.monitor == whole.monitor
+    state = finish(run_of(suite, checkpointer=checkpointer))
+    assert outcomes(state) == outcomes(whole)
+    assert torch.equal(state.tensors["x_adv"], whole.tensors["x_adv"])
+    assert state.passes == whole.passes
+    assert state.monitor == whole.monitor
 
 
 def test_a_signal_stops_between_two_passes() -> None:
@@ -279,9 +264,9 @@ def test_a_signal_stops_between_two_passes() -> None:
     with pytest.raises(KeyboardInterrupt):
         finish(run_of(suite, model=model, checkpointer=checkpointer))
     passes = 1000
-    course = finish(run_of(suite, checkpointer=checkpointer))
-    assert outcomes(course) == outcomes(whole)
-    assert course.passes == whole.passes
+    state = finish(run_of(suite, checkpointer=checkpointer))
+    assert outcomes(state) == outcomes(whole)
+    assert state.passes == whole.passes
 
 
 def test_passes_are_those_of_the_model() -> None:
@@ -293,9 +278,9 @@ def test_passes_are_those_of_the_model() -> None:
 
     model = network()
     model.register_forward_pre_hook(count)
-    course = finish(run_of(build_suite("apgd_ce,square", "linf", 5), model=model))
-    assert [sum(values) for values in zip(*course.passes.values(), strict=True)] == seen
-    assert course.passes["square"][1] == 0
+    state = finish(run_of(build_suite("apgd_ce,square", "linf", 5), model=model))
+    assert [sum(values) for values in zip(*state.passes.values(), strict=True)] == seen
+    assert state.passes["square"][1] == 0
 
 
 def test_the_most_likely_other_classes_come_first() -> None:

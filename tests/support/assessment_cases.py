@@ -63,24 +63,24 @@ def assessment(
     outcomes = {names.get(name, name): digits for name, digits in outcomes.items()}
     tensors = {name: flags(digits) for name, digits in outcomes.items()}
     labels = changed.pop("labels", torch.tensor(LABELS))
-    standing = tensors["clean"] == ROBUST
-    clean = wilson(int(standing.sum()), len(labels))
+    robust = tensors["clean"] == ROBUST
+    clean = wilson(int(robust.sum()), len(labels))
     attacks = {}
     for name in [name for name in tensors if name != "clean"]:
         attacked = int((tensors[name] != 2).sum())
-        standing = standing & (tensors[name] == ROBUST)
+        robust = robust & (tensors[name] == ROBUST)
         attacks[name] = AttackResult(
             name,
             f"settings of {name}",
             "Croce and Hein, ICML 2020, arXiv 2003.01690",
             attacked,
             int((tensors[name] == BROKEN).sum()),
-            wilson(int(standing.sum()), len(labels)),
+            wilson(int(robust.sum()), len(labels)),
             100 * attacked,
             99 * attacked,
         )
     x = images(channels)
-    fell = (tensors["clean"] == ROBUST) & ~standing
+    fell = (tensors["clean"] == ROBUST) & ~robust
     threat = Threat(norm, epsilon)  # type: ignore[arg-type]
     x_adv = x.clone()
     if len(x) == len(labels):
@@ -92,7 +92,7 @@ def assessment(
         "suite": suite,
         "combine": "union",
         "clean_accuracy": clean,
-        "robust_accuracy": wilson(int(standing.sum()), len(labels)),
+        "robust_accuracy": wilson(int(robust.sum()), len(labels)),
         "attacks": attacks,
         "outcomes": tensors,
         "labels": labels,

@@ -1,7 +1,9 @@
 """Small networks, images and measures that the tests of gradient attacks share."""
 
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -73,7 +75,7 @@ def labels(count: int = 6) -> Tensor:
 def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
     """Return each image's perturbation in `norm`, in double precision."""
     delta = (x_adv.double() - x.double()).flatten(1)
-    return delta.abs().amax(1) if norm == "linf" else delta.square().sum(1).sqrt()
+    return torch.linalg.vector_norm(delta, {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
 
 
 def state_of(net: nn.Module) -> dict[str, object]:
@@ -84,11 +86,29 @@ def state_of(net: nn.Module) -> dict[str, object]:
 
     return {
         "modes": [m.training for m in net.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules()],
         "tracking": [getattr(m, "track_running_stats", None) for m in net.modules()],
         "values": {name: frozen(value) for name, value in net.state_dict().items()},
         "gradients": {name: frozen(value.grad) for name, value in net.named_parameters()},
         "requires_grad": {name: value.requires_grad for name, value in net.named_parameters()},
     }
+
+
+def world() -> list[object]:
+    """Return global state: random numbers of three libraries, and what torch is set to."""
+    name, keys, *rest = np.random.get_state()
+    return [
+        torch.get_rng_state().numpy().tobytes(),
+        random.getstate(),
+        (name, keys.tobytes(), rest),
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.mkldnn.matmul.fp32_precision,
+        torch.backends.mkldnn.conv.fp32_precision,
+    ]
 
 
 def is_broken(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -105,25 +105,25 @@ SMALL_SUITE: dict[str, Attack] = {"pgd": by_pgd(), "pgd_margin": by_pgd(margins=
 def finish(context: CheckContext, attacks: Mapping[str, Attack] = SMALL_SUITE) -> CheckContext:
     """Run attacks on the images that stand and enter what they came to, as a suite does."""
     x, y = context.x, context.y
-    standing = ~misclassified(context.logits(x), y)
+    robust = ~misclassified(context.logits(x), y)
     x_adv, results = x.clone(), {}
-    outcomes = {"clean": standing.to(torch.uint8)}
+    outcomes = {"clean": robust.to(torch.uint8)}
     for name, attack in attacks.items():
-        left = standing.nonzero().flatten()
+        left = robust.nonzero().flatten()
         found = attack(context, x[left], y[left]) if len(left) else x[left]
         fell = misclassified(context.logits(found), y[left]) if len(left) else left.bool()
         x_adv[left[fell]] = found[fell]
         outcome = torch.full_like(y, SKIPPED).to(torch.uint8)
         outcome[left] = torch.where(fell, BROKEN, ROBUST).to(torch.uint8)
         outcomes[name] = outcome
-        standing = standing & (outcome == ROBUST)
+        robust = robust & (outcome == ROBUST)
         results[name] = AttackResult(
             name,
             "made by hand",
             "a test",
             len(left),
             int(fell.sum()),
-            wilson(int(standing.sum()), len(y)),
+            wilson(int(robust.sum()), len(y)),
             0,
             0,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 SIDE = 6
 
@@ -51,17 +50,6 @@ class Bright(nn.Module):
         mean = x.flatten(1).mean(1)
         score = 20 * (mean.detach() - 0.5) + 20 * self.slope * (mean - mean.detach())
         return torch.stack([-score, score], dim=1)
-
-
-class Forgetful(nn.Module):
-    """Drops pixels at random, in evaluation mode too."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(F.dropout(x, 0.5, training=True))
 
 
 def normalised_model() -> nn.Sequential:

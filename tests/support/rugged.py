@@ -11,20 +11,13 @@ class Sine(nn.Module):
         return torch.sin(x)
 
 
-def rugged_model(inputs: int, slope: float = 150) -> nn.Sequential:
-    """Return a model of 3 classes; PGD jumps from hill to hill on it."""
+def uneven_model(inputs: int) -> nn.Sequential:
+    """Return a model of 3 classes; PGD jumps from hill to hill on it, few of them high enough."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), Sine(), nn.Linear(16, 3))
     model = model.double()
     with torch.no_grad():
-        model[1].weight.mul_(slope)
-    return model
-
-
-def uneven_model(inputs: int) -> nn.Sequential:
-    """Return a rugged model few of whose hills are high enough."""
-    model = rugged_model(inputs)
-    with torch.no_grad():
+        model[1].weight.mul_(150)
         model[3].bias[0] += 1
     return model

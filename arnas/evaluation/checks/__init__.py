@@ -50,7 +50,7 @@ class CheckEntry:
     the attacks was watched. Where it does not apply the status is SKIP."""
     attacks: tuple[str, str] | tuple[()] = ()
     """The weaker and the stronger attack that it compares, if both attacked every image; the
-    function takes the flags of the images that withstood them."""
+    function takes which images are robust to each."""
 
     @property
     def function(self) -> Callable[..., Check]:

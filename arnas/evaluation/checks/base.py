@@ -14,7 +14,7 @@ from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.state import own_randomness, untouched
-from arnas.evaluation.result import AttackResult, Check
+from arnas.evaluation.result import AttackResult, Check, Status
 from arnas.runtime.errors import Preempted, UserError, one_line
 from arnas.runtime.seeds import per_image_uniform
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 PROBE = 64
 """Most images that a check attacks itself."""
-TOLERANCE = 1e-6
-"""Rounding that float32 adds to the ball and the box."""
+TINY = 1e-30
 SLACK, FEW = 0.01, 2
 """Share and number of images by which an attack may lag behind a weaker one before it fails: both
 end in local optima of their own."""
@@ -92,10 +91,17 @@ class CheckContext:
         """Return the model as attacks ask it; only inside `arnas.attacks.eval_mode.frozen_eval`."""
         return Oracle(self.model, self.batch_size, self.expectation)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the logits in evaluation mode, with the model as it was afterwards."""
-        with frozen_eval(self.model):
-            return Oracle(self.model, self.batch_size).logits(x)
+    def logits(self, x: Tensor, batch_size: int | None = None) -> Tensor:
+        """Return the logits in evaluation mode, of shape (N, classes), on the device of `x`."""
+        if not len(x):
+            return x.new_zeros((0, 1))
+        with frozen_eval(self.model), torch.no_grad():
+            parts = torch.split(x, batch_size or self.batch_size)
+            return torch.cat([forward(self.model, part.to(self.x)).to(x.device) for part in parts])
+
+    def all_logits(self) -> Tensor:
+        """Return the logits of all images, of shape (n, classes); the model is asked once."""
+        return remembered(self, "answers", lambda: self.logits(self.x))
 
     def uniform(self, purpose: str, count: int) -> Tensor:
         """Return numbers uniform in [0, 1] for the first images, of their shape and device."""
@@ -108,19 +114,39 @@ class CheckContext:
 CheckFn = Callable[[CheckContext], Check]
 
 
+def grade(*, fail: object = False, warn: object = False) -> Status:
+    """Return the status of a check: the worse of what holds."""
+    return "FAIL" if fail else "WARN" if warn else "PASS"
+
+
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits of a batch; the model gets a copy if it might write into the images.
+
+    Raises
+    ------
+    UserError
+        When it returns anything but a floating tensor of shape (N, classes).
+    """
+    logits = model(x if x.requires_grad else x.clone())
+    if not isinstance(logits, Tensor):
+        raise UserError(f"the model returns a {type(logits).__name__}: needed is a tensor")
+    if not logits.is_floating_point():
+        raise UserError(f"the model returns {logits.dtype}: needed are logits, floating numbers")
+    if logits.ndim != 2 or len(logits) != len(x) or not logits.shape[1]:
+        raise UserError(
+            f"the model returns shape {tuple(logits.shape)} for {len(x)} images: needed is "
+            f"({len(x)}, classes)"
+        )
+    return logits
+
+
 def guarded(name: str, function: CheckFn) -> CheckFn:
     """Return a check that cannot raise and that leaves no trace.
 
     Modes, weights, buffers, `requires_grad`, gradients, the images and the global random numbers of
-    PyTorch, NumPy and Python are afterwards what they were, whatever the model does to them.
-
-    Parameters
-    ----------
-    name
-        Its id, from which its random numbers follow.
-    function
-        The check. `NotApplicableError` becomes SKIP, any other exception FAIL with its first line.
-        Only a signal (`Preempted`) gets through.
+    PyTorch, NumPy and Python are afterwards what they were, whatever the model does to them. Its
+    random numbers follow from its name. `NotApplicableError` becomes SKIP, any other exception FAIL
+    with its first line. Only a signal (`Preempted`) gets through.
     """
 
     def check(context: CheckContext) -> Check:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -11,12 +9,10 @@ from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.projection import length
 from arnas.attacks.threat import GREY_LEVELS, Threat
-from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE, CheckContext, NotApplicableError
-from arnas.evaluation.checks.probes import withstood
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Check, Status
-
-if TYPE_CHECKING:
-    from arnas.evaluation.monitor import EvalMonitor
+from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError, grade
+from arnas.evaluation.checks.probes import suite_robust
+from arnas.evaluation.monitor import TOLERANCE, EvalMonitor
+from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Check
 
 TIE = 1e-4
 """Difference of the two largest logits, over the size of the logits, that rounding can turn."""
@@ -26,25 +22,22 @@ NOISE = 2.58
 
 def ball_and_box(context: CheckContext) -> Check:
     """Fail if an example leaves the ball or [0, 1], warn if rounding to 8 bits undoes it."""
-    x_adv, robust, norm = _examples(context), withstood(context), context.threat.norm
+    x_adv, robust, norm = _examples(context), suite_robust(context), context.threat.norm
     (excess, outside), allowed = _leaving(context, x_adv), _rounding(context, x_adv)
     bad = int(((excess > allowed) | (outside > TOLERANCE)).sum())
     low, high = (float(value) for value in x_adv.aminmax())
     others = _others_outside(context.monitor, allowed)
     broken = (context.outcomes["clean"].cpu() == ROBUST) & ~robust
     rounded = (GREY_LEVELS * x_adv[broken]).round().clamp(0, GREY_LEVELS) / GREY_LEVELS
-    kept, n = (
-        int(misclassified(_logits(context, rounded), context.y.cpu()[broken]).sum()),
-        int(broken.sum()),
-    )
+    kept = int(misclassified(context.logits(rounded), context.y.cpu()[broken]).sum())
+    n = int(broken.sum())
     further, _ = _leaving(context, rounded, broken)
     level = float(length(torch.full((1, *x_adv.shape[1:]), 0.5 / GREY_LEVELS), norm))
     leaves, far = (int((further > allowed + more).sum()) for more in (0.0, level))
     lost = n - kept > max(SLACK * n, FEW) and context.expectation == 1  # else chance restores them
-    status: Status = "WARN" if lost else "PASS"
     return Check(
         "ball_and_box",
-        "FAIL" if bad or others else status,
+        grade(fail=bad or others, warn=lost),
         f"{bad} of {len(x_adv)} examples leave the ball or the box (epsilon exceeded by "
         f"{max(float(excess.max()), 0.0):.2g} at most, pixels from {low:.6g} to {high:.6g}); "
         f"rounded to 8 bits {kept} of {n} still break the model, {leaves} leave the ball, {far} by "
@@ -57,10 +50,7 @@ def ball_and_box(context: CheckContext) -> Check:
 
 def _others_outside(monitor: EvalMonitor | None, allowed: float) -> str:
     """Return that examples which were not kept have left the ball or the box, in words, or ''."""
-    if monitor is None or not monitor.examples:
-        return ""
-    inside = monitor.low >= -TOLERANCE and monitor.high <= 1 + TOLERANCE
-    if monitor.finite and inside and monitor.excess <= allowed:
+    if monitor is None or not monitor.examples or monitor.inside(allowed):
         return ""
     return (
         f"; of all {monitor.examples} examples that the attacks made some exceed epsilon by "
@@ -101,24 +91,16 @@ def _rounding(context: CheckContext, x_adv: Tensor) -> float:
     return TOLERANCE + float(length(each, context.threat.norm))
 
 
-def _logits(context: CheckContext, x: Tensor) -> Tensor:
-    """Return the logits of images on the CPU, batch by batch on the device of the model."""
-    if not len(x):
-        return torch.zeros((0, 1))
-    parts = torch.split(x, context.batch_size)
-    return torch.cat([context.logits(part.to(context.x, copy=True)).cpu() for part in parts])
-
-
 def examples_valid(context: CheckContext) -> Check:
     """Fail if an example holds NaN, or an image was changed that no attack broke."""
-    x_adv, robust = _examples(context), withstood(context)
+    x_adv, robust = _examples(context), suite_robust(context)
     wrong = context.outcomes["clean"].cpu() != ROBUST
     broken = ~x_adv.flatten(1).isfinite().all(1)
     touched = (x_adv != context.x.cpu().to(x_adv)).flatten(1).any(1) & (wrong | robust) & ~broken
     bad = int(broken.sum()) + int(touched.sum())
     return Check(
         "examples_valid",
-        "FAIL" if bad else "PASS",
+        grade(fail=bad),
         f"{int(broken.sum())} of {len(x_adv)} examples hold NaN or infinity; {int(touched.sum())} "
         f"of {int((wrong | robust).sum())} images that were wrong or robust were changed",
         "attack only images that are classified correctly, and look for NaN in the gradient",
@@ -127,8 +109,8 @@ def examples_valid(context: CheckContext) -> Check:
 
 def examples_reproduce(context: CheckContext) -> Check:
     """Fail if the stored examples, classified again, give another robust accuracy."""
-    claimed, n = withstood(context), len(context.y)
-    logits = _logits(context, _examples(context))
+    claimed, n = suite_robust(context), len(context.y)
+    logits = context.logits(_examples(context))
     again = ~misclassified(logits, context.y.cpu())
     different = claimed != again
     count, lead = int(different.sum()), int(again.sum()) - int(claimed.sum())
@@ -136,12 +118,12 @@ def examples_reproduce(context: CheckContext) -> Check:
         f"{int(claimed.sum())} of {n} images are reported robust, {int(again.sum())} are when the "
         f"stored examples are classified again; {count} differ"
     )
-    status: Status = "FAIL" if count else "PASS"
+    status = grade(fail=count)
     advice = "claims and examples do not belong together: evaluate again with one model and batch"
     if context.expectation > 1:
         share = int(claimed.sum() + again.sum()) / (2 * n)
         noise = NOISE * (2 * share * (1 - share) * n) ** 0.5
-        status = "PASS" if abs(lead) <= noise else "WARN" if lead > 0 else "FAIL"
+        status = grade(fail=lead < -noise, warn=lead > noise)
         evidence += f", where random answers may differ by {noise:.1f}"
         advice = "the attacks drew other random numbers: quote the mean of many repetitions"
     elif count and bool(_is_tie(logits)[different].all()):
@@ -172,7 +154,7 @@ def epsilon_zero(context: CheckContext) -> Check:
     random = context.expectation > 1
     return Check(
         "epsilon_zero",
-        "FAIL" if changed or (different and not random) else "PASS",
+        grade(fail=changed or (different and not random)),
         f"epsilon 0 changes {changed} of {len(y)} images, {different} are classified differently"
         + (", as random answers are" if random else ""),
         "the model draws random numbers, or clean and attacked images are prepared differently",
@@ -180,9 +162,9 @@ def epsilon_zero(context: CheckContext) -> Check:
 
 
 def union(context: CheckContext) -> Check:
-    """Fail if robust accuracy is not the share of images that withstood every attack."""
+    """Fail if robust accuracy is not the share of images robust to every attack."""
     outcomes = {name: value.cpu() for name, value in context.outcomes.items()}
-    flags = withstood(context)
+    flags = suite_robust(context)
     left, faults, most = outcomes["clean"] == ROBUST, [], ("none", 0)
     if bool((outcomes["clean"] == SKIPPED).any()):
         faults.append("clean skips images")
@@ -207,9 +189,9 @@ def union(context: CheckContext) -> Check:
         faults.append("robust exceeds clean")
     return Check(
         "union",
-        "FAIL" if faults else "PASS",
+        grade(fail=faults),
         f"{clean} of {len(flags)} images are classified correctly and {robust} withstand all of "
         f"{len(context.attacks)} attacks; {most[0]} breaks most ({most[1]})"
         + "".join(f"; {fault}" for fault in faults),
-        "count an image as robust only if it withstood every attack, image by image",
+        "count an image as robust only if it is robust to every attack, image by image",
     )

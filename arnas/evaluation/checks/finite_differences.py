@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.projection import shaped
-from arnas.evaluation.checks.answers import clean_logits, forward
-from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.checks.base import TINY, CheckContext, forward
 from arnas.evaluation.checks.gradients import check_labels
 from arnas.evaluation.checks.state import own_randomness
 from arnas.evaluation.result import Check
@@ -22,7 +21,6 @@ from arnas.runtime.errors import Preempted
 NAME = "finite_differences"
 IMAGES = 8
 DIRECTIONS = 8
-TINY = 1e-30
 INSIDE = 0.02
 """How far those images are moved into [0, 1]: on equal pixels, or a background of exactly 0,
 maxima and rectifiers have kinks, where there is no derivative to compare with."""
@@ -101,7 +99,7 @@ def finite_differences(context: CheckContext) -> Check:
 def _chosen(context: CheckContext) -> tuple[Tensor, Tensor]:
     """Return the first images that are classified correctly, or the first ones, and labels."""
     x, y = context.probe()
-    right = clean_logits(context, x).argmax(1) == y
+    right = context.logits(x).argmax(1) == y
     if bool(right.any()):
         x, y = x[right], y[right]
     x, y = x[:IMAGES], y[:IMAGES]
@@ -192,14 +190,11 @@ def _shattered(probe: _Probe, directions: list[Tensor]) -> bool:
 
 def _best(probe: _Probe, steps: tuple[float, ...], directions: list[Tensor]) -> _Comparison:
     """Return the comparison at the step at which differences and gradient agree best."""
-    best: _Comparison | None = None
-    for step in steps:
-        found = _compare(probe, step, directions)
-        if best is None or found.median > best.median:
-            best = found
+    best = _compare(probe, steps[0], directions)
+    for step in steps[1:]:
         if best.median > 0.999:
             break
-    assert best is not None
+        best = max(best, _compare(probe, step, directions), key=lambda found: found.median)
     return best
 
 

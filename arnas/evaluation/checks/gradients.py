@@ -10,8 +10,7 @@ from torch import Tensor
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.projection import project, random_perturbation
-from arnas.evaluation.checks.answers import answers, forward
-from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.checks.base import TINY, CheckContext, forward, grade
 from arnas.evaluation.result import Check, Status
 from arnas.runtime.errors import UserError
 
@@ -23,15 +22,18 @@ SATURATED = 0.10
 """Share of the images whose cross-entropy may be without a gradient."""
 STUCK = 0.01
 """Share of the images whose margin may be without one, and at most one image."""
-TINY = 1e-30
 OBJECTIVES = (cross_entropy, margin)
+NO_GRAPH = (
+    "remove detach(), no_grad() and NumPy from the forward pass, or attack a differentiable "
+    "approximation"
+)
 SAME_ANSWER = 1e-6
 """Distance of all images' logits, relative to their size, up to which they are constant."""
 
 
 def logits(context: CheckContext) -> Check:
     """Fail if the outputs are no logits, or so large that the cross-entropy has no gradient."""
-    outputs = answers(context)
+    outputs = context.all_logits()
     n, classes = outputs.shape
     top = outputs.topk(min(2, classes), dim=1).values
     gap = top[:, 0] - top[:, -1]
@@ -131,11 +133,7 @@ def gradient(context: CheckContext) -> Check:
             for images in (x, away):
                 slope = _slope(context, images, y, objective)
                 if slope is None:
-                    advice = (
-                        "remove detach(), no_grad() and NumPy from the forward pass, or attack "
-                    )
-                    advice += "a differentiable approximation"
-                    return Check(name, "FAIL", "the logits have no gradient by the image", advice)
+                    return Check(name, "FAIL", "the logits have no gradient by the image", NO_GRAPH)
                 missing[objective] |= (slope == 0).flatten(1).all(1)
                 odd[objective] |= ~slope.isfinite().flatten(1).all(1)
     entropy, of_margin = (int(flags.sum()) for flags in missing.values())
@@ -145,14 +143,11 @@ def gradient(context: CheckContext) -> Check:
         f"of the margin, {odd_images} with NaN or infinity in one"
     )
     bad = max(of_margin, odd_images)
-    if bad > max(STUCK * n, 1) or bad == n or entropy > SATURATED * n:
-        status: Status = "FAIL"
-    else:
-        status = "WARN" if bad or entropy else "PASS"
+    fail = bad > max(STUCK * n, 1) or bad == n or entropy > SATURATED * n
     advice = "look for rounding, thresholds and saturated activations; attack an approximation"
     if not of_margin and not odd_images:
         advice = "the cross-entropy saturates: quote an attack on the margin"
-    return Check(name, status, evidence, advice)
+    return Check(name, grade(fail=fail, warn=bad or entropy), evidence, advice)
 
 
 def _slope(context: CheckContext, images: Tensor, y: Tensor, objective: Objective) -> Tensor | None:
@@ -179,6 +174,6 @@ def check_labels(context: CheckContext) -> None:
     UserError
         Naming the labels.
     """
-    low, high, classes = *context.y.aminmax(), answers(context).shape[1]
+    low, high, classes = *context.y.aminmax(), context.all_logits().shape[1]
     if low < 0 or high >= classes:
         raise UserError(f"labels run from {low} to {high}, the model has {classes} classes")

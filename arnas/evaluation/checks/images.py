@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import ROUNDING
-from arnas.attacks.threat import GREY_LEVELS, parse_amount
-from arnas.evaluation.checks.answers import answers, clean_logits, is_random
-from arnas.evaluation.checks.base import CheckContext
-from arnas.evaluation.result import Check, Status
+from arnas.attacks.threat import GREY_LEVELS, parse_amount, unbounded
+from arnas.evaluation.checks.base import CheckContext, grade
+from arnas.evaluation.checks.model import is_random
+from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import Accuracy, wilson
 from arnas.runtime.errors import Preempted, UserError, one_line
 
@@ -70,10 +70,8 @@ def input_range(context: CheckContext) -> Check:
     problem = _range_problem(x, low, high, finite)
     if problem:
         return Check(name, "FAIL", evidence, problem)
-    status: Status = "PASS"
+    status = grade(warn=high < DARK or low > 1 - DARK)
     advice = "look at the images: is their range [0, 1]?"
-    if high < DARK or low > 1 - DARK:
-        status = "WARN"
     for look in (_recorded_normalisation, _tried_normalisations):
         found = look(context)
         if found is not None:
@@ -227,13 +225,13 @@ def _preparations(x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
 
 def _accuracy(context: CheckContext, x: Tensor, y: Tensor) -> Accuracy:
     """Return the clean accuracy on images."""
-    return wilson(int((clean_logits(context, x).argmax(1) == y).sum()), len(y))
+    return wilson(int((context.logits(x).argmax(1) == y).sum()), len(y))
 
 
 def clean_accuracy_recorded(context: CheckContext) -> Check:
     """Fail if the clean accuracy is not the one recorded with the checkpoint."""
     name = "clean_accuracy_recorded"
-    right = ~misclassified(answers(context), context.y)
+    right = ~misclassified(context.all_logits(), context.y)
     measured = wilson(int(right.sum()), len(context.x))
     evidence = f"clean accuracy {measured.percent:.2f} % on {measured.n} images"
     recorded = _numbers(context.known.get("clean_accuracy"))
@@ -246,15 +244,14 @@ def clean_accuracy_recorded(context: CheckContext) -> Check:
     evidence += f", recorded {stated:.2f} %" + (f" on {one_line(where, 60)}" if where else "")
     if same_images and context.expectation == 1:
         difference = abs(measured.percent - stated)
-        status: Status = "PASS" if difference <= EXACT + 1e-9 else "FAIL"
         # Another device's rounding may turn an image over.
-        if status == "FAIL" and difference <= 100 / measured.n + 0.01:
-            status = "WARN"
+        fail = difference > max(EXACT + 1e-9, 100 / measured.n + 0.01)
+        status = grade(fail=fail, warn=difference > EXACT + 1e-9)
     else:
         evidence += f"; 95 % interval {measured.low:.2f} to {measured.high:.2f} %"
-        status = "PASS" if measured.low <= stated <= measured.high else "WARN"
-        if status == "WARN" and where in {None, "test"} and _contradicts(measured, stated):
-            status = "FAIL"
+        outside = not measured.low <= stated <= measured.high
+        fail = outside and where in {None, "test"} and _contradicts(measured, stated)
+        status = grade(fail=fail, warn=outside)
     advice = "is it this checkpoint, and are its images prepared as they were then?"
     return Check(name, status, evidence, advice)
 
@@ -280,7 +277,7 @@ def epsilon_unit(context: CheckContext) -> Check:
             return Check("epsilon_unit", "FAIL", evidence, advice)
     doubt = _doubt(threat.norm, threat.epsilon, context.x[0].numel())
     advice = doubt or "write the budget as a fraction, as 8/255"
-    return Check("epsilon_unit", "WARN" if doubt else "PASS", evidence, advice)
+    return Check("epsilon_unit", grade(warn=doubt), evidence, advice)
 
 
 def _doubt(norm: str, epsilon: float, pixels: int) -> str:
@@ -299,7 +296,7 @@ def _doubt(norm: str, epsilon: float, pixels: int) -> str:
             ),
         ]
     else:
-        longest = math.sqrt(pixels) if norm == "l2" else pixels
+        longest = unbounded(norm, pixels).epsilon
         doubts += [
             (levels <= USUAL_LINF, f"usual for linf, small for {norm}: is the norm right?"),
             (epsilon >= longest, "the ball holds every image: is the unit right?"),
@@ -310,7 +307,7 @@ def _doubt(norm: str, epsilon: float, pixels: int) -> str:
 def test_subset(context: CheckContext) -> Check:
     """Fail if the indices do not fit, warn if images are few, repeated or unbalanced."""
     x, y, n = context.x, context.y, len(context.x)
-    indices = torch.arange(n) if context.indices is None else context.indices.detach().cpu().long()
+    indices = context.places.long()
     digest = hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()[:12]
     half = wilson(n // 2, n)
     size = context.known.get("dataset_size")
@@ -320,43 +317,38 @@ def test_subset(context: CheckContext) -> Check:
         f"images, indices sha256 {digest}, +-{(half.high - half.low) / 2:.1f} points "
         "at 50 % (95 % interval)"
     )
-    if indices.shape != (n,) or (n and int(indices.min()) < 0):
+    if indices.shape != (n,) or int(indices.min()) < 0:
         return Check("test_subset", "FAIL", evidence, "give one index, from 0 up, for each image")
-    if isinstance(size, int) and n and int(indices.max()) >= size:
+    if isinstance(size, int) and int(indices.max()) >= size:
         evidence += f", an index of {int(indices.max())} in a dataset of {size}"
         return Check("test_subset", "FAIL", evidence, "give the indices in this dataset")
-    doubts = {
-        "use 1000 images or more": n < SMALL_SET,
-        "remove the images that are there twice": False,
-        "draw images of every class, at random": False,
-    }
+    doubts = ["use 1000 images or more"] if n < SMALL_SET else []
     twice = n - len({image.tobytes() for image in x.double().cpu().flatten(1).numpy()})
     again = n - len(set(indices.tolist()))
     if twice or again:
         evidence += f", {twice} images and {again} indices twice"
-        doubts["remove the images that are there twice"] = True
-    crowd = _crowd(context, y)
-    if crowd:
+        doubts.append("remove the images that are there twice")
+    if crowd := _crowd(context, y):
         evidence += f", {crowd}"
-        doubts["draw images of every class, at random"] = True
-    advice = "; ".join(text for text, applies in doubts.items() if applies)
-    return Check("test_subset", "WARN" if advice else "PASS", evidence, advice)
+        doubts.append("draw images of every class, at random")
+    return Check("test_subset", grade(warn=doubts), evidence, "; ".join(doubts))
 
 
 def _crowd(context: CheckContext, y: Tensor) -> str:
     """Return what is odd about the numbers of images of each class, or nothing."""
     classes = int(y.max()) + 1
     try:
-        classes = max(classes, answers(context).shape[1])
+        classes = max(classes, context.all_logits().shape[1])
     except Preempted:
         raise
     except Exception:  # the check of logits says what is wrong with the model
         classes = max(classes, 1)
     counts = y.clamp_min(0).bincount(minlength=classes)
     n, missing = len(y), int((counts == 0).sum())
-    if classes > 1 and n >= EXPECTED * classes:
-        if missing:
-            return f"no image of {missing} of {classes} classes"
-        if int(counts.max()) > max(CROWDED * n / classes, 0) and classes > CROWDED:
-            return f"{100 * int(counts.max()) / n:.0f} % of them of class {int(counts.argmax())}"
+    if classes < 2 or n < EXPECTED * classes:
+        return ""
+    if missing:
+        return f"no image of {missing} of {classes} classes"
+    if int(counts.max()) > CROWDED * n / classes and classes > CROWDED:
+        return f"{100 * int(counts.max()) / n:.0f} % of them of class {int(counts.argmax())}"
     return ""

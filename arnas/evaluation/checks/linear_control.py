@@ -8,6 +8,7 @@ saturate the cross-entropy must be noticed.
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from arnas.attacks.apgd import apgd
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import misclassified
-from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError
-from arnas.evaluation.checks.strength import full_range, margin_against_entropy
-from arnas.evaluation.result import Check, Status
+from arnas.attacks.threat import Threat, unbounded
+from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError, grade
+from arnas.evaluation.checks.strength import margin_against_entropy
+from arnas.evaluation.result import Check
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 """Order of the norm that bounds what a budget does to a linear function."""
@@ -57,13 +58,11 @@ def nearest_mean(x: Tensor, y: Tensor) -> tuple[nn.Sequential, Tensor]:
 
 def scaled(model: nn.Sequential, factor: float, dtype: torch.dtype) -> nn.Sequential:
     """Return a copy of a linear classifier with larger logits."""
-    layer = model[1]
-    assert isinstance(layer, nn.Linear)
-    other = nn.Linear(layer.in_features, layer.out_features).to(layer.weight.device, dtype)
+    larger = copy.deepcopy(model)
     with torch.no_grad():
-        other.weight.copy_(factor * layer.weight)
-        other.bias.copy_(factor * layer.bias)
-    return nn.Sequential(nn.Flatten(), other)
+        for parameter in larger.parameters():
+            parameter.mul_(factor)
+    return larger.to(dtype)
 
 
 def exact_robustness(model: nn.Sequential, x: Tensor, y: Tensor, threat: Threat) -> Exact:
@@ -146,12 +145,9 @@ def make_control(context: CheckContext) -> Control:
     if int(known.sum()) <= FEW:
         raise NotApplicableError("the control, the nearest class mean, knows too few images")
     # So that the margins of all data have one size, and LOUD one meaning.
-    model, x, label = (
-        scaled(model, 1 / float(lead[known].median()), x.dtype),
-        x[known],
-        label[known],
-    )
-    threat, full = context.threat, full_range(context)
+    model = scaled(model, 1 / float(lead[known].median()), x.dtype)
+    x, label = x[known], label[known]
+    threat, full = context.threat, unbounded(context.threat.norm, x[0].numel())
     if not threat.epsilon:
         threat = Threat(full.norm, full.epsilon / 256)
     while True:
@@ -178,12 +174,10 @@ def linear_control(context: CheckContext) -> Check:
         context.batch_size,
     )
     masked = margin_against_entropy(loud)
-    status: Status = "PASS"
-    if impossible or missed > max(SLACK * breakable, FEW) or masked.status != "FAIL":
-        status = "FAIL"
+    wrong = impossible or missed > max(SLACK * breakable, FEW)
     return Check(
         "linear_control",
-        status,
+        grade(fail=wrong or masked.status != "FAIL"),
         f"of {len(broken)} images a linear classifier {int(exact.certified.sum())} are certified "
         f"and {breakable} can be broken at epsilon {threat.epsilon:.4g}; APGD misses {missed} of "
         f"these and breaks {impossible} that cannot be broken; with logits x {LOUD:.0f} "

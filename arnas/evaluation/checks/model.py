@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,22 +18,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from arnas.attacks.eval_mode import frozen_eval
-from arnas.evaluation.checks.answers import (
-    PASSES,
-    SAME_AGAIN,
-    clean_logits,
-    distance,
-    forward,
-    is_random,
-    logit_size,
-    repeats,
-    tolerance,
-)
-from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.checks.base import TINY, CheckContext, forward, grade, remembered
 from arnas.evaluation.checks.state import same_values, untouched
 from arnas.evaluation.result import Check, Status
 from arnas.runtime.errors import Preempted
 
+PASSES = 3
+SAME_AGAIN, OTHER_AGAIN = 1e-6, 1e-4
+"""Difference of the logits of equal passes, relative to their size, up to which they are the same,
+and from which the model draws random numbers; between them sums run in any order."""
 FEW_IMAGES = 32
 """Images that are sent through the model one by one."""
 ODD_BATCH = 7
@@ -72,9 +66,7 @@ def eval_mode(context: CheckContext) -> Check:
         found.append(f"{len(stubborn)} still in training mode after eval()")
     if spoilt:
         found.append("the pass wrote into its images")
-    status: Status = "WARN" if awake or stubborn else "PASS"
-    if different or spoilt or harmful:
-        status = "FAIL"
+    status = grade(fail=different or spoilt or harmful, warn=awake or stubborn)
     advice = "call model.eval() before the evaluation; it was done here and undone afterwards"
     if status == "FAIL":
         advice = "let eval() reach every submodule, and let none write into images or own buffers"
@@ -90,18 +82,18 @@ def batch_size_invariance(context: CheckContext) -> Check:
         return Check(name, "SKIP", evidence, "look at the check determinism")
     few = context.x[: min(FEW_IMAGES, context.batch_size)]
     with _full_float32(context):
-        full = clean_logits(context, context.x[: context.batch_size])[: len(few)]
-        others = {size: clean_logits(context, few, size) for size in (1, ODD_BATCH)}
+        full = context.logits(context.x[: context.batch_size])[: len(few)]
+        others = {size: context.logits(few, size) for size in (1, ODD_BATCH)}
     size = logit_size(full)
     difference = {batch: distance(one, full) / size for batch, one in others.items()}
     worst = max(difference.values())
     flips = sum(int((one.argmax(1) != full.argmax(1)).sum()) for one in others.values())
-    status: Status = "PASS"
-    if not worst <= tolerance(SAME_IN_BATCH, context):
-        status = "FAIL" if flips or not worst <= tolerance(OTHER_IN_BATCH, context) else "WARN"
+    differs, much = (
+        not worst <= tolerance(limit, context) for limit in (SAME_IN_BATCH, OTHER_IN_BATCH)
+    )
     return Check(
         name,
-        status,
+        grade(fail=differs and (flips or much), warn=differs),
         f"logits of {len(few)} images in batches of "
         + " and ".join(f"{batch} differ by {gap:.1e}" for batch, gap in difference.items())
         + f" of their size from those in a batch of {min(len(context.x), context.batch_size)}, "
@@ -134,6 +126,53 @@ def determinism(context: CheckContext) -> Check:
     return Check("determinism", status, evidence, advice)
 
 
+def logit_size(logits: Tensor) -> float:
+    """Return the size of logits: the median, over images, of the distance from their mean.
+
+    What is common to the classes of an image changes no prediction and does not count.
+    """
+    centred = logits.double()
+    if logits.shape[1] > 1:
+        centred = centred - centred.mean(1, keepdim=True)
+    median = centred.abs().amax(1).nanmedian().nan_to_num(0.0, 0.0, 0.0)
+    return max(float(median), TINY)
+
+
+def distance(first: Tensor, second: Tensor) -> float:
+    """Return the largest difference; equal values have none, NaN and infinite ones included."""
+    if first.shape != second.shape:
+        return float("inf")
+    same = (first == second) | (first.isnan() & second.isnan())
+    gap = torch.where(same, 0, (first.double() - second.double()).abs())
+    return float(gap.nan_to_num(torch.inf).max())
+
+
+def repeats(context: CheckContext) -> tuple[float, int, int]:
+    """Return how far passes differ, how many predictions change, and the images looked at."""
+
+    def measure() -> tuple[float, int, int]:
+        images = context.x[: context.batch_size]
+        first, *others = (context.logits(images) for _ in range(PASSES))
+        worst = max(distance(one, first) for one in others) / logit_size(first)
+        flipped = torch.stack([one.argmax(1) != first.argmax(1) for one in others])
+        return worst, int(flipped.any(0).sum()), len(images)
+
+    return remembered(context, "repeats", measure)
+
+
+def tolerance(share: float, context: CheckContext) -> float:
+    """Return a tolerance in units of the logits' size, no finer than the types resolve."""
+    types = (context.x.dtype, context.all_logits().dtype)
+    return max(share, *(2 * torch.finfo(d).eps for d in types))
+
+
+def is_random(context: CheckContext) -> bool:
+    """Return whether equal passes differ by more than the order of sums can explain."""
+    worst, flips, _ = repeats(context)
+    again = tolerance(SAME_AGAIN, context)
+    return not worst <= max(again, OTHER_AGAIN) or (flips > 0 and not worst <= again)
+
+
 def precision(context: CheckContext) -> Check:
     """Fail if predictions change when everything is computed in float32."""
     found = _coarse(context.model, context.x[:2])
@@ -150,7 +189,7 @@ def precision(context: CheckContext) -> Check:
         evidence += f"; could not be re-checked in float32 ({type(error).__name__})"
         return Check("precision", "WARN", evidence, advice)
     evidence += f"; {changed} of {images} predictions change in float32"
-    status: Status = "FAIL" if changed > max(1, CHANGED * images) else "WARN"
+    status = grade(fail=changed > max(1, CHANGED * images), warn=True)
     return Check("precision", status, evidence, advice)
 
 
@@ -169,13 +208,10 @@ def _coarse(model: nn.Module, x: Tensor) -> list[str]:
         if isinstance(output, Tensor):
             inside.update(_names([output]))
 
-    handles = [module.register_forward_hook(look) for module in model.modules()]
-    try:
-        with frozen_eval(model), torch.no_grad():
-            forward(model, x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, frozen_eval(model), torch.no_grad():
+        for module in model.modules():
+            hooks.enter_context(module.register_forward_hook(look))
+        forward(model, x)
     if inside and not found:
         found.append(f"values in {' and '.join(sorted(inside))} inside the model")
     return found
@@ -194,7 +230,7 @@ def _rechecked(context: CheckContext) -> tuple[int, int]:
     """Return how many predictions change in float32, and the images looked at."""
     images = context.x[:RECHECKED]
     full = copy.deepcopy(context.model).float()
-    as_is = clean_logits(context, images).argmax(1)
+    as_is = context.logits(images).argmax(1)
     with _full_float32(context), torch.no_grad(), frozen_eval(full):
         if _coarse(full, images[:2].float()):
             raise TypeError
@@ -228,33 +264,26 @@ def _full_float32(context: CheckContext) -> Iterator[None]:
 def frozen_while_crafting(context: CheckContext) -> Check:
     """Fail if batch norm or dropout is in training mode while examples are made."""
     awake: set[str] = set()
-    handles = []
 
-    def watch(path: str, module: nn.Module) -> None:
-        def look(*_: Any) -> None:
-            if module.training:
-                awake.add(path)
+    def look(path: str, module: nn.Module, _: Any) -> None:
+        if module.training:
+            awake.add(path)
 
-        handles.append(module.register_forward_pre_hook(look))
-
-    layers = [(path, m) for path, m in context.model.named_modules() if isinstance(m, ASLEEP)]
-    for path, module in layers:
-        watch(path, module)
-    of_batch = [p for p, m in layers if isinstance(m, _BatchNorm) and m.running_mean is None]
+    layers = {path: m for path, m in context.model.named_modules() if isinstance(m, ASLEEP)}
+    norms = {path: m for path, m in layers.items() if isinstance(m, _BatchNorm)}
+    of_batch = [path for path, norm in norms.items() if norm.running_mean is None]
     x, y = context.probe()
-    try:
-        with untouched(context.model) as changed, frozen_eval(context.model):
-            x = x.clone().requires_grad_()
-            with torch.enable_grad():
-                found = forward(context.model, x)
-                if found.requires_grad:  # a missing graph is what the check of gradients says
-                    total = found.gather(1, y.clamp(0, found.shape[1] - 1)[:, None]).sum()
-                    torch.autograd.grad(total, x, allow_unused=True)
-            free = sum(p.requires_grad for p in context.model.parameters())
-            different = changed()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, untouched(context.model) as changed, frozen_eval(context.model):
+        for path, module in layers.items():
+            hooks.enter_context(module.register_forward_pre_hook(partial(look, path)))
+        x = x.clone().requires_grad_()
+        with torch.enable_grad():
+            found = forward(context.model, x)
+            if found.requires_grad:  # a missing graph is what the check of gradients says
+                total = found.gather(1, y.clamp(0, found.shape[1] - 1)[:, None]).sum()
+                torch.autograd.grad(total, x, allow_unused=True)
+        free = sum(p.requires_grad for p in context.model.parameters())
+        different = changed()
     problems = [
         f"{len(names)} {text}, such as {sorted(names)[0]}"
         for names, text in (
@@ -266,14 +295,14 @@ def frozen_while_crafting(context: CheckContext) -> Check:
     ]
     if free:
         problems.append(f"{free} weights still ask for gradients")
-    kinds = [sum(isinstance(m, kind) for _, m in layers) for kind in (_BatchNorm, _DropoutNd)]
+    dropouts = sum(isinstance(m, _DropoutNd) for m in layers.values())
     evidence = "; ".join(problems) or (
-        f"forward and backward with {kinds[0]} batch normalisations and {kinds[1]} dropouts in "
+        f"forward and backward with {len(norms)} batch normalisations and {dropouts} dropouts in "
         "evaluation mode, nothing changed"
     )
     return Check(
         "frozen_while_crafting",
-        "FAIL" if problems else "PASS",
+        grade(fail=problems),
         evidence,
         "keep every layer in evaluation mode and every weight frozen while examples are made",
     )

@@ -13,10 +13,10 @@ from torch import Tensor
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, margin
 from arnas.attacks.oracle import misclassified
-from arnas.attacks.projection import ascent_direction, length, project, random_perturbation, shaped
+from arnas.attacks.projection import length, project, random_perturbation, shaped, step_along
 from arnas.attacks.threat import Threat
-from arnas.evaluation import result
 from arnas.evaluation.checks.base import CheckContext, NotApplicableError, remembered
+from arnas.evaluation.result import robust_images
 from arnas.runtime.seeds import make_generator
 
 STEPS = 20
@@ -31,7 +31,7 @@ class Probe(NamedTuple):
     x: Tensor
     y: Tensor
     robust: Tensor
-    """bool: whether the image withstood the suite; all of them if there is no result yet."""
+    """bool: whether the image is robust to the suite; all of them if there is no result yet."""
     places: Tensor
     """int64: the images' places among the first ones."""
     labels: Tensor
@@ -53,11 +53,11 @@ class PgdTrace(NamedTuple):
         return self.wrong[: None if steps is None else steps + 1].any(0)
 
 
-def withstood(context: CheckContext) -> Tensor:
-    """Return which images withstood the suite, bool of shape (n,) on the CPU."""
+def suite_robust(context: CheckContext) -> Tensor:
+    """Return which images are robust to the suite, bool of shape (n,) on the CPU."""
     if "clean" not in context.outcomes:
         raise NotApplicableError("no attack has been run yet")
-    return result.withstood(context.outcomes).cpu()
+    return robust_images(context.outcomes).cpu()
 
 
 def probe_of(context: CheckContext) -> Probe:
@@ -68,7 +68,7 @@ def probe_of(context: CheckContext) -> Probe:
         places = (~misclassified(context.logits(x), y)).nonzero().flatten()
         robust = torch.ones(len(y), dtype=torch.bool)
         if context.outcomes:
-            robust = withstood(context)[: len(y)]
+            robust = suite_robust(context)[: len(y)]
         return Probe(x[places], y[places], robust.to(places.device)[places], places, y)
 
     probe = remembered(context, "probe", measure)
@@ -114,17 +114,8 @@ def pgd_trace(
             better = score > top
             best = torch.where(shaped(better, delta), delta, best)
             top = torch.where(better, score, top)
-            delta = _step(x, delta, slope.gradient, size, threat)
+            delta = step_along(x, delta, slope.gradient, size, threat)
     return PgdTrace(torch.stack(values), torch.stack(wrong), (x + best).clamp(0, 1))
-
-
-def _step(x: Tensor, delta: Tensor, slope: Tensor, size: float, threat: Threat) -> Tensor:
-    """Return the perturbation one step up the slope, in the ball and the box."""
-    if threat.norm == "l1":
-        # The step moves few pixels; one that cannot go further would be in others' place.
-        stuck = ((delta >= 1 - x) & (slope > 0)) | ((delta <= -x) & (slope < 0))
-        slope = slope.masked_fill(stuck, 0)
-    return project(x, delta + size * ascent_direction(slope, threat.norm), threat)
 
 
 def numeric_ascent(context: CheckContext, x: Tensor, y: Tensor) -> Tensor:
@@ -152,6 +143,6 @@ def numeric_ascent(context: CheckContext, x: Tensor, y: Tensor) -> Tensor:
                 rise = heights[: len(left)] - heights[len(left) :]
                 slope += shaped(rise, sign) * sign
             size = 2.5 * threat.epsilon / STEPS
-            delta[left] = _step(image, delta[left], slope.nan_to_num(0), size, threat)
+            delta[left] = step_along(image, delta[left], slope.nan_to_num(0), size, threat)
             broken[left] = oracle.is_wrong(image + delta[left], label)
     return broken

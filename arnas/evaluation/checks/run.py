@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from arnas.evaluation.checks.base import FEW, SLACK, TOLERANCE
+from arnas.evaluation.checks.base import FEW, SLACK, grade
 from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.result import Check, Status
 from arnas.evaluation.statistics import Accuracy
@@ -19,34 +19,22 @@ CONVERGED = 2.0
 """Points by which five times the steps may lower an accuracy before fewer are called too few."""
 
 
-def not_run(name: str, evidence: str, advice: str) -> Check:
-    """Return a check whose attacks were not asked for."""
-    return Check(name, "WARN", evidence, advice)
-
-
 def model_unchanged(monitor: EvalMonitor) -> Check:
     """Fail if a pass of an attack was in training mode, or an attack changed the model."""
     evidence = (
         f"{monitor.awake} of {monitor.forwards} forward passes with a submodule in training mode, "
         f"weights and buffers {'changed' if monitor.changed else 'unchanged'}"
     )
-    bad = monitor.awake or monitor.changed
     return Check(
         "model_unchanged",
-        "FAIL" if bad else "PASS",
+        grade(fail=monitor.awake or monitor.changed),
         evidence,
         "call model.eval() for every submodule and keep it so while attacking",
     )
 
 
-def box_and_ball(monitor: EvalMonitor) -> Check:
-    """Check that every example lies in the ball and in [0, 1]."""
-    inside = (
-        monitor.finite
-        and monitor.excess <= TOLERANCE
-        and monitor.low >= -TOLERANCE
-        and monitor.high <= 1 + TOLERANCE
-    )
+def blackbox_ball_and_box(monitor: EvalMonitor) -> Check:
+    """Fail if an example for other networks, or of Square, leaves the ball or [0, 1]."""
     evidence = (
         f"{monitor.examples} examples exceed epsilon by {max(monitor.excess, 0):.6f} at most, "
         f"pixels from {monitor.low:.6g} to {monitor.high:.6g}, "
@@ -54,44 +42,23 @@ def box_and_ball(monitor: EvalMonitor) -> Check:
         if monitor.examples
         else "no image was classified correctly, so none was attacked"
     )
-    good: Status = "PASS" if monitor.examples else "WARN"
     return Check(
-        "ball_and_box",
-        good if inside or not monitor.examples else "FAIL",
+        "blackbox_ball_and_box",
+        grade(fail=monitor.examples and not monitor.inside(), warn=not monitor.examples),
         evidence,
         "project onto the ball, then clip to [0, 1], in input units",
     )
 
 
-def blackbox_ball_and_box(monitor: EvalMonitor) -> Check:
-    """Fail if an example for other networks, or of Square, leaves the ball or [0, 1]."""
-    return box_and_ball(monitor)._replace(id="blackbox_ball_and_box")
-
-
-def epsilon_zero(clean: Tensor, attacked: Tensor) -> Check:
-    """Check that an attack without a budget changes nothing: uint8 flags of the same images."""
-    different = int((clean != attacked).sum())
-    return Check(
-        "epsilon_zero",
-        "FAIL" if different else "PASS",
-        f"{different} of {len(clean)} images judged differently under an attack of epsilon 0",
-        "the model draws random numbers, or clean and attacked images are prepared differently",
-    )
-
-
-def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
+def full_range(robust: Accuracy, epsilon: str, labels: Tensor) -> Check:
     """Check that a budget (`epsilon`, in words) that allows every image breaks the model.
 
     A model that always names the most frequent of the `labels` cannot be broken on its images.
     """
-    constant = int(labels.bincount().max())
-    status: Status = "PASS" if standing.correct == 0 else "WARN"
-    if standing.correct > constant:
-        status = "FAIL"
     return Check(
         "unbounded_attack",
-        status,
-        f"{standing.percent:.1f} % of {standing.n} images withstand epsilon {epsilon}, which "
+        grade(fail=robust.correct > int(labels.bincount().max()), warn=robust.correct),
+        f"{robust.percent:.1f} % of {robust.n} images withstand epsilon {epsilon}, which "
         "allows every image",
         "the gradients mislead the attack: look for saturated, rounded or random outputs",
     )
@@ -99,11 +66,10 @@ def full_range(standing: Accuracy, epsilon: str, labels: Tensor) -> Check:
 
 def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
     """Fail if PGD-20 breaks clearly fewer images than FGSM."""
-    surplus = int(iterative.sum()) - int(single.sum())
     lost = int(((iterative == 1) & (single == 0)).sum())
     return Check(
         "iterative_not_weaker",
-        _lag(surplus, len(single)),
+        _lag(single, iterative),
         f"{_percent(single)} withstand FGSM, {_percent(iterative)} PGD-20; only FGSM "
         f"breaks {lost} images",
         "one step beats twenty: a sign of masked gradients; try a margin loss and a black-box "
@@ -113,13 +79,10 @@ def iterative_not_weaker(single: Tensor, iterative: Tensor) -> Check:
 
 def more_steps_not_weaker(fewer: Tensor, more: Tensor) -> Check:
     """Fail if PGD-100 breaks clearly fewer images than PGD-20, warn if far more."""
-    status = _lag(int(more.sum()) - int(fewer.sum()), len(fewer))
     drop = 100 * (int(fewer.sum()) - int(more.sum())) / len(fewer)
-    if status == "PASS" and drop > CONVERGED:
-        status = "WARN"
     return Check(
         "more_steps_not_weaker",
-        status,
+        "WARN" if drop > CONVERGED else _lag(fewer, more),
         f"{_percent(fewer)} withstand PGD-20, {_percent(more)} PGD-100",
         "quote the longer attack" if drop > CONVERGED else "more steps must not help the defence",
     )
@@ -131,23 +94,19 @@ def margin_not_stronger(entropy: Tensor, margin: Tensor) -> Check:
     Large logits saturate the cross-entropy, whose gradient then vanishes; the margin's does not.
     """
     lead, n = int(entropy.sum()) - int(margin.sum()), len(entropy)
-    status: Status = "PASS" if lead <= max(MARGIN_WARN * n, FEW) else "WARN"
-    if lead > max(MARGIN_FAIL * n, FEW):
-        status = "FAIL"
     return Check(
         "margin_not_stronger",
-        status,
+        grade(fail=lead > max(MARGIN_FAIL * n, FEW), warn=lead > max(MARGIN_WARN * n, FEW)),
         f"{_percent(entropy)} withstand PGD on the cross-entropy, {_percent(margin)} PGD on the "
         "margin",
         "the cross-entropy saturates: look at the size of the logits, and quote the union",
     )
 
 
-def _lag(surplus: int, n: int) -> Status:
-    """Return the status of an attack that leaves `surplus` images more than a weaker one."""
-    if surplus <= 0:
-        return "PASS"
-    return "WARN" if surplus <= max(SLACK * n, FEW) else "FAIL"
+def _lag(weaker: Tensor, stronger: Tensor) -> Status:
+    """Return the status of an attack by how many more images it leaves robust than a weaker one."""
+    surplus = int(stronger.sum()) - int(weaker.sum())
+    return grade(fail=surplus > max(SLACK * len(weaker), FEW), warn=surplus > 0)
 
 
 def selection_not_test(
@@ -163,7 +122,7 @@ def selection_not_test(
     same = abs(recorded - measured) < 100 / images + 1e-3
     return Check(
         "selection_not_test",
-        "FAIL" if shared or not same else "WARN" if copies else "PASS",
+        grade(fail=shared or not same, warn=copies),
         f"clean accuracy on the validation images is {measured:.2f} %, noted when it was chosen "
         f"{recorded:.2f} %; {shared} test images are in another split, {copies} have a copy there",
         "remove the copies from the dataset"
@@ -178,8 +137,9 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
     `control` holds the network's accuracies ``clean`` and ``union`` (under all attacks), if any.
     """
     if not control:
-        return not_run(
+        return Check(
             "control_falls",
+            "WARN",
             "no undefended network was attacked on this dataset",
             "add a network with loss natural to run.networks, and the dataset to run.networks_on",
         )
@@ -188,7 +148,7 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
     enough = robust.percent <= (1 - CONTROL_LOSS) * clean.percent
     return Check(
         "control_falls",
-        "PASS" if lower and enough else "WARN" if lower else "FAIL",
+        grade(fail=not lower, warn=not enough),
         f"the undefended network falls from {clean.percent:.1f} % clean to {robust.percent:.1f} % "
         "under attack",
         "raise epsilon: this one hardly tells defended networks from undefended ones"
@@ -200,12 +160,13 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
 def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> Check:
     """Fail if a black-box attack leaves clearly fewer images than all white-box ones.
 
-    All flags are uint8, 1 where an image withstands: `whitebox` every white-box attack, `blackbox`
-    the attack or source of that name. Those may be flags of the first images only.
+    All flags are uint8, 1 where an image is robust: `whitebox` to every white-box attack,
+    `blackbox` to the attack or source of that name, maybe of the first images only.
     """
     if not blackbox:
-        return not_run(
+        return Check(
             "blackbox_not_stronger",
+            "WARN",
             "no black-box attack was run",
             "run the stage blackbox on this dataset",
         )
@@ -230,9 +191,7 @@ def _compare_blackbox(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
     """Return the status of one black-box attack and how many images it alone breaks."""
     count = int(((blackbox == 0) & (whitebox == 1)).sum())
     surplus = int(whitebox.sum()) - int(blackbox.sum())
-    if surplus > max(SLACK * len(blackbox), FEW):
-        return "FAIL", count
-    return ("WARN" if count else "PASS"), count
+    return grade(fail=surplus > max(SLACK * len(blackbox), FEW), warn=count), count
 
 
 def _percent(flags: Tensor) -> str:

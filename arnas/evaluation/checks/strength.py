@@ -14,8 +14,8 @@ from torch import Tensor
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length, project, shaped
-from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, remembered
+from arnas.attacks.threat import Threat, unbounded
+from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, grade, remembered
 from arnas.evaluation.checks.probes import (
     STEPS,
     PgdTrace,
@@ -26,7 +26,7 @@ from arnas.evaluation.checks.probes import (
     probe_of,
 )
 from arnas.evaluation.checks.run import MARGIN_FAIL
-from arnas.evaluation.result import BROKEN, ROBUST, Check, Status
+from arnas.evaluation.result import BROKEN, ROBUST, Check
 
 SHARE, ONE = 0.005, 1
 """Share of the images, and images, that twice the effort may break besides."""
@@ -37,7 +37,7 @@ SUSPECT = 0.005
 CORROBORATED = 3
 """Fewest images that black-box attacks alone must break before masking is suspected."""
 UNREACHED = 0.1
-"""Share of the images that may withstand a budget that allows every image, for want of steps."""
+"""Share of the images that may be robust to a budget that allows every image, for want of steps."""
 SATURATED = 0.5
 """Share of what the margin breaks that the cross-entropy must break too."""
 CORNERS = 50
@@ -55,21 +55,23 @@ STUCK = 0.1
 
 def pgd_entropy(context: CheckContext) -> PgdTrace:
     """Return PGD-20 on the cross-entropy and 20 steps more of the same size."""
-    return remembered(context, "entropy", lambda: _pgd_and_on(context, cross_entropy))
+    return _pgd_forty(context, "entropy", cross_entropy)
 
 
 def pgd_margin(context: CheckContext) -> PgdTrace:
     """Return the same on the margin, from the same start."""
-    return remembered(context, "margin", lambda: _pgd_and_on(context, margin))
+    return _pgd_forty(context, "margin", margin)
 
 
-def _pgd_and_on(context: CheckContext, objective: Objective) -> PgdTrace:
-    """Return PGD-20 and 20 steps more of the same size."""
-    probe, size = probe_of(context), 2.5 * context.threat.epsilon / STEPS
-    start = perturbation(context, "start")
-    return pgd_trace(
-        context, probe.x, probe.y, start, objective=objective, steps=2 * STEPS, size=size
-    )
+def _pgd_forty(context: CheckContext, name: str, objective: Objective) -> PgdTrace:
+    def measure() -> PgdTrace:
+        probe, start = probe_of(context), perturbation(context, "start")
+        size = 2.5 * context.threat.epsilon / STEPS
+        return pgd_trace(
+            context, probe.x, probe.y, start, objective=objective, steps=2 * STEPS, size=size
+        )
+
+    return remembered(context, name, measure)
 
 
 def attack_converged(context: CheckContext) -> Check:
@@ -80,17 +82,14 @@ def attack_converged(context: CheckContext) -> Check:
     lag, lost = int(single.sum() - twenty.sum()), int((single & ~twenty).sum())
     steps, starts = int((forty & ~twenty).sum()), int((second & ~twenty).sum())
     missed = int(((single | forty | second) & probe.robust).sum())
-    status: Status = "PASS"
-    if max(steps, starts) > SHARE * n + ONE or lag > 0:
-        status = "WARN"
-    if lag > max(SLACK * n, ONE):
-        status = "FAIL"
+    warn = max(steps, starts) > SHARE * n + ONE or lag > 0
+    status = grade(fail=lag > max(SLACK * n, ONE), warn=warn)
     return Check(
         "attack_converged",
         status,
         f"of {n} images FGSM breaks {int(single.sum())}, PGD-20 {int(twenty.sum())} ({lost} only "
         f"FGSM); twice the steps break {steps} more, a second start {starts} more; {missed} of "
-        f"these {'withstood the suite' if context.outcomes else 'were classified correctly'}",
+        f"these {'are robust to the suite' if context.outcomes else 'were classified correctly'}",
         "one step beats twenty: a sign of masked gradients; try the margin and a black-box attack"
         if status == "FAIL"
         else "PGD-20 has not converged here: quote longer attacks, with several starts",
@@ -116,8 +115,8 @@ def _second_start(context: CheckContext, probe: Probe, first: Tensor) -> Tensor:
 
 
 def unbounded_attack(context: CheckContext) -> Check:
-    """Fail if images withstand a budget that allows every image."""
-    probe, full = probe_of(context), full_range(context)
+    """Fail if images are robust to a budget that allows every image."""
+    probe, full = probe_of(context), unbounded(context.threat.norm, context.x[0].numel())
     n, curve = len(probe.y), []
     robust, at = torch.arange(n, device=probe.y.device), probe.x
     half = torch.zeros_like(probe.robust)
@@ -136,12 +135,12 @@ def unbounded_attack(context: CheckContext) -> Check:
     curve.append(f"{len(robust)} at {full.epsilon:.4g}, which allows every image")
     # Broken with half the budget, and by neither attack with all of it.
     lost = int((half & ~pgd_entropy(context).broken() & ~pgd_margin(context).broken()).sum())
-    status: Status = "WARN" if len(robust) or lost > max(SLACK * n, FEW) else "PASS"
-    if len(robust) > _may_be_robust(probe):
-        status = "FAIL"
     return Check(
         "unbounded_attack",
-        status,
+        grade(
+            fail=len(robust) > _may_be_robust(probe),
+            warn=len(robust) or lost > max(SLACK * n, FEW),
+        ),
         f"of {n} images remain robust: {', '.join(curve)}; half of epsilon breaks {lost} that "
         "epsilon itself does not",
         "the gradients mislead the attack: look for saturated, rounded or random outputs",
@@ -149,7 +148,7 @@ def unbounded_attack(context: CheckContext) -> Check:
 
 
 def _may_be_robust(probe: Probe) -> float:
-    """Return how many images may withstand an attack that may turn them into any image.
+    """Return how many images may be robust to an attack that may turn them into any image.
 
     A model that names one class whatever it sees cannot be broken on that class. One that tells
     classes apart can always be: the ball holds an image that it takes for another class.
@@ -157,15 +156,6 @@ def _may_be_robust(probe: Probe) -> float:
     most = int(torch.bincount(probe.labels).max())
     constant = int(probe.y.min()) == int(probe.y.max())
     return most if constant else max(min(most, UNREACHED * len(probe.y)), FEW)
-
-
-def full_range(context: CheckContext) -> Threat:
-    """Return the budget that allows every image: the diagonal of the box."""
-    pixels = context.x[0].numel()
-    return Threat(
-        context.threat.norm,
-        {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[context.threat.norm],
-    )
 
 
 def _attack_on(
@@ -194,15 +184,12 @@ def margin_against_entropy(context: CheckContext) -> Check:
     """
     entropy, rival = pgd_entropy(context).broken(), pgd_margin(context).broken()
     n, lead = len(entropy), int(rival.sum() - entropy.sum())
-    status: Status = "PASS"
-    if lead > max(CLOSE * n, ONE) or -lead > max(MARGIN_FAIL * n, FEW):
-        status = "WARN"
+    warn = lead > max(CLOSE * n, ONE) or -lead > max(MARGIN_FAIL * n, FEW)
     # Of a model that resists well, a tenth of all images may be more than can be broken at all.
-    if lead > FEW and (lead > MARGIN_FAIL * n or lead > SATURATED * int(rival.sum())):
-        status = "FAIL"
+    fail = lead > FEW and lead > min(MARGIN_FAIL * n, SATURATED * int(rival.sum()))
     return Check(
         "margin_against_entropy",
-        status,
+        grade(fail=fail, warn=warn),
         f"of {n} images PGD-40 on the cross-entropy breaks {int(entropy.sum())}, PGD-40 on the "
         f"margin {int(rival.sum())}",
         "masking: the cross-entropy saturates; look at the size of the logits and attack the margin"
@@ -220,22 +207,23 @@ def blackbox(context: CheckContext) -> Check:
     left = (probe.robust & ~seen).nonzero().flatten()[:NUMERIC_IMAGES]
     numeric = int(numeric_ascent(context, probe.x[left], probe.y[left]).sum())
     signs = _signs_of_masking(context)
-    status: Status = "WARN" if only or numeric else "PASS"
-    if signs and any(
-        count >= CORROBORATED and count > SUSPECT * of
-        for count, of in ((only, n), (numeric, len(left)))
-    ):
-        status = "FAIL"
+    many = _suspicious(only, n) or _suspicious(numeric, len(left))
+    status = grade(fail=signs and many, warn=only or numeric)
     return Check(
         "blackbox",
         status,
         f"{only} of {n} images are broken only by {', '.join(unseen) or 'a black-box attack'}; "
-        f"numerical gradients break {numeric} of {len(left)} that withstood all else"
+        f"numerical gradients break {numeric} of {len(left)} robust to all else"
         + (f"; {', and '.join(signs)}" if signs else ""),
         "masking is suspected: attack a smooth approximation of what has no gradient"
         if status == "FAIL"
         else "attacks that see the gradient should find these: give them more steps and starts",
     )
+
+
+def _suspicious(count: int, of: int) -> bool:
+    """Return whether so many images that only a search without gradients breaks suggest masking."""
+    return count >= CORROBORATED and count > SUSPECT * of
 
 
 def black_box_breaks(context: CheckContext) -> dict[str, int]:
@@ -286,13 +274,10 @@ def random_corners(context: CheckContext) -> Check:
         point = (x + project(x, delta, context.threat)).clamp(0, 1)
         broken |= misclassified(context.logits(point), y)
     count = int(broken.sum())
-    status: Status = "WARN" if count else "PASS"
-    if count >= CORROBORATED and count > SUSPECT * len(y):
-        status = "FAIL"
     return Check(
         "random_corners",
-        status,
-        f"{count} of {len(y)} images that withstood the suite are broken by one of {CORNERS} "
+        grade(fail=_suspicious(count, len(y)), warn=count),
+        f"{count} of {len(y)} images robust to the suite are broken by one of {CORNERS} "
         "random corners of the ball",
         "chance finds what the attacks missed: the gradients are masked or the attacks too short",
     )
@@ -304,14 +289,14 @@ def silent_success(context: CheckContext) -> Check:
     count, n = int((wrong.any(0) & ~wrong[-1]).sum()), wrong.shape[1]
     return Check(
         "silent_success",
-        "WARN" if count > LOST * n else "PASS",
+        grade(warn=count > LOST * n),
         f"{count} of {n} images are broken by an earlier iterate of PGD-20 but not by the last",
         "keep the best iterate, and take smaller steps: the loss is rough",
     )
 
 
 def loss_still_rising(context: CheckContext) -> Check:
-    """Warn if the loss of the images that withstand PGD-40 has not stopped rising.
+    """Warn if the loss of the images robust to PGD-40 has not stopped rising.
 
     Looked at are the last ten of forty steps: with twenty of this size, ten are still on their way
     from a random start to the other side of the ball, and the loss of nearly every image rises.
@@ -322,8 +307,7 @@ def loss_still_rising(context: CheckContext) -> Check:
     count, n = int((late > RISE * whole).sum()), values.shape[1]
     return Check(
         "loss_still_rising",
-        "WARN" if count > max(RISING * n, FEW) else "PASS",
-        f"the loss of {count} of {n} images that withstand PGD-40 still rises in its last {LATE} "
-        "steps",
+        grade(warn=count > max(RISING * n, FEW)),
+        f"the loss of {count} of {n} images robust to PGD-40 still rises in its last {LATE} steps",
         "the attack has not converged: more steps, or larger ones",
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from arnas.evaluation.checks.base import CheckContext, NotApplicableError
+from arnas.evaluation.checks.base import CheckContext, NotApplicableError, grade
 from arnas.evaluation.result import Check, failed_checks
 from arnas.runtime.errors import one_line
 
@@ -31,9 +31,9 @@ def selection(context: CheckContext) -> Check:
     tested = re.search(r"\btest", words, re.I) and not re.search(r"\b(no|not|never)\b", words, re.I)
     evidence = f"the checkpoint was chosen as: {words}"
     best, last = (context.known.get(key) for key in ("best_robust", "last_robust"))
-    course = _course(context.known.get("training_history"))
-    if best is None and last is None and course:
-        best, last = max(course), course[-1]
+    epochs = _epoch_robustness(context.known.get("training_history"))
+    if best is None and last is None and epochs:
+        best, last = max(epochs), epochs[-1]
     if best is not None and last is not None:
         evidence += (
             f"; best {float(best):.2f} %, last {float(last):.2f} % robust, a gap of "
@@ -41,13 +41,13 @@ def selection(context: CheckContext) -> Check:
         )
     return Check(
         "selection",
-        "WARN" if tested else "PASS",
+        grade(warn=tested),
         evidence,
         "choose the checkpoint on images of its own, and report the last one beside it",
     )
 
 
-def _course(history: Any) -> list[float]:
+def _epoch_robustness(history: Any) -> list[float]:
     """Return the robust accuracies of epochs, which are numbers or rows of a training history."""
     if not isinstance(history, Sequence) or isinstance(history, str):
         return []
@@ -60,17 +60,17 @@ def _course(history: Any) -> list[float]:
 
 def catastrophic_overfitting(context: CheckContext) -> Check:
     """Warn if robust accuracy fell by over 20 points in one epoch of training."""
-    course = _course(context.known.get("training_history"))
-    if len(course) < 2:
+    epochs = _epoch_robustness(context.known.get("training_history"))
+    if len(epochs) < 2:
         raise NotApplicableError("the robust accuracies of the training's epochs are not known")
-    drops = [before - after for before, after in pairwise(course)]
+    drops = [before - after for before, after in pairwise(epochs)]
     worst = max(range(len(drops)), key=drops.__getitem__)
     return Check(
         "catastrophic_overfitting",
-        "WARN" if drops[worst] > COLLAPSE else "PASS",
-        f"over {len(course)} epochs robust accuracy fell by {max(drops[worst], 0.0):.2f} points at "
-        f"most from one to the next, from {course[worst]:.2f} % before epoch {worst + 2} to "
-        f"{course[worst + 1]:.2f} %",
+        grade(warn=drops[worst] > COLLAPSE),
+        f"over {len(epochs)} epochs robust accuracy fell by {max(drops[worst], 0.0):.2f} points at "
+        f"most from one to the next, from {epochs[worst]:.2f} % before epoch {worst + 2} to "
+        f"{epochs[worst + 1]:.2f} %",
         "training with one step has overfitted to it: use smaller or more steps, or stop earlier",
     )
 
@@ -83,7 +83,7 @@ def corruptions(context: CheckContext) -> Check:
     size, own = int(found["size"]), context.x.shape[-1]
     return Check(
         "corruptions",
-        "PASS" if size == own else "WARN",
+        grade(warn=size != own),
         f"mean accuracy {float(found['mean']):.2f} % on corrupted images of {size} pixels a side; "
         f"the model is evaluated on {own}",
         "corrupt images of the size that the model takes: resizing afterwards changes ranks",
@@ -97,7 +97,7 @@ def provenance(context: CheckContext) -> Check:
         missing.append("the attacks' settings")
     return Check(
         "provenance",
-        "WARN" if missing else "PASS",
+        grade(warn=missing),
         f"{len(context.y)} images, seed {context.seed}, {len(context.attacks)} attacks; "
         + (f"missing: {', '.join(missing)}" if missing else "nothing is missing"),
         "evaluate from files, through the command line, so that their digests are recorded",
@@ -111,7 +111,7 @@ def ranking(context: CheckContext) -> Check:
     failed = failed_checks(context.notes["checks"])
     return Check(
         "ranking",
-        "WARN" if failed else "PASS",
+        grade(warn=failed),
         f"unreliable because of {', '.join(failed)}" if failed else "no check has failed",
         "written, but kept out of rankings unless flagged rows are allowed",
     )

@@ -41,7 +41,7 @@ def test_a_model_that_knows_nothing_is_skipped() -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.long
 def test_the_broken_models_of_the_house_raise_no_exception() -> None:
-    """Whatever their verdicts, which other tests look at."""
+    """Whatever their status, which other tests look at."""
     for name in BROKEN:
         context = attacked_context(name, count=12)
         for check in STRENGTH:

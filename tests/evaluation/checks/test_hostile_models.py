@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attack_cases import state_of, world
 from broken_models import (
     THREAT,
     Wrapped,
@@ -26,34 +26,6 @@ from arnas.evaluation.checks import CHECKS, run_check
 from arnas.evaluation.checks.base import CheckContext, guarded
 from arnas.evaluation.result import ROBUST, Check
 from arnas.runtime.errors import Preempted
-
-
-def digest(model: nn.Module) -> str:
-    found = hashlib.sha256()
-    for path, value in model.state_dict().items():
-        found.update(path.encode() + value.numpy().tobytes())
-    for path, parameter in model.named_parameters():
-        gradient = b"" if parameter.grad is None else parameter.grad.numpy().tobytes()
-        found.update(path.encode() + gradient + bytes([parameter.requires_grad]))
-    for path, module in model.named_modules():
-        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        found.update(path.encode() + bytes([module.training, hooks]))
-    return found.hexdigest()
-
-
-def global_randomness() -> tuple[bytes, Any, bytes]:
-    numbers = np.random.get_state()
-    assert isinstance(numbers, tuple)
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numbers[1].tobytes()
-
-
-def settings() -> tuple[Any, ...]:
-    places = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
-    return (
-        torch.is_grad_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        *(p.fp32_precision for p in places),
-    )
 
 
 def writes_into_everything(self: nn.Module, inner: nn.Module, x: Tensor) -> Tensor:
@@ -80,15 +52,13 @@ def test_model_images_and_random_numbers_are_left_alone(name: str) -> None:
     context = of_model(model)
     if name != "hostile":
         finish(context)
-    x, y, before = context.x.clone(), context.y.clone(), digest(model)
-    state, flags = global_randomness(), settings()
+    x, y, before, around = context.x.clone(), context.y.clone(), state_of(model), world()
     for check in (*MODEL_CHECKS, *ATTACK_CHECKS):
         run_check(check, context)
-        assert digest(model) == before, check
+        assert state_of(model) == before, check
     assert torch.equal(context.x, x)
     assert torch.equal(context.y, y)
-    assert global_randomness() == state
-    assert settings() == flags
+    assert world() == around
 
 
 @pytest.mark.parametrize(
@@ -124,9 +94,9 @@ def test_a_guard_puts_back_what_a_check_leaves() -> None:
     context = context_of("cnn_bn")
     first = next(context.model.parameters())
     first.grad = torch.ones_like(first)
-    before = digest(context.model)
+    before = state_of(context.model)
     guarded("careless", careless)(context)
-    assert digest(context.model) == before
+    assert state_of(context.model) == before
 
 
 def raises(*_: Any) -> Tensor:
@@ -195,7 +165,7 @@ def in_bfloat16(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_model_is_a_verdict_and_no_exception(name: str) -> None:
+def test_a_hostile_model_gets_a_status_and_no_exception(name: str) -> None:
     act, check, status, figure = HOSTILE[name]
     found = model_checks(of_model(Stated(act)))
     assert found[check].status == status
@@ -232,7 +202,7 @@ def test_attacks_on_a_hostile_model_end_in_a_check(name: str, n: int) -> None:
         ({"model": lambda x: x}, "logits", "FAIL", "AttributeError"),
     ],
 )
-def test_odd_trials_are_verdicts_too(
+def test_odd_inputs_get_a_status_too(
     changes: dict[str, Any], check: str, status: str, figure: str
 ) -> None:
     usual = context_of("cnn")

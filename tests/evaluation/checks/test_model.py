@@ -15,30 +15,10 @@ from broken_models import (
     images_of,
     trained,
 )
-from check_cases import MODEL_CHECKS, Stated, model_checks, odd_ones, of_model, on_digits
+from check_cases import Stated, model_checks, odd_ones, of_model, on_digits
 from torch import Tensor, nn
 
 from arnas.evaluation.checks import run_check
-
-IDS = (
-    "eval_mode",
-    "batch_size_invariance",
-    "determinism",
-    "input_range",
-    "clean_accuracy_recorded",
-    "logits",
-    "gradient",
-    "finite_differences",
-    "epsilon_unit",
-    "test_subset",
-    "precision",
-    "frozen_while_crafting",
-)
-
-
-def test_the_checks_are_those_of_the_list_in_its_order() -> None:
-    assert tuple(MODEL_CHECKS) == IDS
-    assert [check.id for check in model_checks(context_of("cnn")).values()] == list(IDS)
 
 
 @pytest.mark.parametrize("name", HONEST)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from broken_models import THREAT, context_of, images_of
-from check_cases import SMALL_SUITE, attacked_context
+from broken_models import context_of
+from check_cases import attacked_context
 from torch import Tensor, nn
 
 from arnas.attacks.objectives import cross_entropy, margin
@@ -22,7 +22,7 @@ from arnas.evaluation.checks.probes import (
     pgd_trace,
     probe_of,
 )
-from arnas.evaluation.checks.strength import STEPS, pgd_entropy, pgd_margin
+from arnas.evaluation.checks.strength import STEPS, pgd_entropy
 from arnas.evaluation.result import ROBUST
 
 
@@ -91,12 +91,6 @@ def test_draws_belong_to_the_image() -> None:
         assert torch.equal(one[rows[0]], other[rows[1]])
 
 
-def test_margin_walks_start_where_the_others_do() -> None:
-    context = context_of("mlp", count=30)
-    assert torch.equal(pgd_entropy(context).wrong[0], pgd_margin(context).wrong[0])
-    assert len(pgd_entropy(context).values) == 2 * STEPS + 1
-
-
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.12), ("l2", 0.6), ("l1", 2.0)])
 def test_numeric_ascent_breaks_what_can_be_broken_without_a_gradient(
     norm: str, epsilon: float
@@ -125,17 +119,3 @@ class Hidden(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x.detach()) + 0 * x.sum()
-
-
-def test_the_small_suite_leaves_what_its_attacks_leave() -> None:
-    """The helper of these tests is right: flags by hand against two plain attacks."""
-    context = attacked_context("mlp", count=50)
-    x, y = images_of("mlp", 50)
-    stood = ~misclassified(context.logits(x), y)
-    for options in ({}, {"objective": margin}):
-        left = stood.nonzero().flatten()
-        x_adv = pgd(context.model, x[left], y[left], THREAT, **options)
-        stood[left] = ~misclassified(context.logits(x_adv), y[left])
-    found = torch.stack([value == ROBUST for value in context.outcomes.values()]).all(0)
-    assert torch.equal(found, stood)
-    assert list(context.attacks) == list(SMALL_SUITE)

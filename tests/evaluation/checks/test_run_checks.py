@@ -16,9 +16,7 @@ from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.run import (
     blackbox_ball_and_box,
     blackbox_not_stronger,
-    box_and_ball,
     control_falls,
-    epsilon_zero,
     full_range,
     iterative_not_weaker,
     margin_not_stronger,
@@ -33,13 +31,13 @@ from arnas.evaluation.statistics import Accuracy, wilson
 THREAT = Threat("linf", 0.1)
 
 
-def flags(standing: int, n: int) -> Tensor:
-    """Return n outcomes of which the first ones stand."""
-    return (torch.arange(n) < standing).to(torch.uint8)
+def flags(robust: int, n: int) -> Tensor:
+    """Return n outcomes of which the first ones are robust."""
+    return (torch.arange(n) < robust).to(torch.uint8)
 
 
 def seen(**changes: Any) -> EvalMonitor:
-    """Return a witness of attacks that kept to the rules, but for the changes."""
+    """Return a monitor of attacks that kept to the rules, but for the changes."""
     usual = {"forwards": 50, "examples": 7, "excess": 0.0, "low": 0.0, "high": 1.0}
     return EvalMonitor(**{**usual, **changes})
 
@@ -84,55 +82,37 @@ def test_every_pass_must_be_in_evaluation_mode(changes: dict[str, Any], status: 
 )
 def test_examples_lie_in_the_ball_and_the_box(changes: dict[str, Any], status: str) -> None:
     """Up to what float32 adds."""
-    check = box_and_ball(seen(**changes))
-    assert (check.id, check.status) == ("ball_and_box", status)
+    check = blackbox_ball_and_box(seen(**changes))
+    assert (check.id, check.status) == ("blackbox_ball_and_box", status)
 
 
 def test_a_violation_is_quoted() -> None:
-    check = box_and_ball(seen(examples=12, excess=0.25, low=-0.5, high=1.5, finite=False))
+    check = blackbox_ball_and_box(seen(examples=12, excess=0.25, low=-0.5, high=1.5, finite=False))
     assert check.evidence == (
         "12 examples exceed epsilon by 0.250000 at most, pixels from -0.5 to 1.5, not all of them "
         "finite"
     )
-    inside = box_and_ball(seen(excess=-0.25)).evidence
+    inside = blackbox_ball_and_box(seen(excess=-0.25)).evidence
     assert "by 0.000000 at most" in inside
     assert inside.endswith("all of them finite")
     assert "not all" not in inside
 
 
-# Both ends of the curve
+# The end of the curve
 
 
 @pytest.mark.parametrize(
-    ("clean", "attacked", "status", "different"),
-    [
-        ([1, 0, 1, 1], [1, 0, 1, 1], "PASS", 0),
-        ([1, 0, 1, 1], [1, 0, 0, 1], "FAIL", 1),
-        ([1, 0, 1, 1], [1, 1, 1, 1], "FAIL", 1),
-        ([1, 0, 1, 0], [0, 1, 0, 1], "FAIL", 4),
-    ],
-)
-def test_no_budget_changes_no_verdict(
-    clean: list[int], attacked: list[int], status: str, different: int
-) -> None:
-    """Neither down nor up; equal counts of other images are no excuse."""
-    check = epsilon_zero(*(torch.tensor(v, dtype=torch.uint8) for v in (clean, attacked)))
-    assert (check.id, check.status) == ("epsilon_zero", status)
-    assert check.evidence.startswith(f"{different} of 4 images")
-
-
-@pytest.mark.parametrize(
-    ("standing", "frequent", "status"),
+    ("robust", "frequent", "status"),
     [(0, 10, "PASS"), (1, 10, "WARN"), (10, 10, "WARN"), (11, 10, "FAIL"), (11, 14, "WARN")],
 )
 def test_a_budget_that_allows_every_image_leaves_none(
-    standing: int, frequent: int, status: str
+    robust: int, frequent: int, status: str
 ) -> None:
     """Always naming the most frequent class cannot be broken on its images."""
     labels = torch.cat([torch.zeros(frequent).long(), 1 + torch.arange(100 - frequent) % 90])
-    check = full_range(wilson(standing, 100), "1", labels)
+    check = full_range(wilson(robust, 100), "1", labels)
     assert (check.id, check.status) == ("unbounded_attack", status)
-    assert check.evidence.startswith(f"{standing}.0 % of 100 images withstand epsilon 1")
+    assert check.evidence.startswith(f"{robust}.0 % of 100 images withstand epsilon 1")
 
 
 # One attack against another
@@ -290,7 +270,7 @@ def test_the_worst_of_several_is_named() -> None:
     assert turned == check, "the order of the attacks does not matter"
 
 
-def test_the_worst_verdict_decides_not_the_largest_count() -> None:
+def test_the_worst_status_decides_not_the_largest_count() -> None:
     """Five fall to `a` alone, but as many to the white box alone; four to `b`, a surplus."""
     others = {"a": torch.cat([flags(0, 5), flags(50, 95)]), "b": flags(46, 100)}
     check = blackbox_not_stronger(flags(50, 100), others)
@@ -352,35 +332,6 @@ def test_small_steps_that_a_ditch_holds_up_are_seen() -> None:
     check = iterative_not_weaker(single, iterative)
     assert check.status == "FAIL"
     assert check.evidence == "0.0 % withstand FGSM, 100.0 % PGD-20; only FGSM breaks 40 images"
-
-
-# All of them
-
-
-def every_check() -> list[Check]:
-    return [
-        model_unchanged(seen()),
-        box_and_ball(seen()),
-        blackbox_ball_and_box(seen()),
-        epsilon_zero(flags(1, 2), flags(1, 2)),
-        full_range(wilson(0, 2), "1", torch.arange(2)),
-        iterative_not_weaker(flags(1, 2), flags(1, 2)),
-        more_steps_not_weaker(flags(1, 2), flags(1, 2)),
-        margin_not_stronger(flags(1, 2), flags(1, 2)),
-        selection_not_test(1.0, 1.0, 9, (0, 0)),
-        control_falls(pair((90, 100), (0, 100))),
-        blackbox_not_stronger(flags(1, 2), {"other": flags(1, 2)}),
-    ]
-
-
-def test_each_check_has_a_name_a_figure_and_advice() -> None:
-    found = every_check()
-    assert len({check.id for check in found}) == len(found) == 11
-    for check in found:
-        assert check.status == "PASS"
-        assert any(letter.isdecimal() for letter in check.evidence)
-        assert len(check.advice.split()) > 3
-        assert not {"\n", "|"} & set(check.evidence + check.advice), "they stand in tables"
 
 
 # Margin against cross-entropy
