@@ -32,16 +32,9 @@ def augment(images: Tensor, options: AugmentOptions, generator: torch.Generator)
     Parameters
     ----------
     images
-        uint8 of shape (N, C, H, W).
-    options
-        What is done.
+        uint8 of shape (N, C, H, W), as is what is returned.
     generator
         Source of the draws; a CPU generator, whatever the device of the images.
-
-    Returns
-    -------
-    Tensor
-        uint8 of the same shape.
     """
     count, _, height, width = images.shape
     device = images.device
@@ -87,10 +80,6 @@ def epoch_batches(
         the device of the labels.
     scale
         The stored value that means 1.0.
-    batch_size
-        Images a batch.
-    augmentation
-        What is done to the images.
     seed_parts
         What the epoch's random numbers are for, the epoch included.
     """

@@ -182,14 +182,9 @@ def load_images(
 
 
 def images_sha256(x: Tensor, y: Tensor) -> str:
-    """Return the sha256 of images and labels.
+    """Return the sha256 of images of shape (N, C, H, W) and labels of shape (N,).
 
-    Parameters
-    ----------
-    x
-        Pixels of shape (N, C, H, W); they enter as float32, with their shape.
-    y
-        Integers of shape (N,); they enter as int64.
+    The images enter as float32, with their shape, the labels as int64.
     """
     total = hashlib.sha256(str(tuple(x.shape)).encode())
     for values in (x.detach().to("cpu", torch.float32), y.detach().to("cpu", torch.int64)):

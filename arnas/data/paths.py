@@ -27,14 +27,9 @@ def user_folder(name: str | Path) -> Path:
 def dataset_root(root: str | None) -> Path:
     """Return the absolute path of the folder that holds the public datasets.
 
-    It is the setting, else ``ARNAS_DATA``, else ``datasets``; ``~`` is the home folder. In a copy
-    of the checkout that lacks it, it is that of the main checkout, so that nothing is fetched
-    twice.
-
-    Parameters
-    ----------
-    root
-        The setting `root` of a dataset.
+    It is the setting `root` of a dataset, else ``ARNAS_DATA``, else ``datasets``; ``~`` is the home
+    folder. In a copy of the checkout that lacks it, it is that of the main checkout, so that
+    nothing is fetched twice.
     """
     # A home that is not known stays ~, and is no error here.
     name = os.path.expanduser(root or os.environ.get("ARNAS_DATA") or "datasets")  # noqa: PTH111

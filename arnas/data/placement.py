@@ -21,8 +21,6 @@ def placed(data: LabelledImages, device: torch.device, share: float = SHARE) -> 
     ----------
     data
         On the host.
-    device
-        Where its batches are needed.
     share
         Share of the device's free memory that the images may take.
 
@@ -58,12 +56,7 @@ def on_device(images: Tensor, device: torch.device) -> Tensor:
 def gather(data: LabelledImages, index: Tensor) -> LabelledImages:
     """Return the images of an index and their labels, both on the device of the labels.
 
-    Parameters
-    ----------
-    data
-        As `placed` has put it.
-    index
-        int64 of shape (n,), on any device.
+    The data are as `placed` has put them; the index is int64 of shape (n,), on any device.
     """
     device = data.labels.device
     images = data.images[index.to(data.images.device)]

@@ -101,10 +101,6 @@ def cut(
         uint8 of shape (N, C, H, W).
     labels
         Integers of shape (N,) in [0, info.num_classes).
-    info
-        What the dataset is.
-    options
-        Sizes and seed.
     given
         The dataset's own split of each image, strings of shape (N,). Splits it lacks are cut from
         its ``train``; sizes in `options` of splits that it has are not used.
@@ -218,12 +214,7 @@ class _Description(BaseModel):
 
 
 def load_splits(path: Path, name: str | None = None) -> Splits:
-    """Read a file written by `save_splits`, verified.
-
-    Parameters
-    ----------
-    name
-        The dataset that it must be, if that is known.
+    """Read a file written by `save_splits`, verified; `name` is the dataset that it must be.
 
     Raises
     ------

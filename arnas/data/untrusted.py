@@ -15,6 +15,7 @@ HEAD = 4096
 """Bytes at the beginning of a file that tell what it is."""
 LARGEST_HEADER = 100_000_000
 """Bytes of the JSON that a safetensors file may begin with."""
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 class Kind(NamedTuple):
@@ -44,6 +45,15 @@ _BY_FIRST_BYTES = (
 )
 """First bytes to kind."""
 _PAGE = re.compile(rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype\s+html|html|head|body)\b", re.S)
+_REFUSED = {
+    errno.ENOENT: "is missing: correct the path",
+    errno.ENOTDIR: "is missing: correct the path",
+    errno.EISDIR: "is a folder: give a regular file",
+    errno.ELOOP: "is a link that leads back to itself: give the file itself",
+    errno.ENXIO: "is a socket: give a regular file",
+    errno.EACCES: "cannot be read (Permission denied): give the right to read it",
+}
+"""Why a file cannot be opened, and the way out."""
 _STATE = (b'attacks_to_run"', b'robust_flags"')
 """Keys of the state that AutoAttack keeps."""
 
@@ -120,15 +130,18 @@ def read_foreign(path: Path, expected: frozenset[str], most: int | None = None) 
     """
     shown = one_line(path)
     try:
-        with open(path, "rb", opener=_without_waiting) as stream:
+        # A named pipe is opened too, at whose other end nobody may ever write.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_WAIT)) as stream:
             state = os.fstat(stream.fileno())
             if not stat.S_ISREG(state.st_mode):
-                raise UserError(f"{shown} is {_what(state.st_mode)}: give a regular file.")
+                what = "a named pipe" if stat.S_ISFIFO(state.st_mode) else "a device"
+                raise UserError(f"{shown} is {what}: give a regular file.")
             if most is None:
                 check_room(state.st_size, "it takes")
             data = stream.read() if most is None else stream.read(most)
     except OSError as error:
-        raise UserError(f"{shown} {_refused(error)}.") from None
+        text = f"cannot be read ({error.strerror}): give another file"
+        raise UserError(f"{shown} {_REFUSED.get(error.errno or 0, text)}.") from None
     except UserError:
         raise
     except ValueError as error:  # a NUL in the name, or too large
@@ -137,28 +150,3 @@ def read_foreign(path: Path, expected: frozenset[str], most: int | None = None) 
     if kind is not None and kind.name not in expected:
         raise UserError(f"{shown} is {kind.words}: {kind.way_out}.")
     return data
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a named pipe too, at whose other end nobody may ever write."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _what(mode: int) -> str:
-    """Return in words what something is that is no regular file."""
-    return "a named pipe" if stat.S_ISFIFO(mode) else "a device"
-
-
-def _refused(error: OSError) -> str:
-    """Return why a file cannot be opened, and the way out."""
-    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return "is missing: correct the path"
-    if error.errno == errno.EISDIR:
-        return "is a folder: give a regular file"
-    if error.errno == errno.ELOOP:
-        return "is a link that leads back to itself: give the file itself"
-    if error.errno == errno.ENXIO:
-        return "is a socket: give a regular file"
-    if error.errno == errno.EACCES:
-        return "cannot be read (Permission denied): give the right to read it"
-    return f"cannot be read ({error.strerror}): give another file"

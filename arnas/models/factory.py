@@ -12,7 +12,7 @@ from arnas.runtime.errors import UserError
 from arnas.runtime.references import first_line, importing, load_reference
 
 
-def make_model(reference: str, sizes: Mapping[str, int] | None = None) -> nn.Module:
+def make_model(reference: str, sizes: Mapping[str, int]) -> nn.Module:
     """Import a function, with the current folder first on the path, and call it.
 
     This runs the code that is named, as ``import`` does.
@@ -36,7 +36,7 @@ def make_model(reference: str, sizes: Mapping[str, int] | None = None) -> nn.Mod
     """
     value = load_reference(reference)
     with importing():
-        made = value if isinstance(value, nn.Module) else _called(reference, value, sizes or {})
+        made = value if isinstance(value, nn.Module) else _called(reference, value, sizes)
         if not isinstance(made, nn.Module):
             raise UserError(
                 f"{reference} returned an object of type {type(made).__name__}, allowed is a "

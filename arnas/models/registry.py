@@ -22,8 +22,6 @@ from arnas.spaces.published import GENOTYPES, ROBNETS, PublishedGenotype
 if TYPE_CHECKING:
     from torch import nn
 
-MIN_IMAGE_SIZE = 4
-"""Of most models."""
 HALVINGS = {4: "twice", 8: "three times", 32: "five times"}
 """By the smallest image that allows it."""
 
@@ -42,7 +40,7 @@ class ModelEntry:
     """What tells this model from others of its factory."""
     cells: int | None = None
     """Published number of cells; None where a model has no cells."""
-    min_image_size: int = MIN_IMAGE_SIZE
+    min_image_size: int = 4
     """Side of the smallest images in pixels that it takes."""
     auxiliary: bool = False
     """Whether it can have an auxiliary head."""
@@ -69,10 +67,14 @@ _ROBUST_WIDE = (
 )
 
 
-def _wide_entry(depth: int, widths: tuple[int, ...], citation: str = _WIDE) -> ModelEntry:
-    """Return the entry of a wide residual network."""
-    factory = f"{_FAMILIES}.preact_resnet:wide_resnet"
-    return ModelEntry(factory, 16, citation, {"depth": depth, "widths": widths})
+_PREACT = f"{_FAMILIES}.preact_resnet:PreActivationNetwork"
+
+
+def _wide_entry(depth: int, widths: tuple[int, int, int], citation: str = _WIDE) -> ModelEntry:
+    """Return the entry of a wide residual network; `widths` are in units of the stem's."""
+    blocks = (depth - 4) // 6  # of each stage, two convolutions each (arXiv 1605.07146, table 1)
+    stages = tuple(zip(widths, (blocks,) * 3, (1, 2, 2), strict=True))
+    return ModelEntry(_PREACT, 16, citation, {"stages": stages, "wide": True})
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -90,10 +92,11 @@ MODELS: dict[str, ModelEntry] = {
     "resnet18": ModelEntry(f"{_FAMILIES}.resnet:ResNet", 64, _RESNET, {"counts": (2, 2, 2, 2)}),
     "resnet34": ModelEntry(f"{_FAMILIES}.resnet:ResNet", 64, _RESNET, {"counts": (3, 4, 6, 3)}),
     "preact_resnet18": ModelEntry(
-        f"{_FAMILIES}.preact_resnet:preact_resnet18",
+        _PREACT,
         64,
         "He, Zhang, Ren, Sun, Identity Mappings in Deep Residual Networks, ECCV 2016, "
         "arXiv 1603.05027; CIFAR form",
+        {"stages": ((1, 2, 1), (2, 2, 2), (4, 2, 2), (8, 2, 2)), "wide": False},
     ),
     "densenet121": ModelEntry(
         f"{_FAMILIES}.densenet:DenseNet121",
@@ -154,15 +157,13 @@ class ModelSpec:
 
     def build(self, *, auxiliary: bool = False) -> nn.Module:
         """Return it with fresh weights, with an auxiliary head if asked for."""
-        arguments = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return build_model(arguments.pop("model"), **arguments, auxiliary=auxiliary)
+        sizes = {key: value for key, value in vars(self).items() if key != "model"}
+        return build_model(self.model, **sizes, auxiliary=auxiliary)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `from_json` reads."""
-        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if isinstance(self.model, Genotype):
-            content["model"] = self.model.to_json()
-        return content | {"space": None if self.space is None else self.space.model_dump()}
+        model = self.model.to_json() if isinstance(self.model, Genotype) else self.model
+        return {**vars(self), "model": model, "space": self.space and self.space.model_dump()}
 
     @classmethod
     def from_json(cls, content: Any, source: str) -> ModelSpec:
@@ -255,8 +256,7 @@ def build_model(
             f"image_size is {image_size}: allowed are {smallest} and more, because the network "
             f"halves the resolution {HALVINGS[smallest]}: take larger images or another model."
         )
-    known = isinstance(name, str) and name in MODELS
-    if known and (reason := cells_refused(str(name), cells)):
+    if isinstance(name, str) and name in MODELS and (reason := cells_refused(name, cells)):
         raise UserError(f"{reason}.")
     extra = {} if entry.cells is None else {"cells": entry.cells if cells is None else cells}
     if auxiliary and not entry.auxiliary:

@@ -160,20 +160,14 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         # About the mean, because a difference of large sums would lose digits.
         variance = _Sum.apply((centred * centred).sum((0, 2, 3))) / total
         if self.track_running_stats and self.running_mean is not None:
-            self._follow(mean.detach(), variance.detach() * total / (total - 1))
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            average = 1 / float(self.num_batches_tracked)
+            share = average if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), share)
+            self.running_var.lerp_(variance.detach() * total / (total - 1), share)
         normal: Tensor = centred * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
         if self.weight is None:
             return normal
         return normal * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards those of the batch."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        share = self.momentum
-        if share is None:
-            share = 1 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)

@@ -33,10 +33,8 @@ def save_weights(
     path
         Ends in ``.safetensors``.
     model
-        The model; its state dict is stored, normalisation constants included, without an
-        auxiliary head, which serves training only.
-    spec
-        What the model is rebuilt from.
+        Its state dict is stored, normalisation constants included, without an auxiliary head, which
+        serves training only.
     provenance
         Where the weights come from: run, dataset, epoch and what was measured.
     """
@@ -53,8 +51,6 @@ def load_weights(
 
     Parameters
     ----------
-    path
-        The file.
     run_own_code
         Whether a model that is a function of the user's own, ``package.module:function``, may be
         imported and called; allow it for files that you trust.
@@ -112,12 +108,7 @@ def load_trained(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a network that a run has trained, like `load_weights`.
 
-    Parameters
-    ----------
-    info
-        The dataset that it must have been trained on.
-    network, seed
-        What it must have been trained as.
+    `info` is the dataset, and `network` and `seed` what it must have been trained as.
     """
     sizes, origin = read_origin(path, info.name, network, seed)
     check_form(path, origin, _Trained, REMAKE)
@@ -135,10 +126,7 @@ def read_origin(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the model's description and its provenance from the header of a weight file.
 
-    Parameters
-    ----------
-    dataset, network, seed
-        What the weights must have been trained on and as.
+    `dataset`, `network` and `seed` say what the weights must have been trained on and as.
 
     Raises
     ------

@@ -24,12 +24,8 @@ def weights_sha256(model: nn.Module) -> str:
     """Return the sha256 of all parameters and buffers of a model.
 
     Names, dtypes, shapes and values enter, in the order of the names, so that the same weights in
-    the same network have the same digest however they were loaded.
-
-    Parameters
-    ----------
-    model
-        On any device; a tensor that has two names counts under both.
+    the same network have the same digest however they were loaded and on any device. A tensor that
+    has two names counts under both.
     """
     total = hashlib.sha256()
     for name, value in sorted(_named_tensors(model), key=lambda item: item[0]):
@@ -43,16 +39,10 @@ def weights_sha256(model: nn.Module) -> str:
 def load_state_dict_checked(
     model: nn.Module, tensors: Mapping[str, Tensor], shown: str
 ) -> list[str]:
-    """Copy weights into a model after comparing names, shapes and kinds of numbers.
+    """Copy weights into a model, which keeps its dtypes, if names, shapes and kinds of numbers fit.
 
-    Parameters
-    ----------
-    model
-        Keeps its own dtypes.
-    tensors
-        By name. A prefix of `PREFIXES` that all names have is left out where the model's lack it.
-    shown
-        The file, for messages.
+    A prefix of `PREFIXES` that all names have is left out where the model's lack it. `shown` is the
+    file, for messages.
 
     Returns
     -------

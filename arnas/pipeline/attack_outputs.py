@@ -114,7 +114,7 @@ def _written(target: EvalTarget, assessment: EvalResult, outputs: Outputs) -> It
             "examples leave the ball"
         )
     if outputs.robustbench is not None:
-        for note in write_robustbench(outputs.robustbench, assessment, force=True):
+        for note in write_robustbench(outputs.robustbench, assessment):
             yield f"RobustBench: {note}"
         yield f"RobustBench entry: {outputs.robustbench}"
     if outputs.card is not None:

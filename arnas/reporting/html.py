@@ -9,9 +9,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from arnas.reporting.format import interval, percent
 
-NAME_LENGTH = 22
-"""Most letters of a name in a figure; tables have it whole."""
-
 
 def render_page(template: str, **values: Any) -> str:
     """Return the HTML of a template of this package, which may extend ``base.html.j2``."""
@@ -22,15 +19,10 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"short": shorten, "percent": percent, "interval": interval}
+    environment.filters |= {"percent": percent, "interval": interval}
     return environment.get_template(template).render(**values)
 
 
 def data_url(data: bytes, kind: str) -> str:
     """Return an image as a URL that holds it; `kind` is that of its media type, such as png."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def shorten(name: str, most: int = NAME_LENGTH) -> str:
-    """Return a name that fits into a figure."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -42,8 +43,7 @@ def styled() -> Iterator[None]:
     """Draw in the house style; a user's own matplotlibrc would change the bytes."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        for key, value in RC.items():
-            mpl.rcParams[key] = value  # type: ignore[index]
+        mpl.rcParams.update(RC)  # type: ignore[arg-type]
         yield
 
 
@@ -69,18 +69,9 @@ def nothing(text: str) -> Figure:
     return figure
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each name, the same in every figure of a report."""
-    return {
-        name: PALETTE[number % len(PALETTE)] for number, name in enumerate(dict.fromkeys(names))
-    }
-
-
-def markers(names: Iterable[str]) -> dict[str, str]:
-    """Return a marker for each name, likewise."""
-    return {
-        name: MARKERS[number % len(MARKERS)] for number, name in enumerate(dict.fromkeys(names))
-    }
+def assigned(names: Iterable[str], looks: Sequence[str]) -> dict[str, str]:
+    """Return a colour of `PALETTE` or a marker of `MARKERS` for each name, in their order."""
+    return dict(zip(dict.fromkeys(names), cycle(looks), strict=False))
 
 
 def svg_bytes(figure: Figure) -> bytes:

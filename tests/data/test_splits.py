@@ -267,11 +267,6 @@ def test_the_same_splits_are_the_same_bytes(stored: Path, tmp_path: Path) -> Non
     assert (tmp_path / "again.safetensors").read_bytes() == stored.read_bytes()
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.safetensors is missing"):
-        load_splits(tmp_path / "none.safetensors")
-
-
 def test_a_file_without_its_description_is_no_dataset(stored: Path) -> None:
     save_file(load_file(stored), stored)
     with (

@@ -9,28 +9,25 @@ import pickle
 import socket
 import struct
 import tarfile
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refusal_of
 from safetensors.torch import save as save_tensors
 
 from arnas.data.untrusted import read_foreign, recognised
-from arnas.runtime.errors import UserError
 
 NONE: frozenset[str] = frozenset()
 
 
 def refusal(path: Path, expected: frozenset[str] = NONE) -> str:
-    with pytest.raises(UserError) as caught:
-        read_foreign(path, expected)
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith(".")
-    return message
+    return refusal_of(read_foreign, path, expected)
 
 
 def tar_bytes() -> bytes:
@@ -40,16 +37,9 @@ def tar_bytes() -> bytes:
     return stream.getvalue()
 
 
-def zip_bytes() -> bytes:
+def written(write: Callable[..., None], *content: Any) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("a", b"x")
-    return stream.getvalue()
-
-
-def npy_bytes() -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.zeros(3))
+    write(stream, *content)
     return stream.getvalue()
 
 
@@ -67,8 +57,8 @@ KINDS = {
     "gzip": b"\x1f\x8b\x08rest",
     "tar": tar_bytes(),
     "hdf5": b"\x89HDF\r\n",
-    "zip": zip_bytes(),
-    "npy": npy_bytes(),
+    "zip": written(np.savez, np.zeros(3)),
+    "npy": written(np.save, np.zeros(3)),
     "pickle": pickle.dumps([1]),
     "safetensors": save_tensors({"w": torch.zeros(2)}),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from closed_form import wide_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,13 +16,8 @@ from torch import nn
 
 from arnas.attacks.folding import folded
 from arnas.models.complexity import count_macs, count_parameters
-from arnas.models.families.preact_resnet import (
-    PREACT_STAGES,
-    PreActivationBlock,
-    PreActivationNetwork,
-    Stage,
-    wide_stages,
-)
+from arnas.models.families.mobilenet import InvertedResidual
+from arnas.models.families.preact_resnet import PreActivationBlock, PreActivationNetwork
 from arnas.models.registry import MODELS, build_model
 
 X = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -42,16 +38,16 @@ def shapes(model: nn.Module) -> list[torch.Size]:
     return [v.shape for k, v in model.state_dict().items() if not k.startswith("normalise.")]
 
 
-def test_resnet34_is_that_of_torchvision_with_another_stem() -> None:
-    torchvision = pytest.importorskip("torchvision")
-    with torch.device("meta"):
-        theirs = torchvision.models.resnet34(num_classes=10)
-        theirs.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        assert shapes(build_model("resnet34", num_classes=10)) == shapes(theirs)
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_a_resnet_is_that_of_torchvision_with_another_stem(name: str) -> None:
+    theirs = getattr(torchvision.models, name)(num_classes=10)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    model = ours(name, 64)
+    same(model(X), copied(model, theirs)(X))
 
 
 def test_vgg_is_that_of_torchvision_with_one_linear_layer() -> None:
-    vgg = pytest.importorskip("torchvision.models.vgg")
+    vgg = torchvision.models.vgg
     model = ours("vgg16_bn", 8)
     widths = [v if v == "M" else v // 8 for v in vgg.cfgs["D"]]
     theirs = nn.Sequential(
@@ -62,7 +58,6 @@ def test_vgg_is_that_of_torchvision_with_one_linear_layer() -> None:
 
 @pytest.mark.parametrize("channels", [8, 12])
 def test_densenet_is_that_of_torchvision_with_another_stem(channels: int) -> None:
-    torchvision = pytest.importorskip("torchvision")
     theirs = torchvision.models.DenseNet(
         growth_rate=channels // 2,
         block_config=(6, 12, 24, 16),
@@ -85,12 +80,9 @@ def test_mobilenet_is_that_of_its_table(channels: int) -> None:
 @pytest.mark.parametrize(("width", "stride"), [(6, 1), (6, 2), (9, 2)])
 def test_a_block_of_mobilenet_is_that_of_torchvision(width: int, stride: int) -> None:
     """Wherever the CIFAR form has no shortcut of its own, but for ReLU instead of ReLU6."""
-    mobile = pytest.importorskip("torchvision.models.mobilenetv2")
-    from arnas.models.families.mobilenet import InvertedResidual
-
     torch.manual_seed(0)
     own = moved(InvertedResidual(6, width, 6, stride))
-    theirs = copied(own, mobile.InvertedResidual(6, width, stride, 6))
+    theirs = copied(own, torchvision.models.mobilenetv2.InvertedResidual(6, width, stride, 6))
     for module in list(theirs.modules()):
         if isinstance(module, nn.Sequential) and isinstance(module[-1], nn.ReLU6):
             module[-1] = nn.ReLU()
@@ -130,8 +122,7 @@ def test_fewer_blocks_in_the_last_stage() -> None:
     """The depth study of arXiv 2110.03825 on WRN-34-10: 5 to 1 blocks in the last stage."""
     found = []
     for blocks in range(5, 0, -1):
-        first, second, last = wide_stages(34, (10, 20, 40))
-        stages = (first, second, last._replace(blocks=blocks))
+        stages = [(10, 5, 1), (20, 5, 2), (40, blocks, 2)]
         with torch.device("meta"):
             model = PreActivationNetwork(
                 stages, num_classes=10, in_channels=3, channels=16, wide=True
@@ -189,20 +180,11 @@ def test_any_pre_activation_network_has_the_closed_form_size(
     side: int,
     wide: bool,
 ) -> None:
-    sizes: dict[str, int] = {
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "channels": channels,
-    }
-    model = PreActivationNetwork([Stage(*row) for row in rows], wide=wide, **sizes)
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "channels": channels}
+    model = PreActivationNetwork(rows, wide=wide, **sizes)
     expected = wide_size(rows, image_size=side, last_norm=wide, **sizes)
     assert count_parameters(model) == expected.parameters
     assert count_macs(model, (in_channels, side, side)) == expected.macs
-
-
-def test_the_stages_of_preact_resnet() -> None:
-    assert [stage.width for stage in PREACT_STAGES] == [1, 2, 4, 8]
-    assert [stage.blocks for stage in wide_stages(28, (1, 2, 3))] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -217,12 +199,12 @@ def test_any_channels_and_image_size(name: str, in_channels: int, side: int) -> 
     assert logits.shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", [name for name in BY_HAND if not name.startswith("wrn34")])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_and_pixel_receives_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     side = max(8, MODELS[name].min_image_size)
-    model = build_model(name, num_classes=5, image_size=side, in_channels=2, channels=4).double()
-    x = torch.rand(6, 2, side, side, dtype=torch.float64, requires_grad=True)
+    model = build_model(name, num_classes=5, image_size=side, in_channels=1, channels=4).double()
+    x = torch.rand(6, 1, side, side, dtype=torch.float64, requires_grad=True)
     model(x).square().sum().backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None]
     assert x.grad is not None

@@ -13,9 +13,11 @@ from foreign_cases import SIZES, refusal, stored
 from arnas.models.loading.load import load_model
 from arnas.runtime.references import is_reference
 
+Write = Callable[[str], str]
+
 
 @pytest.fixture
-def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Write a module of the user's own; returns its name."""
     monkeypatch.chdir(tmp_path)
     count = 0
@@ -42,7 +44,7 @@ ready = make()
 """
 
 
-def test_a_network_of_the_users_own_is_made(user_code: Callable[[str], str]) -> None:
+def test_a_network_of_the_users_own_is_made(user_code: Write) -> None:
     module = user_code(LINEAR.format(classes=4))
     found = [load_model(f"{module}:{name}", **SIZES) for name in ("make", "wrapped", "ready")]
     assert len({one.sha256 for one in found}) == 1
@@ -51,9 +53,7 @@ def test_a_network_of_the_users_own_is_made(user_code: Callable[[str], str]) -> 
     assert found[0].info.to_json() == {"model_sha256": found[0].sha256}
 
 
-def test_a_network_of_the_users_own_takes_weights(
-    user_code: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_a_network_of_the_users_own_takes_weights(user_code: Write, tmp_path: Path) -> None:
     module = user_code(LINEAR.format(classes=4))
     tensors = {"1.weight": torch.ones(4, 128), "1.bias": torch.arange(4.0)}
     path = stored(tmp_path / "a.pt", tensors, "checkpoint")
@@ -78,9 +78,7 @@ def test_a_network_of_the_users_own_takes_weights(
         ("nn.Sequential(nn.Flatten(), nn.Linear(128, 4, device='meta'))", "has no values for '1."),
     ],
 )
-def test_what_a_network_does_is_tried(
-    user_code: Callable[[str], str], body: str, words: str
-) -> None:
+def test_what_a_network_does_is_tried(user_code: Write, body: str, words: str) -> None:
     module = user_code(f"from torch import nn\ndef make():\n    return {body}\n")
     if "128 classes" in words:
         assert words in load_model(f"{module}:make", **SIZES).warnings[0]
@@ -88,9 +86,7 @@ def test_what_a_network_does_is_tried(
         assert words in refusal(f"{module}:make")
 
 
-def test_trying_a_network_leaves_the_random_numbers_alone(
-    user_code: Callable[[str], str],
-) -> None:
+def test_trying_a_network_leaves_the_random_numbers_alone(user_code: Write) -> None:
     module = user_code(
         "import torch\nfrom torch import nn\nclass Noisy(nn.Module):\n"
         "    def forward(self, x):\n        return torch.rand(len(x), 4)\n"
@@ -102,7 +98,7 @@ def test_trying_a_network_leaves_the_random_numbers_alone(
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_images_need_not_be_square(user_code: Callable[[str], str]) -> None:
+def test_images_need_not_be_square(user_code: Write) -> None:
     module = user_code(LINEAR.format(classes=4))
     load_model(f"{module}:make", num_classes=4, in_channels=2, image_size=(4, 16))
     assert "fails on images" in refusal(f"{module}:make", image_size=(4, 8))
@@ -128,15 +124,13 @@ def test_images_need_not_be_square(user_code: Callable[[str], str]) -> None:
         ("def make():\n    return make()", "(RecursionError: maximum recursion depth"),
     ],
 )
-def test_a_mistake_in_the_code_is_one_sentence(
-    user_code: Callable[[str], str], code: str, words: str
-) -> None:
+def test_a_mistake_in_the_code_is_one_sentence(user_code: Write, code: str, words: str) -> None:
     module = user_code(code)
     message = refusal(f"{module}:make")
     assert message.startswith(f"{module}:make") and words in message
 
 
-def test_what_cannot_be_imported_is_named(user_code: Callable[[str], str]) -> None:
+def test_what_cannot_be_imported_is_named(user_code: Write) -> None:
     module = user_code("make = 3")
     assert "there is no module 'nobody_has_it' in" in refusal("nobody_has_it:make")
     assert "there is no module 'nobody_has_it' in" in refusal("nobody_has_it.at.all:make")
@@ -163,21 +157,19 @@ def test_only_the_form_of_a_factory_is_imported(text: str, expected: bool) -> No
     assert is_reference(text) is expected
 
 
-def test_the_path_is_left_as_it_was(user_code: Callable[[str], str]) -> None:
+def test_the_path_is_left_as_it_was(user_code: Write) -> None:
     module, before = user_code(LINEAR.format(classes=4)), list(sys.path)
     load_model(f"{module}:make", **SIZES)
     refusal(f"{module}:absent")
     assert sys.path == before
 
 
-def test_a_method_of_a_class_is_called(user_code: Callable[[str], str]) -> None:
+def test_a_method_of_a_class_is_called(user_code: Write) -> None:
     code = LINEAR.format(classes=4) + "class Zoo:\n    first = staticmethod(make)\n"
     assert load_model(f"{user_code(code)}:Zoo.first", **SIZES).warnings == ()
 
 
-def test_weights_are_read_before_the_code_runs(
-    user_code: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_weights_are_read_before_the_code_runs(user_code: Write, tmp_path: Path) -> None:
     module = user_code("raise ValueError('imported')")
     (tmp_path / "a.pt").write_bytes(b"")
     assert "a.pt is empty" in refusal(f"{module}:make", weights=tmp_path / "a.pt")

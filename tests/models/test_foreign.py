@@ -99,23 +99,13 @@ def test_the_history_beside_the_weights_is_known_if_it_is_theirs(own: Path) -> N
     assert course([]) is None
 
 
-def test_the_last_checkpoint_says_that_it_is_the_last(tmp_path: Path) -> None:
-    path = tmp_path / "last.safetensors"
-    origin = {**PROVENANCE, "checkpoint": "last"}
+def test_a_file_may_say_more_or_nothing_of_its_training(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    said = {"clean_accuracy": 84.25, "clean_accuracy_on": "the test images of cifar10"}
+    origin = {**PROVENANCE, **said, "checkpoint": "last"}
     save_weights(path, network(), ModelSpec("arnas", **SMALL), origin)
-    assert load_model(str(path)).info.selection == "the last epoch"
-
-
-def test_an_accuracy_comes_with_the_images_that_its_file_names(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    origin = {"clean_accuracy": 84.25, "clean_accuracy_on": "the test images of cifar10"}
-    save_weights(path, network(), ModelSpec("arnas", **SMALL), {**PROVENANCE, **origin})
     known = load_model(str(path)).info.to_json()
-    assert (known["clean_accuracy"], known["clean_accuracy_on"]) == tuple(origin.values())
-
-
-def test_a_file_that_says_nothing_of_its_training_is_enough(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
+    assert known.items() >= {**said, "selection": "the last epoch"}.items()
     save_weights(path, network(), ModelSpec("arnas", **SMALL), {})
     found = load_model(str(path), **SIZES)
     assert same(found, network()) and found.name == "a"
@@ -147,20 +137,15 @@ def test_a_name_with_a_described_file_is_that_file(own: Path) -> None:
 
 @given(share=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
 @FUZZ
-def test_a_changed_byte_of_a_file_of_a_run_is_found(own: Path, share: float, change: int) -> None:
+def test_a_changed_byte_or_the_end_of_a_file_of_a_run_is_missed(
+    own: Path, share: float, change: int
+) -> None:
     data = own.read_bytes()
     place = int(share * len(data))
-    own.write_bytes(data[:place] + bytes([data[place] ^ change]) + data[place + 1 :])
-    assert refusal(own).startswith(f"{own} is ")
-    own.write_bytes(data)
-
-
-@given(share=st.floats(0, 1, exclude_max=True))
-@FUZZ
-def test_a_truncated_file_of_a_run_is_found(own: Path, share: float) -> None:
-    data = own.read_bytes()
-    own.write_bytes(data[: int(share * len(data))])
-    assert refusal(own).startswith(f"{own} is ")
+    changed = data[:place] + bytes([data[place] ^ change]) + data[place + 1 :]
+    for damaged in (changed, data[:place]):
+        own.write_bytes(damaged)
+        assert refusal(own).startswith(f"{own} is ")
     own.write_bytes(data)
 
 

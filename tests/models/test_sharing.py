@@ -16,14 +16,12 @@ from arnas.runtime.files import load_tensors
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests/support/sharing_ranks.py"
-Found = dict[str, Tensor]
+Found = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""What a process alone, rank 0 and rank 1 have found."""
 
 
 @pytest.fixture(scope="module")
-def found(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Found, Found, Found]:
-    """Return what a process alone, rank 0 and rank 1 have found."""
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
@@ -39,7 +37,7 @@ def found(
     return first, second, third
 
 
-def worst(found: tuple[Found, Found, Found], *words: str) -> float:
+def worst(found: Found, *words: str) -> float:
     """Return the largest difference from the process alone in what has all words in its name."""
     alone, ranks = found[0], found[1:]
     names = [name for name in alone if all(word in name.split(".") for word in words)]
@@ -53,9 +51,7 @@ def worst(found: tuple[Found, Found, Found], *words: str) -> float:
 
 @pytest.mark.parametrize("count", ["7", "1", "2"])
 @pytest.mark.parametrize("what", ["eval", "folded", "attack", "logits", "input", "grad", "buffer"])
-def test_a_batch_of_any_size_is_shared(
-    found: tuple[Found, Found, Found], count: str, what: str
-) -> None:
+def test_a_batch_of_any_size_is_shared(found: Found, count: str, what: str) -> None:
     """Also one that leaves a rank without images."""
     assert worst(found, count, what) < 1e-13
 
@@ -63,38 +59,30 @@ def test_a_batch_of_any_size_is_shared(
 @pytest.mark.parametrize(
     "name", ["robnet_large_v1", "preact_resnet18", "densenet121", "mobilenet_v2", "wrn28_10"]
 )
-def test_other_models_share_a_batch(found: tuple[Found, Found, Found], name: str) -> None:
+def test_other_models_share_a_batch(found: Found, name: str) -> None:
     assert worst(found, "other", name) < 1e-9
 
 
 @pytest.mark.parametrize("kind", ["itself", "copy"])
 @pytest.mark.parametrize("count", ["7", "2"])
-def test_both_logits_of_a_head_are_shared(
-    found: tuple[Found, Found, Found], kind: str, count: str
-) -> None:
+def test_both_logits_of_a_head_are_shared(found: Found, kind: str, count: str) -> None:
     """And what they send back."""
     assert worst(found, "auxiliary", kind, count) < 1e-10
 
 
 @pytest.mark.parametrize("loss", ["pgd", "trades"])
-def test_a_training_ends_with_the_same_weights(
-    found: tuple[Found, Found, Found], loss: str
-) -> None:
+def test_a_training_ends_with_the_same_weights(found: Found, loss: str) -> None:
     """Order of the images, averaged gradients, statistics, selection: all at once."""
     assert worst(found, loss, "last") < 1e-9
     assert worst(found, loss, "history") < 1e-9
     assert worst(found, loss, "selected") == 0
 
 
-def test_the_ranks_have_the_same_bytes(
-    found: tuple[Found, Found, Found],
-) -> None:
+def test_the_ranks_have_the_same_bytes(found: Found) -> None:
     _, first, second = found
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_statistics_of_each_part_would_be_another_training(
-    found: tuple[Found, Found, Found],
-) -> None:
+def test_statistics_of_each_part_would_be_another_training(found: Found) -> None:
     assert worst(found, "7", "parts") > 0.01

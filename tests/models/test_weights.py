@@ -113,14 +113,11 @@ def test_normalisation_travels_with_the_weights(tmp_path: Path) -> None:
     assert torch.equal(load_weights(path)[0](images(7)), model(images(7)))
 
 
-def test_saving_twice_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
-    other = tmp_path / "again" / "weights.safetensors"
+def test_saving_twice_gives_the_same_bytes_and_no_other_file(path: Path) -> None:
+    other = path.parent / "again" / "weights.safetensors"
     save_weights(other, trained_model(), SPEC, PROVENANCE)
     assert other.read_bytes() == path.read_bytes()
-
-
-def test_saving_leaves_no_other_file(path: Path) -> None:
-    assert sorted(path.parent.iterdir()) == [path]
+    assert sorted(other.parent.iterdir()) == [other]
 
 
 def test_a_foreign_file_has_no_description(path: Path) -> None:
@@ -132,29 +129,18 @@ def test_a_foreign_file_has_no_description(path: Path) -> None:
         load_weights(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.safetensors is missing"):
-        load_weights(tmp_path / "absent.safetensors")
-
-
 def rewrite(path: Path, description: dict[str, Any]) -> None:
     """Give a weight file another description."""
     save_tensors(path, load_tensors(path).tensors, description)
 
 
 @pytest.mark.parametrize(
-    "description",
-    [
-        {"model": SPEC.to_json() | {"channels": 4}, "provenance": {}},
-        {"model": SPEC.to_json() | {"cells": 5}, "provenance": {}},
-        {"model": SPEC.to_json() | {"cells": 3}, "provenance": {}},
-        {"model": SPEC.to_json() | {"num_classes": 5}, "provenance": {}},
-        {"model": SPEC.to_json() | {"in_channels": 1}, "provenance": {}},
-    ],
-    ids=["channels", "more cells", "fewer cells", "classes", "image channels"],
+    "change",
+    [{"channels": 4}, {"cells": 5}, {"cells": 3}, {"num_classes": 5}, {"in_channels": 1}],
+    ids=str,
 )
-def test_weights_that_do_not_fit_are_named(path: Path, description: dict[str, Any]) -> None:
-    rewrite(path, description)
+def test_weights_that_do_not_fit_are_named(path: Path, change: dict[str, int]) -> None:
+    rewrite(path, {"model": SPEC.to_json() | change, "provenance": {}})
     with pytest.raises(UserError, match=r"weights\.safetensors does not fit the model"):
         load_weights(path)
 

@@ -66,19 +66,15 @@ def test_published_size(name: str) -> None:
         ("vgg16_bn", 46_170),
         ("mobilenet_v2", 115_290),
         ("wrn28_10", 57_690),
+        ("wrn34_r", 46_170),
     ],
 )
 def test_a_hundred_classes_add_the_classifier_only(name: str, more: int) -> None:
+    """Ninety biases among them, which cost no multiplication."""
     with torch.device("meta"):
         model = arnas.build_model(name, num_classes=100)
     assert arnas.count_parameters(model) == SIZES[name][0] + more
-
-
-def test_the_robust_wide_network_for_a_hundred_classes() -> None:
-    with torch.device("meta"):
-        model = arnas.build_model("wrn34_r", num_classes=100)
-    assert arnas.count_parameters(model) == 68_162_868
-    assert arnas.count_macs(model, (3, 32, 32)) == 19_132_811_264
+    assert arnas.count_macs(model, (3, 32, 32)) == SIZES[name][1] + more - 90
 
 
 @pytest.mark.parametrize(
@@ -109,36 +105,6 @@ def test_one_budget_on_digits(name: str) -> None:
     assert abs(arnas.count_parameters(model) / 85_178 - 1) < allowed
 
 
-def test_resnet18_is_that_of_torchvision_with_another_stem() -> None:
-    torchvision = pytest.importorskip("torchvision")
-    ours = arnas.build_model("resnet18", num_classes=10).eval()
-    theirs = torchvision.models.resnet18(num_classes=10)
-    theirs.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    theirs.maxpool = torch.nn.Identity()
-    theirs.load_state_dict(
-        dict(
-            zip(
-                theirs.state_dict(),
-                [v for k, v in ours.state_dict().items() if "normalise" not in k],
-                strict=True,
-            )
-        )
-    )
-    x = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(ours(x), theirs.eval()(x))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_trains_on_small_grey_images(name: str) -> None:
-    side = max(8, MODELS[name].min_image_size)
-    options = NetworkOptions(model=name, channels=2)
-    model = arnas.build_model(
-        options.model, num_classes=3, image_size=side, in_channels=1, channels=options.channels
-    )
-    model(torch.rand(2, 1, side, side)).sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
 BY_HAND = [name for name, entry in MODELS.items() if entry.cells is None]
 
 
@@ -153,12 +119,6 @@ def test_models_made_by_hand_have_no_cells(name: str) -> None:
         NetworkOptions(model=name, space=SpaceOptions())
     with pytest.raises(UserError, match=f"'{name}' has no cells to lay out"):
         arnas.build_model(name, num_classes=10, space=SpaceOptions())
-
-
-@pytest.mark.parametrize("name", [*BY_HAND, "robnet_free"])
-def test_a_width_below_two_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="channels is 1: allowed are 2 and more"):
-        arnas.build_model(name, num_classes=10, channels=1)
 
 
 @pytest.mark.parametrize("name", ROBNETS)

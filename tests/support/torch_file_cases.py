@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from refusals import refusal_of
 from torch import Tensor, nn
 
 from arnas.models.loading.torch_files import read_state_dict
-from arnas.runtime.errors import UserError
 
 
 def network() -> nn.Module:
@@ -24,10 +23,7 @@ def write(path: Path, content: Any, archive: bool = True) -> Path:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        read_state_dict(path)
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith(".")
+    message = refusal_of(read_state_dict, path)
     assert str(path) in message
     return message
 

@@ -29,12 +29,10 @@ def decode(
     check: Callable[[int, int], None] | None = None,
     side: int | None = None,
 ) -> np.ndarray:
-    """Decode an image file.
+    """Decode an image file of any format that Pillow reads into uint8 of shape (C, H, W).
 
     Parameters
     ----------
-    data
-        The file's bytes, in any format that Pillow reads.
     where
         Names the settings and the file, for messages.
     grey
@@ -43,11 +41,6 @@ def decode(
         Called with width and height before the pixels are read; raises `ValueError` to refuse.
     side
         If given, the shorter side is resized to it with antialiasing and the centre is kept.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 of shape (C, H, W).
 
     Raises
     ------
@@ -67,11 +60,12 @@ def decode(
             # Before the resizing: a palette's numbers cannot be averaged.
             channels = image.convert("L" if grey else "RGB")
         pixels = np.asarray(channels if side is None else _resized(channels, side))
+        return pixels[None] if grey else pixels.transpose(2, 0, 1)
     except UnidentifiedImageError:
-        raise _unreadable(where, "it is empty" if not data else "its format is unknown") from None
+        reason = "it is empty" if not data else "its format is unknown"
     except Exception as error:  # Pillow raises many kinds, by format and where the damage is
-        raise _unreadable(where, one_line(error) or type(error).__name__) from None
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+        reason = one_line(error) or type(error).__name__
+    raise UserError(f"{where} cannot be used as an image ({reason}): replace it, or remove it.")
 
 
 def _is_deep(image: ImageFile.ImageFile) -> bool:
@@ -99,11 +93,6 @@ def _resized(image: Image.Image, side: int) -> Image.Image:
     small: Image.Image = functional.resize(image, side)
     centre: Image.Image = functional.center_crop(small, side)
     return centre
-
-
-def _unreadable(where: str, reason: str) -> UserError:
-    """Return what to say of an image file that cannot be used."""
-    return UserError(f"{where} cannot be used as an image ({reason}): replace it, or remove it.")
 
 
 @contextmanager

@@ -143,11 +143,7 @@ def prepare(
     Parameters
     ----------
     where
-        Path of the dataset's settings, for messages.
-    root, download
-        Two of them.
-    files
-        What its reader needs.
+        Path of the dataset's settings, `root` and `download` being two of them.
     home
         Address of the dataset's page, for messages.
 
@@ -222,7 +218,8 @@ def _fetched(
     if not dataset.download:
         raise dataset.give_up(lacking, "download is false")
     try:
-        with _quiet(), _impatient():
+        # Without the progress bar.
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()), _impatient():
             download_url(remote.url, folder, remote.filename, remote.md5)
     except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
         another = isinstance(error, RuntimeError) and (folder / remote.filename).is_file()
@@ -279,13 +276,6 @@ def _explained(dataset: DatasetFiles) -> Iterator[None]:
             f"{where} is unpacked in {one_line(root)} from an archive that lacks a file "
             f"({one_line(error)}): delete the archive, and the next run fetches it."
         ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallow the progress bar of the download."""
-    with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-        yield
 
 
 @contextmanager

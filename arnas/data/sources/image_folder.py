@@ -76,7 +76,10 @@ def read_image_folder(
     }
     reader = _Reader(settings, root, image_size, grey)
     splits = reader.read(samples)
-    digest = _digest(reader.digests)
+    total = hashlib.sha256()
+    for relative, of_file in sorted(reader.digests):
+        total.update(relative + b"\0" + of_file.encode() + b"\n")
+    digest = total.hexdigest()
     if sha256 not in {None, digest}:
         raise UserError(
             f"{settings}sha256 is {sha256}, but the images in {_shown(root)} have {digest}: "
@@ -218,7 +221,14 @@ class _Reader:
                     found, key=lambda item: hashlib.sha256(_name(item[0], self.root)).digest()
                 )
                 pixels = self._image(mixed[0][0])
-                images = self._room(len(mixed), pixels.shape)
+                try:
+                    check_room(len(mixed) * pixels.nbytes, "its images take")
+                except ValueError as error:
+                    raise UserError(
+                        f"{self.settings}path is too large ({error}): lower "
+                        f"{self.settings}image_size."
+                    ) from None
+                images = np.empty((len(mixed), *pixels.shape), np.uint8)
                 images[0] = pixels
                 for place, (path, _) in zip(images[1:], mixed[1:], strict=True):
                     place[:] = self._image(path)
@@ -251,25 +261,7 @@ class _Reader:
                 f"{self.settings}image_size to resize all to"
             )
 
-    def _room(self, count: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Return room for so many images, or say that there is not enough."""
-        try:
-            check_room(count * int(np.prod(shape)), "its images take")
-        except ValueError as error:
-            raise UserError(
-                f"{self.settings}path is too large ({error}): lower {self.settings}image_size."
-            ) from None
-        return np.empty((count, *shape), np.uint8)
-
 
 def _name(path: Path, root: Path) -> bytes:
     """Return the relative name of an image, which is the same on every machine."""
     return os.fsencode(path.relative_to(root).as_posix())
-
-
-def _digest(digests: list[tuple[bytes, str]]) -> str:
-    """Return one sha256 over the sorted relative names and the sha256 of each file."""
-    total = hashlib.sha256()
-    for relative, sha256 in sorted(digests):
-        total.update(relative + b"\0" + sha256.encode() + b"\n")
-    return total.hexdigest()

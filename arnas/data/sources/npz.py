@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,34 +69,41 @@ def read_npz_file(
     Parameters
     ----------
     path
-        Holds one of the pairs of arrays. Images are uint8 from 0 to 255 or floats in [0, 1], of
-        shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels; labels are integers
-        from 0 up. An array `split` may name the split of each image.
-    pairs
-        Names of images and labels.
+        Holds one of the `pairs` of images and labels. Images are uint8 from 0 to 255 or floats in
+        [0, 1], of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels; labels are
+        integers from 0 up. An array `split` may name the split of each image.
     where
         What messages begin with.
     num_classes
-        Number of classes, by default the largest label plus one, two at least.
+        By default the largest label plus one, two at least.
 
     Raises
     ------
     UserError
-        When it holds something else, is damaged, holds pickles or does not fit into the memory.
+        When it holds something else, is damaged, holds pickles, or does not fit into the memory by
+        the sizes that its directory declares.
     """
     shown = f"{where}{one_line(path, 200)}"
     try:
         read_foreign(path, frozenset({"zip"}), most=HEAD)  # a pipe would be waited for
     except UserError as error:
         raise UserError(f"{where}{error}") from None
-    pair: list[str] = []
-
-    def chosen(present: Sequence[str]) -> list[str]:
-        pair.extend(_pair(present, pairs, shown))
-        return [*pair, *({"split"} & set(present))]
-
-    arrays = read_arrays(path, chosen, where)
-    images_name, labels_name = pair
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {m.filename.removesuffix(".npy"): m.file_size for m in archive.infolist()}
+        images_name, labels_name = _pair(list(sizes), pairs, shown)
+        names = [images_name, labels_name, *({"split"} & sizes.keys())]
+        check_room(sum(sizes[name] for name in names), "its arrays take")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: np.asarray(stored[name]) for name in names}
+    except UserError:
+        raise
+    except Exception as error:  # numpy raises over a dozen kinds, by where the damage is
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{where}{path} is not a readable npz without pickles ({reason}); write it with "
+            "numpy.savez_compressed(path, images=..., labels=...)."
+        ) from None
     images = _channels_first(arrays[images_name], f"{shown}: {images_name}")
     labels = _checked_labels(
         arrays[labels_name], len(images), num_classes, f"{shown}: {labels_name}"
@@ -113,39 +120,6 @@ def read_npz_file(
         None if split is None else _names(split, len(labels), f"{shown}: split"),
         warnings=tuple(notes),
     )
-
-
-def read_arrays(
-    path: Path, choose: Callable[[Sequence[str]], Sequence[str]], where: str
-) -> dict[str, np.ndarray]:
-    """Read some arrays of an npz, none of them pickled.
-
-    `choose` returns, of the names of all arrays, those to read; it may raise a `UserError`.
-
-    Raises
-    ------
-    UserError
-        When it is no npz, is damaged or holds pickles, or when what is chosen does not fit into
-        this machine's memory by the sizes that its directory declares.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {
-                member.filename.removesuffix(".npy"): member.file_size
-                for member in archive.infolist()
-            }
-        names = choose(list(sizes))
-        check_room(sum(sizes[name] for name in names), "its arrays take")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name]) for name in names}
-    except UserError:
-        raise
-    except Exception as error:  # numpy raises over a dozen kinds, by where the damage is
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{where}{path} is not a readable npz without pickles ({reason}); write it with "
-            "numpy.savez_compressed(path, images=..., labels=...)."
-        ) from None
 
 
 def _pair(present: Sequence[str], pairs: Sequence[tuple[str, str]], shown: str) -> tuple[str, str]:

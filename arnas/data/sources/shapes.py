@@ -16,20 +16,6 @@ from arnas.data.sources.raw import RawImages
 
 Array = NDArray[Any]
 
-CLASSES = (
-    "disk",
-    "ring",
-    "square",
-    "frame",
-    "triangle",
-    "plus",
-    "bar",
-    "stripes",
-    "checkers",
-    "dots",
-)
-"""Class names in label order."""
-
 
 def _box(u: Array, v: Array, half_u: float, half_v: float) -> Array:
     """Return the signed distance (Chebyshev) to a box centred at the origin."""
@@ -57,6 +43,8 @@ DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
     "checkers": lambda u, v: np.maximum(_box(u, v, 1.0, 1.0), -4.0 * u * v),
     "dots": lambda u, v: np.hypot(np.abs(u) - 0.6, np.abs(v) - 0.6) - 0.33,
 }
+"""Class to outline, in the order of the labels."""
+CLASSES = tuple(DISTANCES)
 
 
 def read_shapes(where: str, image_size: int, images: int, images_seed: int) -> RawImages:
@@ -65,16 +53,7 @@ def read_shapes(where: str, image_size: int, images: int, images_seed: int) -> R
 
 
 def draw_shapes(count: int, size: int, seed: int) -> tuple[Array, Array]:
-    """Draw `count` images of `size` x `size` pixels, the classes in turn.
-
-    Parameters
-    ----------
-    count
-        Number of images.
-    size
-        Side in pixels, from 8 up.
-    seed
-        Seed of every random choice.
+    """Draw `count` images of `size` x `size` pixels, 8 and more, the classes in turn.
 
     Returns
     -------

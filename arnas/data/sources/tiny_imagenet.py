@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -57,8 +57,7 @@ class _Tree(NamedTuple):
     """Path of the settings, and of the folder or the zip."""
     names: Callable[[str], list[str]]
     """The names in a folder, none if it is not there."""
-    size: Callable[[str], int]
-    read: Callable[[str], bytes]
+    open: Callable[[str], IO[bytes]]
 
 
 def read_tiny_imagenet(where: str, root: str | None, download: bool) -> RawImages:
@@ -110,12 +109,7 @@ def _folder_tree(folder: Path, where: str) -> _Tree:
         except PermissionError as error:
             raise _denied(where, path, error) from None
 
-    return _Tree(
-        where,
-        names,
-        lambda path: (folder / path).stat().st_size,
-        lambda path: (folder / path).read_bytes(),
-    )
+    return _Tree(where, names, lambda path: (folder / path).open("rb"))
 
 
 def _zip_tree(archive: zipfile.ZipFile, form: Form, where: str) -> _Tree:
@@ -131,27 +125,23 @@ def _zip_tree(archive: zipfile.ZipFile, form: Form, where: str) -> _Tree:
         found = inside.get("/".join([form.folder, *path.split("/")]), [])
         return sorted(found if path.endswith("images") else set(found))
 
-    return _Tree(
-        where,
-        names,
-        lambda path: archive.getinfo(f"{form.folder}/{path}").file_size,
-        lambda path: archive.read(f"{form.folder}/{path}"),
-    )
+    return _Tree(where, names, lambda path: archive.open(f"{form.folder}/{path}"))
 
 
 def _read(tree: _Tree, path: str) -> bytes:
     """Return the content of a file, or say what is wrong with it."""
     try:
-        if (size := tree.size(path)) > LARGEST_FILE:
-            raise ValueError(f"it has {size} bytes, allowed are {LARGEST_FILE}")
-        return tree.read(path)
+        with tree.open(path) as stream:
+            data = stream.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ValueError(f"it has more bytes than are allowed, which are {LARGEST_FILE}")
+        return data
     except PermissionError as error:
         raise _denied(tree.where, path, error) from None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        missing = isinstance(error, FileNotFoundError | KeyError)
-        denied = isinstance(error, OSError) and error.strerror
-        reason = "it is missing" if missing else denied or one_line(error)
-        raise _damaged(tree, path, reason) from None
+    except (FileNotFoundError, KeyError):
+        raise _damaged(tree, path, "it is missing") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise _damaged(tree, path, getattr(error, "strerror", None) or one_line(error)) from None
 
 
 def _denied(where: str, path: str, error: PermissionError) -> UserError:

@@ -33,26 +33,11 @@ class DenseLayer(nn.Module):
         return torch.cat([x, self.new(x)], 1)
 
 
-def transition(in_channels: int, channels: int) -> nn.Sequential:
-    """Return what halves the resolution between two blocks."""
-    return nn.Sequential(
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(),
-        nn.Conv2d(in_channels, channels, 1, bias=False),
-        nn.AvgPool2d(2),
-    )
-
-
 class DenseNet121(nn.Module):
     """DenseNet-121 for small images, with PyTorch's way of drawing weights.
 
-    Parameters
-    ----------
-    num_classes, in_channels
-        Of the data.
-    channels
-        Channels of the stem, 64 as published; each layer adds half as many, rounded down, and each
-        transition halves the channels, rounded down.
+    The stem has 64 channels as published; each layer adds half as many, rounded down, and each
+    transition halves the channels, rounded down.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, channels: int) -> None:
@@ -63,7 +48,10 @@ class DenseNet121(nn.Module):
         width = channels
         for number, count in enumerate(BLOCKS):
             if number:
-                layers.append(transition(width, width // 2))
+                shrink = nn.Conv2d(width, width // 2, 1, bias=False)
+                layers.append(
+                    nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), shrink, nn.AvgPool2d(2))
+                )
                 width //= 2
             for _ in range(count):
                 layers.append(DenseLayer(width, growth))

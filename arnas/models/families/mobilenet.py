@@ -66,12 +66,7 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNet-V2 for small images, with PyTorch's way of drawing weights.
 
-    Parameters
-    ----------
-    num_classes, in_channels
-        Of the data.
-    channels
-        Channels of the stem, 32 as published; all others shrink and grow with them, rounded down.
+    The stem has 32 channels as published; all others shrink and grow with them, rounded down.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, channels: int) -> None:

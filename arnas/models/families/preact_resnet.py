@@ -8,44 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arnas.spaces.network import Normalise
-
-
-class Stage(NamedTuple):
-    """Blocks of one resolution."""
-
-    width: int
-    """Output channels in units of the stem's."""
-    blocks: int
-    stride: int
-    """Of the first block; the others have 1."""
-
-
-def wide_stages(depth: int, widths: Sequence[int]) -> tuple[Stage, ...]:
-    """Return the three stages of a wide residual network.
-
-    Parameters
-    ----------
-    depth
-        Layers, 6 n + 4 for n blocks in each stage (arXiv 1605.07146, table 1).
-    widths
-        Of the stages in units of the stem's: k, 2 k, 4 k for a widening factor k.
-    """
-    strides = (1, 2, 2)
-    return tuple(
-        Stage(width, (depth - 4) // 6, stride)
-        for width, stride in zip(widths, strides, strict=True)
-    )
-
-
-PREACT_STAGES = (Stage(1, 2, 1), Stage(2, 2, 2), Stage(4, 2, 2), Stage(8, 2, 2))
-"""Of PreActResNet-18."""
 
 
 class PreActivationBlock(nn.Module):
@@ -82,11 +49,10 @@ class PreActivationNetwork(nn.Module):
     Parameters
     ----------
     stages
-        From first to last.
-    num_classes, in_channels
-        Of the data.
+        For each resolution the channels in units of the stem's, the number of blocks, and the
+        stride of the first of them.
     channels
-        Channels of the stem.
+        Of the stem.
     wide
         Whether it is a wide residual network: normalisation and ReLU after the last stage, and
         weights of convolutions from the normal distribution with variance 2 / (k^2 C_out), the
@@ -96,7 +62,7 @@ class PreActivationNetwork(nn.Module):
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        stages: Sequence[tuple[int, int, int]],
         *,
         num_classes: int,
         in_channels: int,
@@ -108,16 +74,20 @@ class PreActivationNetwork(nn.Module):
         self.stem = nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False)
         blocks = []
         width = channels
-        for stage in stages:
-            for number in range(stage.blocks):
-                stride = stage.stride if number == 0 else 1
-                blocks.append(PreActivationBlock(width, stage.width * channels, stride))
-                width = stage.width * channels
+        for factor, count, stride in stages:
+            for number in range(count):
+                step = stride if number == 0 else 1
+                blocks.append(PreActivationBlock(width, factor * channels, step))
+                width = factor * channels
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(width) if wide else None
         self.classifier = nn.Linear(width, num_classes)
-        if wide:
-            draw_wide_weights(self)
+        for module in self.modules() if wide else ():
+            if isinstance(module, nn.Conv2d):
+                kernel = math.prod(module.kernel_size)
+                nn.init.normal_(module.weight, 0, math.sqrt(2 / (kernel * module.out_channels)))
+            elif isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels in [0, 1], float of shape (N, in_channels, H, W), to logits (N, classes)."""
@@ -126,24 +96,3 @@ class PreActivationNetwork(nn.Module):
             x = F.relu(self.norm(x))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits
-
-
-@torch.no_grad()
-def draw_wide_weights(network: nn.Module) -> None:
-    """Draw a wide residual network's weights as its released code does."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            kernel = math.prod(module.kernel_size)
-            nn.init.normal_(module.weight, 0, math.sqrt(2 / (kernel * module.out_channels)))
-        elif isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
-
-
-def preact_resnet18(**sizes: int) -> PreActivationNetwork:
-    """Return PreActResNet-18."""
-    return PreActivationNetwork(PREACT_STAGES, wide=False, **sizes)
-
-
-def wide_resnet(depth: int, widths: Sequence[int], **sizes: int) -> PreActivationNetwork:
-    """Return a wide residual network; see `wide_stages`."""
-    return PreActivationNetwork(wide_stages(depth, widths), wide=True, **sizes)

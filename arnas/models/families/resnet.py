@@ -40,14 +40,8 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A residual network of basic blocks for small images.
 
-    Parameters
-    ----------
-    counts
-        Blocks of each of the four stages: 2, 2, 2, 2 for ResNet-18, 3, 4, 6, 3 for ResNet-34.
-    num_classes, in_channels
-        Of the data.
-    channels
-        Width of the first stage, 64 as published; the others have 2, 4 and 8 times as much.
+    `counts` are the blocks of its four stages: 2, 2, 2, 2 for ResNet-18, 3, 4, 6, 3 for ResNet-34.
+    The first stage has 64 channels as published, the others 2, 4 and 8 times as many.
     """
 
     def __init__(

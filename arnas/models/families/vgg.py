@@ -14,13 +14,7 @@ class VGG16(nn.Module):
     """VGG-16-BN for small images, with PyTorch's way of drawing weights.
 
     Its five poolings need images of 32x32 and more. What they leave, one pixel there, is averaged.
-
-    Parameters
-    ----------
-    num_classes, in_channels
-        Of the data.
-    channels
-        Width of the first stage, 64 as published (arXiv 1409.1556, configuration D).
+    The first stage has 64 channels as published (arXiv 1409.1556, configuration D).
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, channels: int) -> None:

@@ -28,10 +28,11 @@ CHOSEN = ("selected.safetensors", "model.safetensors")
 """What is taken of a folder that holds several weight files."""
 LAST_LAYER = "classifier.weight"
 """The tensor of every model of the zoo that has one row for each class."""
-HISTORY = "history.jsonl"
-"""What the stage `retrain` leaves beside its weights."""
-SELECTED = "the epoch that was best on the validation images"
-LAST = "the last epoch"
+CHOICE = {
+    "selected": "the epoch that was best on the validation images",
+    "last": "the last epoch",
+}
+"""How a checkpoint was chosen, by its name."""
 SIDE = 32
 """Side of the images in pixels that a model of the zoo is built for where nobody says."""
 
@@ -151,7 +152,10 @@ def _loaded(
     """Return a model with what its weights and the account of its training say of it."""
     notes = (*notes, *check_values(model, source))
     model.cpu().eval()
-    info = ModelInfo(weights_sha256(model), **_constants(model), **(account or {}))
+    known = dict(account or {})
+    if isinstance(inside := getattr(model, "normalise", None), Normalise):
+        known |= {key: getattr(inside, key).flatten().tolist() for key in ("mean", "std")}
+    info = ModelInfo(weights_sha256(model), **known)
     return LoadedModel(model, name, source, info, notes)
 
 
@@ -251,7 +255,7 @@ def _own(path: Path, *, run_own_code: bool = False) -> LoadedModel:
     model, provenance = load_weights(path, run_own_code=run_own_code)
     network = provenance.get("network")
     name = network if isinstance(network, str) and network else path.stem
-    account = {**_account(provenance), **_history(path.with_name(HISTORY), provenance)}
+    account = {**_account(provenance), **_history(path.with_name("history.jsonl"), provenance)}
     return _loaded(model, name, f"{one_line(path)}, verified", account=account)
 
 
@@ -272,7 +276,7 @@ def _account(provenance: Mapping[str, Any]) -> dict[str, Any]:
             )
             known["clean_accuracy_on"] = str(images or "images that are not named")
             break
-    chosen = {"selected": SELECTED, "last": LAST}.get(str(provenance.get("checkpoint")))
+    chosen = CHOICE.get(str(provenance.get("checkpoint")))
     return known if chosen is None else {**known, "selection": chosen}
 
 
@@ -291,14 +295,6 @@ def _history(path: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     except (UserError, LookupError, TypeError, ValueError):
         return {}
     return {"training_history": course} if fits and len(rows) == provenance.get("epochs") else {}
-
-
-def _constants(model: nn.Module) -> dict[str, Any]:
-    """Return the normalisation inside a model of the zoo."""
-    inside = getattr(model, "normalise", None)
-    if not isinstance(inside, Normalise):
-        return {}
-    return {key: getattr(inside, key).flatten().tolist() for key in ("mean", "std")}
 
 
 def _read(path: Path) -> StateDict:

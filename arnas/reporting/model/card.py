@@ -25,9 +25,6 @@ MARKUP = re.compile(r"([\\`*{}\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_]))")
 underscore has none."""
 FEW = 1000
 """Fewer images are named among the limitations."""
-INTENDED_USE = (
-    "Research on adversarial robustness. It was not made for decisions about people or safety."
-)
 LIMITATIONS = (
     "Robust accuracy measured by attacks is an upper bound: a stronger attack can only lower it.",
     "It holds for the threat model, the images and the epsilon above. It says nothing of other "
@@ -36,7 +33,7 @@ LIMITATIONS = (
 )
 
 
-def write_model_card(path: Path, result: EvalResult, command: str = "") -> None:
+def write_model_card(path: Path, result: EvalResult, command: str) -> None:
     """Write the card of the evaluated model, atomically; the same evaluation gives the same bytes.
 
     Parameters
@@ -47,11 +44,6 @@ def write_model_card(path: Path, result: EvalResult, command: str = "") -> None:
         Of the evaluation; one with a failed check says so before any number.
     command
         What to type to evaluate the model again.
-
-    Raises
-    ------
-    UserError
-        When the file cannot be written.
     """
     head = yaml.safe_dump(plain_json(card_head(result)), sort_keys=False, allow_unicode=True)
     text = f"---\n{head}---\n\n{card_text(result, command)}"
@@ -95,7 +87,7 @@ def card_text(result: EvalResult, command: str) -> str:
     parts += [
         "An image classifier, evaluated for adversarial robustness.",
         "## Intended use",
-        INTENDED_USE,
+        "Research on adversarial robustness. It was not made for decisions about people or safety.",
         "## How it was evaluated",
         _list(_evaluated(result)),
         "## Results",
@@ -107,9 +99,8 @@ def card_text(result: EvalResult, command: str) -> str:
         _list([*LIMITATIONS, *([few] if result.n < FEW else [])]),
         "## How to reproduce",
     ]
-    if command:
-        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", command))])
-        parts.append(f"{fence}sh\n{command.rstrip()}\n{fence}")
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", command))])
+    parts.append(f"{fence}sh\n{command.rstrip()}\n{fence}")
     rows = [
         f"| {plain(key)} | {plain(value) or 'none'} |" for key, value in flat(result.provenance)
     ]

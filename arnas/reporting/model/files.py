@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -31,9 +29,6 @@ OUTSIDE = 1e-6
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 does not allow, not even escaped."""
 LEVELS = 255
-ARCHIVE = "examples.npz"
-FIXED_DATE = (1980, 1, 1, 0, 0, 0)
-"""Of the members of an archive, whose bytes would otherwise depend on the time."""
 
 
 class Rounded(NamedTuple):
@@ -54,8 +49,6 @@ def gate(
 
     Parameters
     ----------
-    result
-        Of the evaluation.
     fail_under
         Least robust accuracy in percent; None asks only for checks that did not fail.
     allow_flagged
@@ -162,14 +155,8 @@ def _xml(text: str) -> str:
 def as_table(result: EvalResult, title: str = "") -> Table:
     """Return an evaluation as one table for a terminal.
 
-    Names are shown as they are: square brackets in them are no markup.
-
-    Parameters
-    ----------
-    result
-        Of the evaluation.
-    title
-        Names the model and the data.
+    `title` names the model and the data. Names are shown as they are: square brackets in them are
+    no markup.
     """
     failed = result.failed
     warned = sum(check.status == "WARN" for check in result.checks)
@@ -213,12 +200,8 @@ def recount_rounded(model: nn.Module, result: EvalResult, x: Tensor, batch_size:
 
     Parameters
     ----------
-    model
-        The model that was evaluated.
-    result
-        With examples.
     x
-        The images, float of shape (n, C, H, W) in [0, 1].
+        The images that were evaluated, float of shape (n, C, H, W) in [0, 1].
     batch_size
         Images that go through the model together.
 
@@ -244,7 +227,7 @@ def recount_rounded(model: nn.Module, result: EvalResult, x: Tensor, batch_size:
 def export_examples(
     folder: Path, result: EvalResult, x: Tensor, predicted: Tensor | None = None
 ) -> list[Path]:
-    """Write the examples as one archive of arrays, and those of broken images as PNGs.
+    """Write the examples as an archive of arrays, those of broken images as PNGs; return the paths.
 
     Parameters
     ----------
@@ -253,18 +236,11 @@ def export_examples(
         ``outcomes`` (uint8, a row for ``clean`` and each attack, which ``attacks`` names); and
         ``INDEX_TRUE_PREDICTED.png`` for each broken image, of 1 or 3 channels. A path that ends
         in ``.npz`` is the archive itself, without PNGs.
-    result
-        With examples.
     x
         The images, float of shape (n, C, H, W) in [0, 1].
     predicted
         int64 of shape (n,): what the model says of the examples (`predict`); without it the names
         of the PNGs end with the true class.
-
-    Returns
-    -------
-    list of Path
-        What was written.
 
     Raises
     ------
@@ -273,15 +249,17 @@ def export_examples(
     """
     _check_examples(result, x, predicted)
     only_archive = folder.suffix == ".npz"
-    archive = folder if only_archive else folder / ARCHIVE
-    arrays = {
-        "x_adv": result.x_adv.detach().cpu().float().numpy(),
-        "x": x.detach().cpu().float().numpy(),
-        "y": result.labels.cpu().numpy(),
-        "outcomes": torch.stack([*result.outcomes.values()]).cpu().numpy(),
-        "attacks": np.array([*result.outcomes]),
-    }
-    write_bytes(archive, npz_bytes(arrays))
+    archive = folder if only_archive else folder / "examples.npz"
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream,
+        x_adv=result.x_adv.detach().cpu().float().numpy(),
+        x=x.detach().cpu().float().numpy(),
+        y=result.labels.cpu().numpy(),
+        outcomes=torch.stack([*result.outcomes.values()]).cpu().numpy(),
+        attacks=np.array([*result.outcomes]),
+    )
+    write_bytes(archive, stream.getvalue())
     written = [archive]
     if only_archive or result.x_adv.shape[1] not in (1, 3):
         return written
@@ -293,18 +271,6 @@ def export_examples(
         write_bytes(path, png_bytes(pixels(result.x_adv[place].detach().cpu().float())))
         written.append(path)
     return written
-
-
-def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return arrays as an npz archive without pickles, the same bytes each time."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            member = zipfile.ZipInfo(f"{name}.npy", FIXED_DATE)
-            member.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(member, "w", force_zip64=True) as out:
-                np.lib.format.write_array(out, np.ascontiguousarray(array), allow_pickle=False)
-    return stream.getvalue()
 
 
 def _check_examples(result: EvalResult, x: Tensor, predicted: Tensor | None = None) -> None:

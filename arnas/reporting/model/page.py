@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from arnas.attacks.threat import parse_amount
-from arnas.evaluation.result import BROKEN, ROBUST, Check, EvalResult, Status, worst_class
+from arnas.evaluation.result import BROKEN, ROBUST, EvalResult, Status, worst_class
 from arnas.evaluation.statistics import Accuracy
 from arnas.reporting.html import data_url, render_page
 from arnas.reporting.style import PALETTE
@@ -64,14 +64,6 @@ class Example(NamedTuple):
     change: str
 
 
-class LegendItem(NamedTuple):
-    """An outcome and how many images have it."""
-
-    name: str
-    colour: str
-    images: int
-
-
 class OutcomeMap(NamedTuple):
     """The outcome of every image, as a picture."""
 
@@ -79,7 +71,8 @@ class OutcomeMap(NamedTuple):
     """PNG with one pixel for each image."""
     columns: int
     rows: int
-    legend: tuple[LegendItem, ...]
+    legend: tuple[tuple[str, str, int], ...]
+    """Name, colour and number of images of each outcome."""
 
 
 def write_page(
@@ -94,8 +87,6 @@ def write_page(
 
     Parameters
     ----------
-    path
-        Ends in ``.html``.
     result
         What to show; one read from a record has no examples, so none are shown.
     title
@@ -128,7 +119,16 @@ def render_evaluation(
 ) -> Markup:
     """Return what a page shows of an evaluation, as HTML; `prefix` begins the ids of its places."""
     check_images(result, x, predicted)
-    classes = class_bars(result)
+    worst = worst_class(result)
+    classes = [
+        Bar(str(label), (robust, clean), label == worst)
+        for label, (clean, robust) in result.per_class().items()
+    ]
+    lowest = sorted(classes, key=lambda bar: bar.accuracies[0].percent)[:CLASSES]
+    statuses = [
+        (status, [(n, check) for n, check in enumerate(result.checks, 1) if check.status == status])
+        for status in STATUSES
+    ]
     html = render_page(
         EVALUATION,
         prefix=prefix,
@@ -140,25 +140,19 @@ def render_evaluation(
         ],
         curve=curve_points(result),
         classes=classes,
-        shown_classes=_lowest(classes),
+        shown_classes=[bar for bar in classes if bar in lowest],
         worst=next(bar for bar in classes if bar.marked),
         outcomes=outcome_map(result),
         examples=examples(result, x, predicted),
         amplified=_amplified(result, x),
-        groups=check_groups(result.checks),
+        groups=[(status, items) for status, items in statuses if items],
         provenance=flat(result.provenance),
     )
     return Markup(html)
 
 
 def check_images(result: EvalResult, x: Tensor | None, predicted: Tensor | None) -> None:
-    """Raise unless images and predictions are as many, and of the size, as those evaluated.
-
-    Raises
-    ------
-    UserError
-        With both shapes.
-    """
+    """Raise unless images and predictions are as many, and of the size, as those evaluated."""
     wanted = tuple(result.x_adv.shape)
     if x is not None and wanted[0] and tuple(x.shape) != wanted:
         raise UserError(
@@ -175,27 +169,6 @@ def check_images(result: EvalResult, x: Tensor | None, predicted: Tensor | None)
 def broken_flags(result: EvalResult) -> Tensor:
     """Return which images were classified correctly and broken by an attack, bool of shape (n,)."""
     return (result.outcomes["clean"] == ROBUST) & ~result.robust_flags
-
-
-def broken_by(result: EvalResult, place: int) -> str:
-    """Return the first attack that broke the image at a place; empty if none did."""
-    names = (name for name in result.attacks if int(result.outcomes[name][place]) == BROKEN)
-    return next(names, "")
-
-
-def class_bars(result: EvalResult) -> list[Bar]:
-    """Return robust and clean accuracy of each class; the worst one is marked."""
-    worst = worst_class(result)
-    return [
-        Bar(str(label), (robust, clean), label == worst)
-        for label, (clean, robust) in result.per_class().items()
-    ]
-
-
-def _lowest(bars: Sequence[Bar]) -> list[Bar]:
-    """Return the classes that the figure has room for, in their order."""
-    order = sorted(range(len(bars)), key=lambda place: (bars[place].accuracies[0].percent, place))
-    return [bars[place] for place in sorted(order[:CLASSES])]
 
 
 def curve_points(result: EvalResult) -> list[Point]:
@@ -224,7 +197,7 @@ def outcome_map(result: EvalResult) -> OutcomeMap:
     cells = np.full(rows * columns, len(colours))
     cells[: result.n] = numbers.numpy()
     legend = tuple(
-        LegendItem(name, colour, int((numbers == number).sum()))
+        (name, colour, int((numbers == number).sum()))
         for number, (name, colour) in enumerate(zip(names, colours, strict=True))
     )
     return OutcomeMap(_png_url(palette[cells.reshape(rows, columns)]), columns, rows, legend)
@@ -238,6 +211,7 @@ def examples(result: EvalResult, x: Tensor | None, predicted: Tensor | None) -> 
     shown = []
     for place in broken_flags(result).nonzero().flatten().tolist()[:EXAMPLES]:
         example = result.x_adv[place].detach().cpu().float()
+        broke = next(k for k in result.attacks if int(result.outcomes[k][place]) == BROKEN)
         image = change = ""
         if x is not None:
             clean = x[place].detach().cpu().float()
@@ -248,7 +222,7 @@ def examples(result: EvalResult, x: Tensor | None, predicted: Tensor | None) -> 
                 place,
                 int(result.labels[place]),
                 "" if predicted is None else str(int(predicted[place])),
-                broken_by(result, place),
+                broke,
                 image,
                 _png_url(pixels(example)),
                 change,
@@ -267,17 +241,9 @@ def _amplified(result: EvalResult, x: Tensor | None) -> float:
 
 
 def pixels(image: Tensor) -> np.ndarray:
-    """Return an image as 8-bit pixels, rounded, not truncated.
+    """Return an image as 8-bit pixels: uint8 of shape (H, W) or (H, W, 3).
 
-    Parameters
-    ----------
-    image
-        float of shape (C, H, W) in [0, 1], of 1 or 3 channels; what lies outside is clipped.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 of shape (H, W) or (H, W, 3).
+    Takes floats of shape (C, H, W), C being 1 or 3; they are clipped to [0, 1] and rounded.
     """
     levels = (image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
@@ -293,15 +259,6 @@ def png_bytes(levels: np.ndarray) -> bytes:
 def _png_url(levels: np.ndarray) -> str:
     """Return the same as a URL that holds it."""
     return data_url(png_bytes(levels), "png")
-
-
-def check_groups(checks: Sequence[Check]) -> list[tuple[Status, list[tuple[int, Check]]]]:
-    """Return the checks with their numbers by status, the worst first; only statuses that occur."""
-    groups = [
-        (status, [(n, check) for n, check in enumerate(checks, 1) if check.status == status])
-        for status in STATUSES
-    ]
-    return [(status, items) for status, items in groups if items]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

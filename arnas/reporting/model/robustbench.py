@@ -6,12 +6,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from arnas.attacks.registry import SUITES
 from arnas.attacks.threat import GREY_LEVELS, Threat
 from arnas.evaluation.result import EvalResult
-from arnas.runtime.errors import UserError, one_line
+from arnas.runtime.errors import one_line
 from arnas.runtime.files import write_json
 
 STANDARD = "standard"
@@ -22,52 +22,33 @@ BY_HAND = ("name", "authors", "link", "venue")
 """Fields about the paper, which an evaluation does not know and leaves empty."""
 
 
-class Board(NamedTuple):
-    """What a leaderboard asks for."""
-
-    epsilon: float
-    images: int
-
-
-BOARDS: Mapping[tuple[str, str], Board] = {
-    ("cifar10", "linf"): Board(8 / 255, 10_000),
-    ("cifar10", "l2"): Board(0.5, 10_000),
-    ("cifar100", "linf"): Board(8 / 255, 10_000),
-    ("imagenet", "linf"): Board(4 / 255, 5_000),
+BOARDS: Mapping[tuple[str, str], tuple[float, int]] = {
+    ("cifar10", "linf"): (8 / 255, 10_000),
+    ("cifar10", "l2"): (0.5, 10_000),
+    ("cifar100", "linf"): (8 / 255, 10_000),
+    ("imagenet", "linf"): (4 / 255, 5_000),
 }
-"""Dataset and norm to the leaderboard; ImageNet's images are a fixed list."""
+"""Dataset and norm of a leaderboard to its epsilon and its number of images, which for ImageNet are
+a fixed list."""
 
 
-def write_robustbench(path: Path, result: EvalResult, *, force: bool = False) -> list[str]:
+def write_robustbench(path: Path, result: EvalResult) -> list[str]:
     """Write an entry as in RobustBench's folder ``model_info``, atomically.
 
-    Accuracies and epsilon are strings there. The entry is marked unreliable if a check failed.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.json``.
-    result
-        Of the standard suite on all images of a board.
-    force
-        Write it although the board asks for something else; the footnote then says so.
+    Accuracies and epsilon are strings there. The entry is marked unreliable if a check failed, and
+    its footnote says where the evaluation deviates from the board's protocol.
 
     Returns
     -------
     list of str
-        What is missing where `force` is set, and which fields to fill in.
+        What deviates, and which fields to fill in.
 
     Raises
     ------
     UserError
-        When something is missing and `force` is not set, or the file cannot be written.
+        When the file cannot be written.
     """
     missing = missing_for_board(result)
-    if missing and not force:
-        raise UserError(
-            f"the evaluation is no entry for RobustBench: {'; '.join(missing)}; evaluate so, or "
-            "force it, and the entry says that it deviates."
-        )
     write_json(path, board_entry(result, missing))
     return [*missing, f"fill in by hand: {', '.join(BY_HAND)}"]
 
@@ -83,13 +64,14 @@ def missing_for_board(result: EvalResult) -> list[str]:
             f"and there are boards of {boards}"
         )
     else:
-        if not math.isclose(result.threat.epsilon, board.epsilon, rel_tol=EXACT):
-            wanted = Threat(result.threat.norm, board.epsilon)
+        epsilon, images = board
+        if not math.isclose(result.threat.epsilon, epsilon, rel_tol=EXACT):
+            wanted = Threat(result.threat.norm, epsilon)
             missing.append(
                 f"epsilon is {epsilon_text(result.threat)}, the board's is {epsilon_text(wanted)}"
             )
-        if result.n != board.images:
-            missing.append(f"{result.n:,} images were evaluated, the board's are {board.images:,}")
+        if result.n != images:
+            missing.append(f"{result.n:,} images were evaluated, the board's are {images:,}")
     if result.suite != STANDARD:
         missing.append(f"the suite is {one_line(result.suite, 60)}, the board's is {STANDARD}")
     if result.provenance.get("replaced"):

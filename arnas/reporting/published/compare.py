@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -74,8 +74,6 @@ def network(
         Of its selected checkpoint.
     source
         The data source of its images.
-    recipe, loss
-        The settings of its training.
     """
     name, space = description.get("model"), description.get("space")
     if not isinstance(name, str) or name not in MODELS:
@@ -102,8 +100,6 @@ def compare(
         Table ``whitebox.csv``.
     networks
         Dataset and network, as the run calls them, to what identifies the network.
-    published
-        What others have printed.
 
     Returns
     -------
@@ -148,8 +144,7 @@ def _measured(own: pd.DataFrame, source: Source) -> list[dict[str, Any]]:
     fitting = "last" if source.checkpoint == "last" else "selected"
     if fitting not in set(own["checkpoint"]):
         fitting = "selected"
-    rows = own[own["checkpoint"] == fitting].to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows]
+    return cast("list[dict[str, Any]]", own[own["checkpoint"] == fitting].to_dict("records"))
 
 
 def _model_and_size(ours: Network) -> str:
@@ -161,13 +156,7 @@ def _model_and_size(ours: Network) -> str:
 
 
 def differences(row: Mapping[str, Any], ours: Network, source: Source, attack: Attack) -> list[str]:
-    """Return in a few words each how a source's protocol differs from that of a row of ours.
-
-    Parameters
-    ----------
-    row
-        Of the summary: training, norm, epsilon, n, seeds and checkpoint.
-    """
+    """Return in a few words each how a source's protocol differs from that of a summary row."""
     flags = []
     budget = parse_amount(row["epsilon"])
     if source.norm != row["norm"]:

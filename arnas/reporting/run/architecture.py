@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from arnas.data.sources.registry import SPLITS
@@ -72,24 +72,20 @@ def alpha_rows(
     primitives
         The operations of the columns.
     """
-    rows: list[Row] = []
-    for epoch, tables in enumerate(trajectory):
-        for kind, table in tables.items():
-            weights = table.double().softmax(dim=1)
-            for number, primitive in enumerate(primitives):
-                column = weights[:, number]
-                rows.append(
-                    {
-                        **origin,
-                        "epoch": epoch,
-                        "kind": kind,
-                        "primitive": primitive,
-                        "mean": round(float(column.mean()), DIGITS),
-                        "lowest": round(float(column.min()), DIGITS),
-                        "highest": round(float(column.max()), DIGITS),
-                    }
-                )
-    return rows
+    return [
+        {
+            **origin,
+            "epoch": epoch,
+            "kind": kind,
+            "primitive": primitive,
+            "mean": round(float(weights.mean()), DIGITS),
+            "lowest": round(float(weights.min()), DIGITS),
+            "highest": round(float(weights.max()), DIGITS),
+        }
+        for epoch, tables in enumerate(trajectory)
+        for kind, table in tables.items()
+        for primitive, weights in zip(primitives, table.double().softmax(1).unbind(1), strict=True)
+    ]
 
 
 def gamma_rows(origin: Row, gammas: Tensor) -> list[Row]:
@@ -97,28 +93,17 @@ def gamma_rows(origin: Row, gammas: Tensor) -> list[Row]:
 
     `origin` has the columns that name the run, its search and the seed.
     """
-    steps = torch.arange(len(gammas))[~gammas.isnan()]
     return [
-        {
-            **origin,
-            "step": int(step) + 1,
-            "gamma": round(float(gammas[step]), DIGITS),
-        }
-        for step in steps
+        {**origin, "step": step, "gamma": round(gamma, DIGITS)}
+        for step, gamma in enumerate(gammas.tolist(), 1)
+        if not math.isnan(gamma)
     ]
 
 
 def example_rows(cell: Row, examples: Mapping[str, Tensor], count: int) -> list[Row]:
     """Return what a network said of the first test images, clean and attacked.
 
-    Parameters
-    ----------
-    cell
-        The columns that name the network.
-    examples
-        The tensors of an examples file.
-    count
-        Number of images.
+    `cell` has the columns that name the network, `examples` the tensors of an examples file.
     """
     return [
         {

@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from arnas.reporting.style import panels, styled, svg_bytes
 from arnas.runtime.files import write_bytes
-from arnas.spaces.genotype import INPUTS, NODES, Cell, Genotype
+from arnas.spaces.genotype import INPUTS, Cell, Genotype
 from arnas.spaces.registry import colour_of, label_of
 
 KINDS = ("accurate", "normal", "reduction", "robust")
@@ -45,8 +45,9 @@ def _draw(axes: Axes, kind: str, cell: Cell) -> None:
     for node, edges in enumerate(cell):
         for edge in edges:
             _arrow(axes, edge.state, INPUTS + node, edge.primitive)
-    for node in range(NODES):
-        _link(axes, POSITIONS[INPUTS + node], OUTPUT)
+    for start in POSITIONS[INPUTS:]:  # the output concatenates the nodes
+        x, y = zip(start, OUTPUT, strict=True)
+        axes.plot(x, y, color="#bbbbbb", linewidth=0.9, linestyle=":", zorder=1)
     for place, name in zip((*POSITIONS, OUTPUT), (*NAMES, "out"), strict=True):
         axes.text(
             *place,
@@ -94,9 +95,3 @@ def _arrow(axes: Axes, source: int, target: int, primitive: str) -> None:
         bbox={"boxstyle": "round,pad=0.08", "facecolor": "white", "edgecolor": "none"},
         zorder=3,
     )
-
-
-def _link(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Draw the concatenation of a node into the output."""
-    x, y = zip(start, end, strict=True)
-    axes.plot(x, y, color="#bbbbbb", linewidth=0.9, linestyle=":", zorder=1)

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from arnas.reporting.format import UNION, estimate
-from arnas.reporting.style import GREY, colours, markers, nothing, panels
+from arnas.reporting.style import GREY, MARKERS, PALETTE, assigned, nothing, panels
 
-CELL = ["dataset", "model", "training"]
 SMALLEST, LARGEST = 30.0, 260.0
 """Areas of the markers, in square points, of no and of the most multiply-accumulates."""
 
@@ -27,11 +26,10 @@ def over_seeds(rows: pd.DataFrame) -> str:
 def tradeoff(whitebox: pd.DataFrame, models: pd.DataFrame) -> Figure:
     """Draw clean against robust accuracy of the selected checkpoints; areas are MACs."""
     chosen = whitebox[whitebox["checkpoint"] == "selected"]
-    datasets = list(dict.fromkeys(chosen["dataset"]))
-    colour, marker = colours(chosen["model"]), markers(chosen["model"])
-    figure, axes = panels(len(datasets), 3.3)
-    for panel, dataset in zip(axes, datasets, strict=True):
-        here = chosen[chosen["dataset"] == dataset]
+    groups = list(chosen.groupby("dataset", sort=False))
+    colour, marker = assigned(chosen["model"], PALETTE), assigned(chosen["model"], MARKERS)
+    figure, axes = panels(len(groups), 3.3)
+    for panel, (dataset, here) in zip(axes, groups, strict=True):
         sizes = models[models["dataset"] == dataset].groupby("model")["macs"].first()
         for number, (name, rows) in enumerate(here.groupby("model", sort=False)):
             model = str(name)
@@ -75,13 +73,12 @@ def tradeoff(whitebox: pd.DataFrame, models: pd.DataFrame) -> Figure:
 
 def epsilon_curve(curve: pd.DataFrame) -> Figure:
     """Draw accuracy against epsilon, with intervals where there is one seed."""
-    datasets = list(dict.fromkeys(curve["dataset"]))
-    colour, marker = colours(curve["model"]), markers(curve["model"])
-    figure, axes = panels(len(datasets), 2.9)
-    for panel, dataset in zip(axes, datasets, strict=True):
-        here = curve[curve["dataset"] == dataset]
-        texts = list(dict.fromkeys(here["epsilon"]))
-        values = [float(here["budget"][here["epsilon"] == text].iloc[0]) for text in texts]
+    groups = list(curve.groupby("dataset", sort=False))
+    colour, marker = assigned(curve["model"], PALETTE), assigned(curve["model"], MARKERS)
+    figure, axes = panels(len(groups), 2.9)
+    for panel, (dataset, here) in zip(axes, groups, strict=True):
+        budgets = dict(zip(here["epsilon"], here["budget"].astype(float), strict=True))
+        texts, values = list(budgets), list(budgets.values())
         for name, rows in here.groupby("model", sort=False):
             model = str(name)
             points = [estimate(rows[rows["epsilon"] == text]) for text in texts]
@@ -91,35 +88,25 @@ def epsilon_curve(curve: pd.DataFrame) -> Figure:
                 values, mean, color=colour[model], marker=marker[model], markersize=4, label=model
             )
         panel.set_xscale("function", functions=(np.sqrt, np.square))
-        panel.set_xticks(values, [_short(text) for text in texts], rotation=45)
+        # Amounts without needless zeros.
+        short = [text if "/" in text or "px" in text else f"{float(text):g}" for text in texts]
+        panel.set_xticks(values, short, rotation=45)
         panel.set_xlim(0, max(values) * 1.03)
         panel.set_ylim(-3, 103)
-        panel.set_title(f"{dataset}, {_images(here)}{over_seeds(here)}")
+        counts = " or ".join(map(str, sorted(set(here["n"]))))
+        panel.set_title(f"{dataset}, {counts} images{over_seeds(here)}")
         panel.set_xlabel("epsilon (square-root scale)")
         panel.set_ylabel("accuracy, percent")
         panel.legend(loc="upper right")
     return figure
 
 
-def _short(text: str) -> str:
-    """Return an amount without needless zeros."""
-    return text if "/" in text or "px" in text else f"{float(text):g}"
-
-
-def _images(rows: pd.DataFrame) -> str:
-    """Return the number of images in words."""
-    counts = sorted({int(n) for n in rows["n"]})
-    return f"{' or '.join(str(n) for n in counts)} images"
-
-
 def blackbox(table: pd.DataFrame) -> Figure:
     """Draw, for each dataset, the accuracy of every target on every source's examples."""
-    datasets = list(dict.fromkeys(table["dataset"]))
-    counts = [len(set(table[table["dataset"] == dataset]["model"])) for dataset in datasets]
-    heights = [0.9 + 0.42 * count for count in counts]
+    datasets = list(table.groupby("dataset", sort=False))
+    heights = [0.9 + 0.42 * here["model"].nunique() for _, here in datasets]
     figure, axes = panels(len(datasets), sum(heights) / len(datasets), heights=heights)
-    for panel, dataset in zip(axes, datasets, strict=True):
-        here = table[table["dataset"] == dataset]
+    for panel, (dataset, here) in zip(axes, datasets, strict=True):
         targets = list(dict.fromkeys(here["model"]))
         sources = [*targets, "square"]
         groups = here.groupby(["model", "source"])["accuracy"]
@@ -158,7 +145,7 @@ def _wrapped(name: str) -> str:
 
 def learning_curves(training: pd.DataFrame, whitebox: pd.DataFrame) -> Figure:
     """Draw clean and robust accuracy on training and validation images, epoch by epoch."""
-    cells = training[["dataset", "model"]].drop_duplicates().to_numpy().tolist()
+    cells = list(training.groupby(["dataset", "model"], sort=False))
     figure, axes = panels(len(cells), 1.75, columns=2)
     look: dict[str, tuple[str, Literal[":", "-"]]] = {
         "train_clean": ("#0072b2", ":"),
@@ -167,8 +154,7 @@ def learning_curves(training: pd.DataFrame, whitebox: pd.DataFrame) -> Figure:
         "val_robust": ("#d55e00", "-"),
     }
     chosen = whitebox[whitebox["checkpoint"] == "selected"]
-    for number, (panel, (dataset, model)) in enumerate(zip(axes, cells, strict=True)):
-        here = training[(training["dataset"] == dataset) & (training["model"] == model)]
+    for number, (panel, ((dataset, model), here)) in enumerate(zip(axes, cells, strict=True)):
         for _, rows in here.groupby("seed"):
             for column, (colour, line) in look.items():
                 panel.plot(rows["epoch"], rows[column], color=colour, linestyle=line, linewidth=1.3)

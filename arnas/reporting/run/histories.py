@@ -42,10 +42,7 @@ class _TrainingEpoch(BaseModel):
 def search_history(path: Path, stage: str) -> list[dict[str, Any]]:
     """Return the rows of a search's history, one for each epoch.
 
-    Parameters
-    ----------
-    stage
-        The part of the search that it must be of: adversarial or multiobjective.
+    `stage` is the part of the search that it must be of: adversarial or multiobjective.
 
     Raises
     ------

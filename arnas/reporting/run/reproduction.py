@@ -37,13 +37,7 @@ def tolerance(reference: float, found: float, n: int) -> float:
 
 
 def drift(reference: pd.DataFrame, found: pd.DataFrame) -> list[str]:
-    """Return a sentence for each accuracy of `found` that does not reproduce `reference`.
-
-    Parameters
-    ----------
-    reference, found
-        The same table of `TABLES`, before and now.
-    """
+    """Return a sentence for each accuracy of a table that does not reproduce the reference."""
     keys = [column for column in reference.columns if column not in MEASURED]
     if set(keys) != set(found.columns) - MEASURED:
         return [f"the columns are {', '.join(found.columns)}, before they were {', '.join(keys)}"]
@@ -92,15 +86,7 @@ def violated(table: pd.DataFrame, orderings: Iterable[Ordering]) -> list[str]:
 def compare_folders(
     reference: Path, found: Path, orderings: Sequence[Ordering]
 ) -> tuple[list[str], str]:
-    """Return a sentence for each difference of a rerun's tables, and the verdict in one.
-
-    Parameters
-    ----------
-    reference, found
-        Folders of tables, committed and rerun.
-    orderings
-        What the rerun must confirm.
-    """
+    """Return a sentence for each difference of a folder of tables, and the verdict in one."""
     problems: list[str] = []
     count, same = 0, True
     for name in TABLES:

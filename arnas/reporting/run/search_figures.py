@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from arnas.reporting.style import colours, nothing, panels
+from arnas.reporting.style import PALETTE, assigned, nothing, panels
 from arnas.spaces.registry import colour_of, label_of
 
 
@@ -15,7 +15,7 @@ def gamma(table: pd.DataFrame) -> Figure:
     """Draw the share of the natural gradient in each step of the second stage."""
     if table.empty:
         return nothing("no step of this run combined two gradients")
-    colour = colours(table["search"])
+    colour = assigned(table["search"], PALETTE)
     figure, (panel,) = panels(1, 2.3)
     for (search, _), rows in table.groupby(["search", "seed"], sort=False):
         panel.plot(rows["step"], rows["gamma"], color=colour[str(search)], linewidth=1.1)
@@ -32,10 +32,9 @@ def alphas(table: pd.DataFrame) -> Figure:
     if table.empty:
         return nothing("no search in this run")
     table, chosen = _first_seed(table)
-    cells = table[["search", "kind"]].drop_duplicates().to_numpy().tolist()
+    cells = list(table.groupby(["search", "kind"], sort=False))
     figure, axes = panels(len(cells), 1.9)
-    for panel, (search, kind) in zip(axes, cells, strict=True):
-        here = table[(table["search"] == search) & (table["kind"] == kind)]
+    for panel, ((search, kind), here) in zip(axes, cells, strict=True):
         for name, rows in here.groupby("primitive", sort=False):
             colour = colour_of(str(name))
             panel.fill_between(
@@ -63,16 +62,15 @@ def operations(table: pd.DataFrame) -> Figure:
     if table.empty:
         return nothing("no network of this run has cells")
     table, chosen = _first_seed(table)
-    models, names = dict.fromkeys(table["model"]), dict.fromkeys(table["primitive"])
+    models = list(table.groupby("model", sort=False))
     depth = int(table["cell"].max()) + 1
-    figure, axes = panels(len(models), 0.75 + 0.24 * depth, columns=1)
-    for panel, model in zip(axes, models, strict=True):
-        here = table[table["model"] == model]
+    figure, axes = panels(len(models), 0.75 + 0.24 * depth)
+    for panel, (model, here) in zip(axes, models, strict=True):
         cells = here[["cell", "kind"]].drop_duplicates()
         left = pd.Series(0.0, index=cells["cell"])
-        for name in dict.fromkeys(here["primitive"]):
-            share = here[here["primitive"] == name].set_index("cell")["share"]
-            panel.barh(share.index, share, left=left, color=colour_of(name), height=0.8)
+        for name, rows in here.groupby("primitive", sort=False):
+            share = rows.set_index("cell")["share"]
+            panel.barh(share.index, share, left=left, color=colour_of(str(name)), height=0.8)
             left = left + share
         panel.set_yticks(cells["cell"], [f"{row.cell} {row.kind}" for row in cells.itertuples()])
         panel.invert_yaxis()
@@ -80,6 +78,7 @@ def operations(table: pd.DataFrame) -> Figure:
         panel.grid(visible=False, axis="y")
         panel.set_title(f"{model}{chosen}")
     axes[-1].set_xlabel("share of the cell's operations, percent")
+    names = dict.fromkeys(table["primitive"])
     keys = [Patch(color=colour_of(name), label=label_of(name)) for name in names]
     figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure

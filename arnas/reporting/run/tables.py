@@ -235,8 +235,6 @@ COLUMNS = {
     "published": (*CELL, "checkpoint", "attack", *BESIDE, "source", "recipe", "protocol"),
 }
 """Columns without which some tables are of no use; those of `NUMBERS` hold numbers."""
-MAY_BE_EMPTY = ("published",)
-"""Tables of `COLUMNS` without rows where nothing fits; what a column holds is then not known."""
 
 
 def read_table(path: Path, manifest: Path | None = None) -> pd.DataFrame:
@@ -265,7 +263,8 @@ def read_table(path: Path, manifest: Path | None = None) -> pd.DataFrame:
         table = pd.DataFrame()
     except (ValueError, pd.errors.ParserError) as error:
         raise _no_table(path, " ".join(str(error).split())) from None
-    absent = path.stem in MAY_BE_EMPTY and table.empty
+    # Without rows where nothing fits; what a column holds is then not known.
+    absent = path.stem == "published" and table.empty
     for column in COLUMNS.get(path.stem, ()):
         if column not in table:
             raise _no_table(path, f"it has no column {column}")

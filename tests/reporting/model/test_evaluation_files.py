@@ -176,7 +176,7 @@ class Linear(nn.Module):
         return torch.stack([-score, score], dim=1)
 
 
-def rounding_case(epsilon: float) -> tuple[EvalResult, Tensor]:
+def rounding_case(epsilon: float, norm: str = "linf") -> tuple[EvalResult, Tensor]:
     """Return four grey images of 100 levels of class 0, which attacks have pushed up."""
     x = torch.full((4, 1, 2, 2), 100 / 255)
     # Above the threshold of 104.2 levels; rounded: 104, below, and 105, above; 3 is robust.
@@ -186,6 +186,7 @@ def rounding_case(epsilon: float) -> tuple[EvalResult, Tensor]:
         {"clean": "1111", "square": "0001"},
         labels=torch.zeros(4, dtype=torch.int64),
         x_adv=x_adv,
+        norm=norm,
         epsilon=epsilon,
     )
     return made, x
@@ -204,15 +205,8 @@ def test_rounded_examples_are_classified_again() -> None:
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_the_distance_is_in_the_norm_of_the_threat(norm: str) -> None:
-    made, x = rounding_case(8 / 255)
-    other = cases.assessment(
-        {"clean": "1111", "square": "0001"},
-        labels=made.labels,
-        x_adv=made.x_adv,
-        norm=norm,
-        epsilon=0.05,
-    )
-    found = recount_rounded(Linear(104.2 / 255), other, x, 4)
+    made, x = rounding_case(0.05, norm)
+    found = recount_rounded(Linear(104.2 / 255), made, x, 4)
     lengths = [level * (2 if norm == "l2" else 4) / 255 for level in (4, 5, 8)]
     assert found.farthest == pytest.approx(lengths[-1], rel=1e-5)
     assert found.outside == sum(value > 0.05 for value in lengths)

@@ -42,12 +42,9 @@ def full(**changed: Any) -> tuple[str, Page]:
     return html, Page(html)
 
 
-def test_the_page_is_one_file_that_loads_nothing() -> None:
-    assert_self_contained(full()[1])
-
-
-def test_the_page_can_be_read_aloud() -> None:
+def test_the_page_loads_nothing_and_can_be_read_aloud() -> None:
     _, page = full()
+    assert_self_contained(page)
     assert all(page.alts)
     assert not page.headless
     assert set(page.labelled) <= set(page.ids)
@@ -141,14 +138,14 @@ def test_the_map_has_the_colour_of_the_first_attack_that_broke_an_image() -> Non
     strip = decoded(found.url)
     assert strip.shape == (1, 10, 3)
     assert ["#" + bytes(colour).hex() for colour in strip[0]] == expected
-    assert [(item.name, item.images) for item in found.legend] == [
+    assert [(name, images) for name, _, images in found.legend] == [
         ("robust under every attack", 5),
         ("misclassified without an attack", 1),
         ("apgd_ce", 2),
         ("apgd_t", 1),
         ("square", 1),
     ]
-    assert PALETTE[2] == found.legend[4].colour
+    assert PALETTE[2] == found.legend[4][1]
 
 
 def test_the_images_shown_are_those_that_were_broken() -> None:
@@ -217,13 +214,9 @@ def test_the_same_evaluation_gives_the_same_page(tmp_path: Path) -> None:
     first, second, third = ((tmp_path / f"{name}.html").read_text() for name in "abc")
     assert first == third
     # But for the examples, which a record does not hold.
-    assert (
-        first.partition("The first images that were broken")[0]
-        .rstrip()
-        .removesuffix('<h3 style="margin-top: 1.4rem">')
-        .rstrip()
-        == second.partition('<h2 id="checks">')[0].rstrip()
-    )
+    before, between, after = re.split('<h3 style="margin-top|(?=<h2 id="checks">)', first)
+    assert "The first images that were broken" in between
+    assert (before + after).split() == second.split()
 
 
 def test_other_images_are_refused() -> None:
@@ -243,9 +236,3 @@ def test_what_a_suite_leaves_out_or_replaces_is_said() -> None:
 def test_provenance_is_flattened_and_sorted() -> None:
     found = flat({"b": {"z": 1, "a": None}, "a": [1, "x"], "c": {}, "d": "text"})
     assert found == [("a", '[1, "x"]'), ("b.a", "null"), ("b.z", "1"), ("c", "{}"), ("d", "text")]
-
-
-def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        write_page(tmp_path / "file" / "p.html", cases.assessment(), "x")

@@ -76,14 +76,10 @@ def test_the_heat_map_is_the_matrix() -> None:
     figure = figures.blackbox(table)
     drawn = figure.axes[0].images[0].get_array()
     names = ["arnas", "dsara", "small", "control"]
+    here = table[table["dataset"] == "digits"].set_index(["model", "source"])["accuracy"]
     for row, target in enumerate(names):
         for column, source in enumerate([*names, "square"]):
-            here = table[
-                (table["dataset"] == "digits")
-                & (table["model"] == target)
-                & (table["source"] == source)
-            ]
-            assert drawn[row, column] == here["accuracy"].item()
+            assert drawn[row, column] == here[target, source]
     bold = [text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"]
     assert bold == [f"{drawn[i, i]:.1f}" for i in range(4)]
 
@@ -110,14 +106,12 @@ def test_operations_of_a_cell_add_up() -> None:
 def test_trajectories_are_drawn_in_the_colours_of_their_operations() -> None:
     tables = [{"accurate": torch.zeros(EDGES, 7)}, {"accurate": torch.eye(EDGES, 7)}]
     table = pd.DataFrame(alpha_rows({"search": "dsara", "seed": 0}, tables))
-    figure = search_figures.alphas(table)
-    for line, name in zip(figure.axes[0].lines, sorted(PRIMITIVES), strict=False):
-        rows = table[table["primitive"] == line_name(line.get_color())]
-        assert line.get_ydata().tolist() == rows["mean"].tolist(), name
-
-
-def line_name(colour: str) -> str:
-    return {entry.colour: name for name, entry in OPERATIONS.items()}[colour]
+    drawn = search_figures.alphas(table).axes[0].lines
+    names = {entry.colour: name for name, entry in OPERATIONS.items()}
+    assert sorted(names[line.get_color()] for line in drawn) == sorted(PRIMITIVES)
+    for line in drawn:
+        rows = table[table["primitive"] == names[line.get_color()]]
+        assert line.get_ydata().tolist() == rows["mean"].tolist()
 
 
 def test_gamma_is_drawn_step_by_step() -> None:
@@ -203,16 +197,10 @@ def test_the_heat_map_of_several_seeds_has_mean_and_deviation() -> None:
     assert figure.axes[0].texts[0].get_text() == f"{first - 1:.1f}\n±{2**0.5:.1f}"
 
 
-def test_a_figure_of_one_seed_of_several_names_it() -> None:
-    tables = {"accurate": torch.zeros(EDGES, len(PRIMITIVES))}
-    rows = [
-        row
-        for seed in (3, 4)
-        for row in alpha_rows({"search": "dsara", "seed": seed}, [tables, tables])
-    ]
+@pytest.mark.parametrize(("seeds", "named"), [((3,), ""), ((3, 4), ", seed 3")])
+def test_a_figure_of_one_seed_of_several_names_it(seeds: tuple[int, ...], named: str) -> None:
+    trajectory = [{"accurate": torch.zeros(EDGES, len(PRIMITIVES))}] * 2
+    origins = [{"search": "dsara", "seed": seed} for seed in seeds]
+    rows = [row for origin in origins for row in alpha_rows(origin, trajectory)]
     figure = search_figures.alphas(pd.DataFrame(rows))
-    assert figure.axes[0].get_title() == "dsara: accurate cell, seed 3"
-    figure = search_figures.alphas(
-        pd.DataFrame(alpha_rows({"search": "dsara", "seed": 3}, [tables, tables]))
-    )
-    assert figure.axes[0].get_title() == "dsara: accurate cell"
+    assert figure.axes[0].get_title() == f"dsara: accurate cell{named}"
