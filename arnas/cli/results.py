@@ -23,8 +23,7 @@ def status(
     import json
 
     from arnas.config.load import load_params
-    from arnas.pipeline.status import overview
-    from arnas.pipeline.status_table import as_text, follow
+    from arnas.pipeline.status import as_text, follow, overview
 
     settings = load_params(params)
     console = console_of(200)

@@ -44,10 +44,7 @@ def _whole_number(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
     value = loader.construct_yaml_int(node)
     digits = node.value.lstrip("+-")
     if ":" in digits or (digits[:1] == "0" and digits[1:].replace("_", "").isdecimal()):
-        raise UserError(
-            f"{_place(node)}: '{node.value}' is {value} to Snakemake and not to DVC: write "
-            f"{value} if you mean that, or put it in quotes."
-        )
+        raise _read_differently(node, str(value))
     return value
 
 
@@ -55,12 +52,16 @@ def _truth(loader: _StrictLoader, node: yaml.ScalarNode) -> bool:
     """Build true or false, refusing what DVC's YAML parser reads as text."""
     value = loader.construct_yaml_bool(node)
     if node.value.lower() not in {"true", "false"}:
-        word = str(value).lower()
-        raise UserError(
-            f"{_place(node)}: '{node.value}' is {word} to Snakemake and not to DVC: write "
-            f"{word} if you mean that, or put it in quotes."
-        )
+        raise _read_differently(node, str(value).lower())
     return bool(value)
+
+
+def _read_differently(node: yaml.ScalarNode, meaning: str) -> UserError:
+    """Return the error for a value that has another meaning in YAML 1.2."""
+    return UserError(
+        f"{_place(node)}: '{node.value}' is {meaning} to Snakemake and not to DVC: write "
+        f"{meaning} if you mean that, or put it in quotes."
+    )
 
 
 def _place(node: yaml.Node) -> str:

@@ -21,7 +21,7 @@ from arnas.cost.table import Cost
 from arnas.data.batches import batches_per_epoch
 from arnas.data.sizes import DatasetSize, dataset_size
 from arnas.pipeline.plan import STAGES
-from arnas.runtime.device import use_full_float32
+from arnas.runtime.device import full_float32
 from arnas.runtime.progress import silent
 from arnas.search.loop import SearchData, SearchTask, run_stage
 from arnas.search.state import SearchState, new_state, state_tensors
@@ -31,6 +31,7 @@ from arnas.stages.search import adversarial_plan, multiobjective_plan
 Tell = Callable[[str], None]
 
 
+@full_float32()
 def estimate(params: Params, device: torch.device, tell: Tell) -> list[Cost]:
     """Measure what the run of these settings costs on one device.
 
@@ -54,7 +55,6 @@ def estimate(params: Params, device: torch.device, tell: Tell) -> list[Cost]:
     UserError
         When a dataset of the user's own cannot be read, or a network is impossible.
     """
-    use_full_float32()
 
     @cache
     def size(name: str) -> DatasetSize:

@@ -7,14 +7,11 @@ a run holds its devices, keeps its state and shares its batches among ranks.
 from __future__ import annotations
 
 import copy
-import shlex
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,19 +25,11 @@ from arnas.evaluation.options import Tier
 from arnas.evaluation.result import Combine, EvalResult
 from arnas.models.loading.load import LoadedModel, load_model
 from arnas.models.sharing import share_batches
-from arnas.runtime.device import (
-    Devices,
-    configure_determinism,
-    configure_threads,
-    held_devices,
-    memory_ran_out,
-)
+from arnas.pipeline.session import Session, say, session, worker_session
 from arnas.runtime.errors import UserError
+from arnas.runtime.files import digest
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import digest, environment
-from arnas.runtime.progress import Report, console_report, silent
-from arnas.runtime.ranks import ReadOnlyCheckpointer, join_as_worker, launch_workers, rank_info
-from arnas.runtime.resume import Checkpointer, checkpointing
+from arnas.runtime.ranks import rank_info
 
 VERSION = 2
 """Raised when an evaluation could come out differently; a state of before is not gone on from."""
@@ -151,15 +140,8 @@ def load_target(config: EvalConfig) -> EvalTarget:
     return EvalTarget(config, threat, model, images, {spec: load(spec) for spec in config.sources})
 
 
-class EvalRun(NamedTuple):
-    """What an evaluation came to, and the seconds that this process spent on it."""
-
-    assessment: EvalResult
-    seconds: float
-
-
 @contextmanager
-def assess(target: EvalTarget) -> Iterator[EvalRun | None]:
+def assess(target: EvalTarget) -> Iterator[EvalResult | None]:
     """Evaluate a target on the devices of the environment, going on where a killed run was.
 
     Yields what came out, or None in a rank other than 0, which is done then. What earlier processes
@@ -167,46 +149,33 @@ def assess(target: EvalTarget) -> Iterator[EvalRun | None]:
     """
     place = rank_info()
     if place is not None:
-        configure_threads()
-        configure_determinism()
-        with join_as_worker(place) as device:
-            _evaluate(target, device, ReadOnlyCheckpointer(Path(place.state)), silent, {})
+        with worker_session(place) as running:
+            _evaluate(target, running)
         yield None
         return
-    words = sys.argv[1:]
-    next_line = f"next: python -m arnas {shlex.join(words)}"
-    start = time.monotonic()
-    state = state_folder("attack", target.key)
-    with checkpointing(state, f"attack {target.title}") as checkpointer:
-        with _held(target) as devices:
-            record = environment(devices.text, configure_threads(), configure_determinism())
-            _say(f"{target.title}: {target.images.words}; on {devices.text}")
-            for warning in (*target.model.warnings, *target.images.warnings):
-                _say(f"warning: {warning}")
-            with (
-                launch_workers(
-                    ["-m", "arnas", *words], devices.all, checkpointer.folder, next_line
-                ),
-                console_report("attack") as report,
-            ):
-                found = _evaluate(target, devices.all[0], checkpointer, report, record)
+    with session(
+        f"attack {target.title}",
+        ["-m", "arnas", *sys.argv[1:]],
+        state_folder("attack", target.key),
+        heading="attack",
+        less_memory=f"lower --batch-size, which is {target.config.batch_size}",
+    ) as running:
+        say("attack", f"{target.title}: {target.images.words}")
+        for warning in (*target.model.warnings, *target.images.warnings):
+            say("attack", f"warning: {warning}")
+        found = _evaluate(target, running)
         target.model.model.cpu()
-        yield EvalRun(found, time.monotonic() - start)
+        yield found
 
 
-def _evaluate(
-    target: EvalTarget,
-    device: torch.device,
-    checkpointer: Checkpointer,
-    report: Report,
-    record: Mapping[str, Any],
-) -> EvalResult:
+def _evaluate(target: EvalTarget, running: Session) -> EvalResult:
     """Evaluate on a device whose batches the ranks share."""
     images, config = target.images, target.config
+    device = running.device
     model = _placed(target.model, device)
     known = {
         **target.model.info.to_json(),
-        **record,
+        **running.record,
         "model": target.model.name,
         "model_source": target.model.source,
         "data": images.name,
@@ -241,8 +210,8 @@ def _evaluate(
         known=known,
         sources={name: _placed(source, device) for name, source in target.sources.items()},
         curve=config.curve,
-        checkpointer=checkpointer,
-        report=report,
+        checkpointer=running.checkpointer,
+        report=running.report,
     )
 
 
@@ -253,35 +222,9 @@ def _placed(loaded: LoadedModel, device: torch.device) -> nn.Module:
     return share_batches(copy.deepcopy(loaded.model).to(device))
 
 
-@contextmanager
-def _held(target: EvalTarget) -> Iterator[Devices]:
-    """Hold the devices; their memory running out is a mistake with a way out."""
-    with held_devices(_say) as devices:
-        try:
-            yield devices
-        except (RuntimeError, MemoryError) as error:
-            if not memory_ran_out(error):
-                raise
-            raise UserError(
-                f"{target.title} does not fit on {devices.text} with --batch-size "
-                f"{target.config.batch_size}: lower it, or give it more memory."
-            ) from None
-
-
-def _say(text: str) -> None:
-    """Write a line of the log."""
-    sys.stderr.write(f"[attack] {text}\n")
-    sys.stderr.flush()
-
-
 def default_stem(target: EvalTarget) -> Path:
     """Return where the results go unless it is said: a name made of what was evaluated."""
-    words: Sequence[str] = (
-        Path(target.model.name).stem,
-        Path(target.images.name).stem,
-        target.config.threat,
-        target.config.suite,
-    )
-    name = "_".join(words)
+    stems = (Path(name).stem for name in (target.model.name, target.images.name))
+    name = "_".join([*stems, target.config.threat, target.config.suite])
     safe = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in name)
     return Path("results/attacks") / safe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,15 +65,16 @@ def attack_and_write(config: EvalConfig, outputs: Outputs) -> Done | None:
     if outputs.fail_under is not None:
         check_percentage(outputs.fail_under)
     target = load_target(config)
+    start = time.monotonic()
     with assess(target) as found:
         if found is None:
             return None
-        lines = list(_remarks(found.assessment)) + list(_written(target, found.assessment, outputs))
+        took = f"Took {time.monotonic() - start:.0f} s."
+        lines = [*_remarks(found), *_written(target, found, outputs), took]
     refusal = None
     if outputs.fail_under is not None:
-        refusal = gate(found.assessment, outputs.fail_under, allow_flagged=outputs.allow_flagged)
-    lines.append(f"Took {found.seconds:.0f} s.")
-    return Done(as_table(found.assessment, target.title), lines, refusal)
+        refusal = gate(found, outputs.fail_under, allow_flagged=outputs.allow_flagged)
+    return Done(as_table(found, target.title), lines, refusal)
 
 
 def _remarks(assessment: EvalResult) -> Iterator[str]:

@@ -208,7 +208,7 @@ def _refuse_while_running(planned: list[Job]) -> None:
     """Raise while a process of this checkout makes a result of the run."""
     results = {str(job.manifest) for job in planned}
     for slot in state_slots(state_root()):
-        if slot.held and slot.here and slot.holder.get("result") in results:
+        if slot.making in results:
             raise UserError(
                 f"{slot.title} is being made by {slot.who}: wait for it, `python -m arnas status "
                 "--watch` shows when it is done."

@@ -16,8 +16,8 @@ from typing import Any
 from arnas.config.params import Params
 from arnas.pipeline.jobs import Job, lookup
 from arnas.pipeline.plan import stage_versions
-from arnas.runtime.files import canonical_json, sha256_file, write_json
-from arnas.runtime.manifest import digest, fingerprint, manifest_or_empty
+from arnas.runtime.files import canonical_json, digest, sha256_file, write_json
+from arnas.runtime.manifest import fingerprint, manifest_or_empty
 
 TOKENS = Path(".arnas/tokens")
 LONG_AGO = 1_000_000_000

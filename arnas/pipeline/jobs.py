@@ -61,8 +61,9 @@ def make_job(stage: Stage, axes: Mapping[str, str], params: Params) -> Job:
         return {key: Path(template.format(**fields)) for key, template in templates.items()}
 
     settings = tuple(template.format(**fields) for template in stage.params)
-    files = [*_own_data(params, axes["dataset"])] if stage.name == "data" else []
-    files += referenced_files([lookup(params, path) for path in settings])
+    files = referenced_files([lookup(params, path) for path in settings])
+    if stage.name == "data" and isinstance(data := params.data[axes["dataset"]], NpzOptions):
+        files.insert(0, Path(data.path))
     return Job(
         stage,
         dict(axes),
@@ -73,13 +74,6 @@ def make_job(stage: Stage, axes: Mapping[str, str], params: Params) -> Job:
         paths(stage.outputs),
         Path(stage.manifest.format(**fields)),
     )
-
-
-def _own_data(params: Params, dataset: str) -> Iterator[Path]:
-    """Yield the file of the user's own that a dataset is read from."""
-    options = params.data[dataset]
-    if isinstance(options, NpzOptions):
-        yield Path(options.path)
 
 
 def cells(stage: Stage, params: Params) -> Iterator[dict[str, str]]:
@@ -150,8 +144,8 @@ def find_job(command: str, axes: Mapping[str, str], params: Params) -> Job:
         for key in ("threat", "retrain"):
             if axes["dataset"] not in getattr(params, key):
                 raise _unknown("dataset", axes["dataset"], getattr(params, key), key)
-    if "network" in axes and axes["network"] not in {**params.networks, **params.searches}:
-        known = {**params.networks, **params.searches}
+    known = {**params.networks, **params.searches}
+    if "network" in axes and axes["network"] not in known:
         raise _unknown("network", axes["network"], known, "networks and searches")
     seed = axes.get("seed", "0")
     if not re.fullmatch("0|[1-9][0-9]{0,17}", seed):

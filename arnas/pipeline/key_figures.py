@@ -24,7 +24,7 @@ def key_figure(job: Job) -> str:
 
 
 def _data(job: Job) -> str:
-    counts = _description(job, "splits")["counts"]
+    counts = read_description(job.outputs["splits"])["counts"]
     return f"{sum(counts.values())} images"
 
 
@@ -40,7 +40,7 @@ def _derive(job: Job) -> str:
 
 
 def _retrain(job: Job) -> str:
-    found = _description(job, "selected")["provenance"]
+    found = read_description(job.outputs["selected"])["provenance"]
     return f"val: clean {found['val_clean']:.1f}, robust {found['val_robust']:.1f}"
 
 
@@ -56,11 +56,6 @@ def _whitebox(job: Job) -> str:
 def _examples(job: Job) -> str:
     with safe_open(job.outputs["examples"], "numpy") as file:
         return f"Square {100 * file.get_tensor('square').mean():.1f}"
-
-
-def _description(job: Job, key: str) -> dict[str, Any]:
-    """Return the description of a safetensors file."""
-    return read_description(job.outputs[key])
 
 
 FIGURES: Mapping[str, Callable[[Job], str]] = {

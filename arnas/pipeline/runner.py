@@ -13,18 +13,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from arnas.attacks.threat import ThreatOptions
 from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.data.paths import user_file
 from arnas.models.sharing import share_batches, share_statistics
 from arnas.pipeline.dvc import undeclared
 from arnas.pipeline.freshness import describe
-from arnas.pipeline.jobs import Job, find_job
-from arnas.pipeline.session import Session, say, session, worker_session
+from arnas.pipeline.jobs import Job, find_job, producers
+from arnas.pipeline.session import Session, resumed_by, say, session, worker_session
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import check_recorded, sha256_file, unwritable
+from arnas.runtime.files import check_recorded, sha256_file, unwritable, write_sealed
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import manifest_or_empty, write_manifest
+from arnas.runtime.manifest import manifest_or_empty
 from arnas.runtime.progress import Report
 from arnas.runtime.ranks import rank_info
 from arnas.runtime.resume import Checkpointer
@@ -64,6 +65,15 @@ class StageContext:
     def seed(self) -> int:
         """Return the replicate's seed."""
         return int(self.axes["seed"])
+
+    @property
+    def threat(self) -> ThreatOptions:
+        """Return the threat model of the dataset."""
+        return self.params.threat[self.axes["dataset"]]
+
+    def gather(self, command: str) -> list[Job]:
+        """Return the jobs of a command that the job, an aggregate, is made from."""
+        return producers(self.job.stage, command, self.axes, self.params)
 
     def placed(self, model: nn.Module, *, trained: bool = False) -> nn.Module:
         """Put a model on the device, where the ranks of the job share its batches.
@@ -113,13 +123,17 @@ def run_command(
             work(_context(params, replace(job, outputs=outputs), running))
         return
     made_from = describe(job, params, _hashed_inputs(job))
-    with session(
-        job.title,
-        job.command[1:],
-        state_folder(command, made_from["fingerprint"]),
-        result=str(job.manifest),
-        most_gpus=MOST_GPUS[job.stage.gpus],
-    ) as running:
+    words = job.command[1:]
+    with (
+        resumed_by(words),
+        session(
+            job.title,
+            words,
+            state_folder(command, made_from["fingerprint"]),
+            result=str(job.manifest),
+            most_gpus=MOST_GPUS[job.stage.gpus],
+        ) as running,
+    ):
         for path in undeclared(job):
             say(
                 job.title,
@@ -131,7 +145,7 @@ def run_command(
             work(_context(params, job, running))
         outcome = {str(path): sha256_file(path) for path in job.outputs.values()}
         took = {"wall_seconds": round(time.monotonic() - start, 2)}
-        write_manifest(job.manifest, made_from | {"outputs": outcome} | running.record | took)
+        write_sealed(job.manifest, made_from | {"outputs": outcome} | running.record | took)
 
 
 def _context(params: Params, job: Job, running: Session) -> StageContext:

@@ -54,22 +54,23 @@ def session(
     words: Sequence[str],
     state: Path,
     *,
+    heading: str = "",
     result: str = "",
     most_gpus: int | None = None,
     less_memory: str = "lower the batch_size that it reads",
 ) -> Iterator[Session]:
     """Hold devices, state and ranks while a computation runs.
 
-    Whatever ends it early is followed by the command that resumes it.
-
     Parameters
     ----------
     title
-        Names the computation in the log and in messages.
+        Names the computation in messages.
     words
         What follows ``python`` in the command that this process runs.
     state
         Folder that the state is saved in, named by a fingerprint.
+    heading
+        Heads each line of the log; the title by default.
     result
         Path of the manifest, for whoever looks at the state.
     most_gpus
@@ -77,18 +78,17 @@ def session(
     less_memory
         What helps when it does not fit on the device.
     """
-    following = _resuming(words)
+    heading = heading or title
     with (
-        _noting(following),
         checkpointing(state, title, result) as checkpointer,
-        _devices(title, most_gpus, less_memory) as devices,
+        _devices(title, heading, most_gpus, less_memory) as devices,
     ):
         threads = configure_threads()
         record = environment(devices.text, threads, configure_determinism())
-        say(title, f"on {devices.text}, threads {threads}")
+        say(heading, f"on {devices.text}, threads {threads}")
         with (
-            launch_workers(words, devices.all, checkpointer.folder, following),
-            console_report(title) as report,
+            launch_workers(words, devices.all, checkpointer.folder, _resuming(words)),
+            console_report(heading) as report,
         ):
             yield Session(devices.all[0], checkpointer, checkpointer.folder, report, record)
 
@@ -104,9 +104,9 @@ def worker_session(place: RankInfo) -> Iterator[Session]:
 
 
 @contextmanager
-def _devices(title: str, most: int | None, less_memory: str) -> Iterator[Devices]:
+def _devices(title: str, heading: str, most: int | None, less_memory: str) -> Iterator[Devices]:
     """Hold the devices; their memory running out is a mistake with a way out."""
-    with held_devices(lambda text: say(title, text), most) as devices:
+    with held_devices(lambda text: say(heading, text), most) as devices:
         try:
             yield devices
         except (RuntimeError, MemoryError) as error:
@@ -139,10 +139,10 @@ def _resuming(words: Sequence[str]) -> str:
 
 
 @contextmanager
-def _noting(line: str) -> Iterator[None]:
-    """Let whatever ends the computation early be followed by a line."""
+def resumed_by(words: Sequence[str]) -> Iterator[None]:
+    """Let whatever ends a computation early be followed by the command that resumes it."""
     try:
         yield
     except Exception as error:
-        error.add_note(line)
+        error.add_note(_resuming(words))
         raise

@@ -1,4 +1,4 @@
-"""The state of every job of a run, from its manifests, its files and the state folders.
+"""The state of every job of a run, from its manifests, its files and the state folders; as a table.
 
 Nothing is written, and nothing is read that is large: it is meant to be asked for at any time.
 """
@@ -6,6 +6,7 @@ Nothing is written, and nothing is read that is large: it is meant to be asked f
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, describe, recorded_sha256, why_stale
@@ -25,10 +30,25 @@ from arnas.runtime.history import state_root
 from arnas.runtime.manifest import manifest_or_empty
 
 State = Literal["done", "running", "partial", "stale", "missing", "waiting"]
-STATES: tuple[State, ...] = ("done", "running", "partial", "stale", "missing", "waiting")
+COLOURS: dict[State, str] = {
+    "done": "green",
+    "running": "cyan",
+    "partial": "yellow",
+    "stale": "red",
+    "missing": "red",
+    "waiting": "dim",
+}
 UNKNOWN = "?"
 """Stands for the sha256 of a file that is not there."""
 LOCK = Path("dvc.lock")
+ROOM = {"detail": 0, "figure": 110, "age": 70, "device": 130}
+"""Columns besides the first two, and how wide the terminal must be to show them."""
+NARROW = 70
+"""Columns below which a job's name may take several lines."""
+REFRESH = 1.0
+"""Seconds between two looks."""
+PATIENCE = 20.0
+"""Seconds without any process at work after which a run is over: engines pause between two jobs."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class Overview:
     def counts(self) -> dict[State, int]:
         """Return the number of jobs in each state that occurs."""
         found = Counter(status.state for status in self.jobs)
-        return {state: found[state] for state in STATES if found[state]}
+        return {state: found[state] for state in COLOURS if found[state]}
 
     @property
     def running(self) -> bool:
@@ -95,7 +115,7 @@ def overview(params: Params) -> Overview:
     others = [
         f"{slot.title} in {slot.holder.get('folder', 'an unknown folder')}, {slot.who}"
         for slot in slots
-        if slot.held and not (slot.here and slot.holder.get("result") in here)
+        if slot.held and slot.making not in here
     ]
     return Overview(
         params.name, tuple(found.values()), tuple(others), len(done) - _known_to_dvc(done)
@@ -132,7 +152,7 @@ def _judged(
     """Return the state of a job with its detail."""
     fingerprint = _fingerprint(job, params, read)
     for slot in slots:
-        if _makes(slot, job):
+        if slot.making == str(job.manifest):
             fits = slot.fingerprint == fingerprint
             how_far = progress_text(job, params, slot.progress) if slot.progress else None
             other = None if fits else "with settings or inputs other than the present ones"
@@ -173,11 +193,6 @@ def slot_text(slot: StateSlot, params: Params | None) -> str:
             how_far = progress_text(job, params, slot.progress or {})
             return f"{text}, {how_far}: its next run goes on from there"
     return f"{text}, not of the present settings and inputs"
-
-
-def _makes(slot: StateSlot, job: Job) -> bool:
-    """Return whether a process makes the job's result in this checkout."""
-    return slot.held and slot.here and slot.holder.get("result") == str(job.manifest)
 
 
 def progress_text(job: Job, params: Params, values: Mapping[str, Any]) -> str:
@@ -223,3 +238,48 @@ def _known_to_dvc(done: Sequence[Job]) -> int:
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The fast one where it is built."""
+
+
+def follow(params: Params, console: Console) -> None:
+    """Show the overview, and what changes in it, until nothing has been running for a while."""
+    last = time.monotonic()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            found = overview(params)
+            live.update(as_text(found, console.width), refresh=True)
+            last = time.monotonic() if found.running else last
+            if time.monotonic() - last >= PATIENCE or set(found.counts) == {"done"}:
+                return
+            time.sleep(REFRESH)
+
+
+def as_text(found: Overview, width: int) -> RenderableType:
+    """Return the overview for a terminal of so many columns."""
+    shown = [name for name, least in ROOM.items() if width >= least]
+    table = Table(title=f"Run {found.name}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("job", overflow="fold", no_wrap=width >= NARROW)
+    for name in ["state", *shown]:
+        table.add_column(name, overflow="fold")
+    for status in found.jobs:
+        cells = {
+            "detail": status.detail,
+            "figure": status.figure,
+            "age": "" if status.made is None else age(status.made),
+            "device": status.device,
+        }
+        state = Text(status.state, style=COLOURS[status.state])
+        table.add_row(Text(status.job), state, *(Text(cells[name]) for name in shown))
+    return Group(table, *(Text(line) for line in _last_lines(found)))
+
+
+def _last_lines(found: Overview) -> list[str]:
+    """Return what stands below the table."""
+    lines = [f"also running: {text}" for text in found.elsewhere]
+    counts = ", ".join(f"{count} {state}" for state, count in found.counts.items())
+    lines.append(f"{len(found.jobs)} jobs: {counts}")
+    if found.unknown_to_dvc and not found.running:
+        lines.append(
+            f"DVC does not know {found.unknown_to_dvc} of the results that are done: "
+            "`python -m arnas adopt` tells it."
+        )
+    return lines

@@ -53,6 +53,11 @@ class StateSlot:
         return self.holder.get("folder") == str(Path.cwd())
 
     @property
+    def making(self) -> str:
+        """Return the manifest that a process of this checkout is making; empty if there is none."""
+        return str(self.holder.get("result", "")) if self.held and self.here else ""
+
+    @property
     def who(self) -> str:
         """Return the holder in words."""
         said = {"pid": "unknown", "host": "an unknown host", "since": "an unknown time"}

@@ -61,11 +61,9 @@ def held_devices(tell: Callable[[str], None], most: int | None = None) -> Iterat
         yield Devices((), (torch.device("cpu"),) * ranks)
     elif assigned(names, offered):
         yield _devices(names[:count], names)
-    elif number is not None:
-        with leased(names[number : number + 1], 1, lease_folder(), tell) as held:
-            yield _devices(held, names)
     else:
-        with leased(names, count, lease_folder(), tell) as held:
+        asked = names if number is None else names[number : number + 1]
+        with leased(asked, min(count, len(asked)), lease_folder(), tell) as held:
             yield _devices(held, names)
 
 
@@ -105,17 +103,14 @@ def memory_ran_out(error: BaseException) -> bool:
     )
 
 
-def use_full_float32() -> None:
-    """Switch off TF32, whose ten-bit mantissa would weaken reported attacks on a GPU."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-
-
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Do without TF32 inside the block; afterwards the settings are what they were."""
+    """Do without TF32, whose ten-bit mantissa would weaken reported attacks on a GPU.
+
+    After the block the settings are what they were.
+    """
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    use_full_float32()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:

@@ -62,6 +62,11 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def digest(value: object) -> str:
+    """Return the sha256 of the canonical JSON of `value`."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
@@ -126,12 +131,7 @@ def write_json(path: Path, value: object) -> None:
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object that holds the sha256 of the rest of itself, which `read_json` checks."""
     plain = json.loads(json.dumps(dict(content)))
-    write_json(path, {**plain, SEAL: _digest(plain)})
-
-
-def _digest(value: object) -> str:
-    """Return the sha256 of the canonical JSON of `value`."""
-    return sha256_bytes(canonical_json(value).encode())
+    write_json(path, {**plain, SEAL: digest(plain)})
 
 
 def read_json(path: Path, *, sealed: bool = False) -> Any:
@@ -140,7 +140,7 @@ def read_json(path: Path, *, sealed: bool = False) -> Any:
     Parameters
     ----------
     sealed
-        Whether it must have a seal, which is left out of what is returned.
+        Whether it must be an object with a seal, which is left out of what is returned.
 
     Raises
     ------
@@ -150,14 +150,13 @@ def read_json(path: Path, *, sealed: bool = False) -> Any:
     data = read_verified(path)
     value = _parsed(path, data, _loads)
     if not isinstance(value, dict) or (SEAL not in value and not sealed):
+        if sealed:
+            raise _no_manifest(path)
         return value
     content = {key: item for key, item in value.items() if key != SEAL}
     # The bytes too: no digest of values sees a change of spaces.
-    if value.get(SEAL) != _digest(content) or data != _json_bytes(value):
-        raise UserError(
-            f"{path} is damaged or was edited: its content does not have the sha256 that it "
-            "records; delete it and rerun the stage that makes it."
-        )
+    if value.get(SEAL) != digest(content) or data != _json_bytes(value):
+        raise _edited(path)
     return content
 
 
@@ -199,34 +198,35 @@ def _loads(text: str) -> Any:
 
 
 def read_verified(path: Path, manifest: Path | None = None) -> bytes:
-    """Return the bytes of a file after comparing them with the manifest of its stage.
-
-    Parameters
-    ----------
-    path
-        A regular file, or a link to one.
-    manifest
-        Where the manifest would be; by default beside the file. Without one nothing is compared.
+    """Return the bytes of a file, or of a link to one, after `check_recorded`.
 
     Raises
     ------
     UserError
         When the file cannot be read or is not what its stage has written.
     """
-    return _read_verified(path, manifest)[0]
+    data = _read(path)
+    check_recorded(path, lambda: sha256_bytes(data), manifest)
+    return data
 
 
-def _read_verified(path: Path, manifest: Path | None = None) -> tuple[bytes, bool]:
-    """Return the bytes of a file, and whether a manifest has their sha256."""
-    try:
+def _read(path: Path) -> bytes:
+    """Return the bytes of a file."""
+    with _readable(path):
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is no file: remove it and run the stage that makes the file.")
-        data = path.read_bytes()
+        return path.read_bytes()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say in a sentence why a file cannot be read."""
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing: run the stage that makes it.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    return data, check_recorded(path, lambda: sha256_bytes(data), manifest)
+        raise UserError(f"{path} cannot be read: {error.strerror}; restore or remake it.") from None
 
 
 def check_recorded(path: Path, sha256: Callable[[], str], manifest: Path | None = None) -> bool:
@@ -249,10 +249,9 @@ def check_recorded(path: Path, sha256: Callable[[], str], manifest: Path | None 
     manifest = path.with_name(MANIFEST) if manifest is None else manifest
     if path.name == MANIFEST or not os.path.lexists(manifest):
         return False
-    content = read_json(manifest, sealed=True)
-    outputs = content.get("outputs") if isinstance(content, dict) else None
+    outputs = read_json(manifest, sealed=True).get("outputs")
     if not isinstance(outputs, dict):
-        raise UserError(f"{manifest} is no manifest: delete it and rerun the stage that makes it.")
+        raise _no_manifest(manifest)
     own = Path(os.path.relpath(path))
     for name, recorded in outputs.items():
         written = Path(name)
@@ -271,6 +270,19 @@ def check_recorded(path: Path, sha256: Callable[[], str], manifest: Path | None 
             )
         return True
     return False
+
+
+def _edited(path: Path) -> UserError:
+    """Return what to say of a file whose own sha256 is not that of its content."""
+    return UserError(
+        f"{path} is damaged or was edited: its content does not have the sha256 that it records; "
+        "delete it and rerun the stage that makes it."
+    )
+
+
+def _no_manifest(path: Path) -> UserError:
+    """Return what to say of JSON of another form where a manifest should be."""
+    return UserError(f"{path} is no manifest: delete it and rerun the stage that makes it.")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -310,7 +322,8 @@ def load_tensors(path: Path) -> TensorFile:
     """
     from safetensors.torch import load as safetensors_load
 
-    data, verified = _read_verified(path)
+    data = _read(path)
+    verified = check_recorded(path, lambda: sha256_bytes(data))
     header, recorded, description = _read_header(path, io.BytesIO(data), len(data))
     if not verified and recorded is None:
         warnings.warn(f"{path} records no sha256: its content is not verified", stacklevel=2)
@@ -318,10 +331,7 @@ def load_tensors(path: Path) -> TensorFile:
         total = hashlib.sha256(header.replace(str(recorded).encode(), UNSET.encode(), 1))
         total.update(memoryview(data)[len(header) :])
         if total.hexdigest() != recorded:
-            raise UserError(
-                f"{path} is damaged or was edited: its content does not have the sha256 that it "
-                "records; delete it and rerun the stage that makes it."
-            )
+            raise _edited(path)
     try:
         # The library's order changes from process to process.
         return TensorFile(dict(sorted(safetensors_load(data).items())), description)
@@ -340,13 +350,8 @@ def read_description(path: Path) -> dict[str, Any]:
     UserError
         When the file is missing or its header is damaged.
     """
-    try:
-        with path.open("rb") as stream:
-            return _read_header(path, stream, path.stat().st_size)[2]
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is missing: run the stage that makes it.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; restore or remake it.") from None
+    with _readable(path), path.open("rb") as stream:
+        return _read_header(path, stream, path.stat().st_size)[2]
 
 
 def _read_header(

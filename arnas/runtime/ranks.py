@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -27,7 +27,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from arnas.runtime.errors import STOPPED, UserError
 from arnas.runtime.files import TensorFile
-from arnas.runtime.resume import SIGNALS, FolderCheckpointer, Snapshot
+from arnas.runtime.resume import SIGNALS, FolderCheckpointer, NoCheckpoint
 
 VARIABLE = "ARNAS_FOLLOWS"
 """Holds the `RankInfo` of a process that is not rank 0; set by rank 0 and by nobody else."""
@@ -155,10 +155,8 @@ def _group(store: TCPStore, rank: int, devices: Sequence[torch.device]) -> Itera
         dist.destroy_process_group()
 
 
-class ReadOnlyCheckpointer:
+class ReadOnlyCheckpointer(NoCheckpoint):
     """Loads the checkpoint of rank 0 and saves nothing: a worker's checkpointer."""
-
-    stopping = False
 
     def __init__(self, folder: Path) -> None:
         self._checkpointer = FolderCheckpointer(folder, interval=0)
@@ -166,6 +164,3 @@ class ReadOnlyCheckpointer:
     def load(self) -> TensorFile | None:
         """Return the newest undamaged state; rank 0 reports a damaged one."""
         return self._checkpointer.load(quiet=True)
-
-    def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
-        """Save nothing."""

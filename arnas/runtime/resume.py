@@ -71,56 +71,39 @@ class Checkpointer(Protocol):
         """Save if it is time, or if `now`; called between two steps."""
 
 
-class _NoCheckpoint:
+class NoCheckpoint:
     """A checkpointer that saves nothing."""
 
     stopping = False
 
-    def load(self) -> None:
+    def load(self) -> TensorFile | None:
+        """Return None: nothing was saved."""
         return None
 
     def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
-        return None
+        """Save nothing."""
 
 
-NO_CHECKPOINT: Checkpointer = _NoCheckpoint()
+NO_CHECKPOINT: Checkpointer = NoCheckpoint()
 
 
 class Sections:
     """The state of a job that has several parts, one after the other, each with its own state."""
 
     def __init__(self, checkpointer: Checkpointer) -> None:
-        self._checkpointer = checkpointer
-        self._snapshots: dict[str, Callable[[], Snapshot]] = {}
-        kept = checkpointer.load()
-        for name, values in (kept.description if kept else {}).items():
+        self.checkpointer = checkpointer
+        self.snapshots: dict[str, Callable[[], Snapshot]] = {}
+        kept = checkpointer.load() or TensorFile({}, {})
+        for name, values in kept.description.items():
+            start = f"{name}/"
             tensors = {
-                key.removeprefix(f"{name}/"): value
-                for key, value in (kept.tensors if kept else {}).items()
-                if key.startswith(f"{name}/")
+                k.removeprefix(start): v for k, v in kept.tensors.items() if k.startswith(start)
             }
-            self._snapshots[name] = partial(Snapshot, tensors, values)
+            self.snapshots[name] = partial(Snapshot, tensors, values)
 
-    @property
-    def stopping(self) -> bool:
-        """Return whether a signal has asked to stop."""
-        return self._checkpointer.stopping
-
-    def load(self, name: str) -> TensorFile | None:
-        """Return the state of a part, if it was begun."""
-        if name not in self._snapshots:
-            return None
-        tensors, values = self._snapshots[name]()
-        return TensorFile(dict(tensors), dict(values))
-
-    def maybe_save(self, name: str, snapshot: Callable[[], Snapshot], now: bool) -> None:
-        """Save the state of all parts if it is time."""
-        self._snapshots[name] = snapshot
-        self._checkpointer.maybe_save(self._all, now)
-
-    def _all(self) -> Snapshot:
+    def joined(self) -> Snapshot:
         """Return the states of all parts as one."""
-        parts = {name: snapshot() for name, snapshot in self._snapshots.items()}
+        parts = {name: snapshot() for name, snapshot in self.snapshots.items()}
         tensors = {f"{n}/{key}": v for n, part in parts.items() for key, v in part.tensors.items()}
         return Snapshot(tensors, {name: part.values for name, part in parts.items()})
 
@@ -134,16 +117,20 @@ class Section:
 
     @property
     def stopping(self) -> bool:
-        """Return whether a signal has asked to stop."""
-        return self.sections.stopping
+        """As for `Checkpointer`."""
+        return self.sections.checkpointer.stopping
 
     def load(self) -> TensorFile | None:
         """Return the state of the part in an earlier run that was cut short, if there is one."""
-        return self.sections.load(self.name)
+        if self.name not in self.sections.snapshots:
+            return None
+        tensors, values = self.sections.snapshots[self.name]()
+        return TensorFile(dict(tensors), dict(values))
 
     def maybe_save(self, snapshot: Callable[[], Snapshot], now: bool = False) -> None:
-        """Save if it is time, or if `now`."""
-        self.sections.maybe_save(self.name, snapshot, now)
+        """Save the state of all parts if it is time, or if `now`."""
+        self.sections.snapshots[self.name] = snapshot
+        self.sections.checkpointer.maybe_save(self.sections.joined, now)
 
 
 class FolderCheckpointer:

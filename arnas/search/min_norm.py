@@ -11,16 +11,16 @@ TINY = 1e-300
 """Guards the denominator when both gradients are equal; beyond any square that float64 holds."""
 
 
-class MinNorm(NamedTuple):
-    """The solution of the two-task min-norm problem."""
+class Direction(NamedTuple):
+    """Two gradients combined."""
 
     direction: Tensor
-    """The shortest vector between both gradients, of their shape and dtype."""
+    """Of their shape and dtype."""
     gamma: float
-    """Share of the first gradient, in [0, 1]."""
+    """Share of the first gradient, in [0, 1]; NaN where they are not combined by shares."""
 
 
-def min_norm(first: Tensor, second: Tensor) -> MinNorm:
+def min_norm(first: Tensor, second: Tensor) -> Direction:
     """Return the point of least norm on the segment between two gradients.
 
     With ``gamma = clip((second - first) . second / |second - first|^2, 0, 1)`` the direction
@@ -42,4 +42,4 @@ def min_norm(first: Tensor, second: Tensor) -> MinNorm:
     difference = b - a
     ratio = (difference * b).sum() / difference.square().sum().clamp_min(TINY)
     gamma = ratio.clamp(0, 1)
-    return MinNorm((gamma * a + (1 - gamma) * b).to(first.dtype), float(gamma))
+    return Direction((gamma * a + (1 - gamma) * b).to(first.dtype), float(gamma))

@@ -154,29 +154,20 @@ def _mismatch(path: Path, reason: str) -> UserError:
 
 def load_trajectory(
     path: Path, expected: Mapping[str, Any] | None = None, columns: int | None = None
-) -> list[dict[str, Tensor]]:
-    """Return the architecture parameters before the first epoch and after each one.
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Return the trajectory and the gammas of a search's file, see `SearchState`.
 
     Parameters
     ----------
     expected
         As for `load_state`.
     columns
-        Number of primitives that they must be of.
-    """
-    return load_trajectory_and_gammas(path, expected, columns)[0]
-
-
-def load_trajectory_and_gammas(
-    path: Path, expected: Mapping[str, Any] | None = None, columns: int | None = None
-) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Return what `load_trajectory` does, and the gammas, from one reading.
+        Number of primitives that the architecture parameters must be of.
 
     Returns
     -------
     trajectory, gammas
-        The second is the share of the natural gradient in every architecture step, float64 of
-        shape (n,).
+        The second is float64 of shape (n,).
     """
     tensors = _read_state(path, expected or {})
     return _trajectory(tensors, path, columns), tensors["gammas"]

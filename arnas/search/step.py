@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from arnas.data.batches import Batch
 from arnas.search.gradients import RADIUS, ArchitectureGradient, architecture_gradients
-from arnas.search.min_norm import min_norm
+from arnas.search.min_norm import Direction, min_norm
 from arnas.search.options import Combine, Order, SupernetOptions
 from arnas.search.state import SearchState
 
@@ -35,14 +35,6 @@ class StagePlan:
     warmup_epochs: int = 0
 
 
-class Direction(NamedTuple):
-    """Direction of one step of the architecture parameters."""
-
-    gradient: Tensor
-    gamma: float
-    """Share of the natural gradient; NaN where gradients are not combined by shares."""
-
-
 class Combination(NamedTuple):
     """A registry entry."""
 
@@ -53,7 +45,7 @@ class Combination(NamedTuple):
 
 
 COMBINATIONS: dict[str, Combination] = {
-    "min_norm": Combination(("natural", "adversarial"), lambda *g: Direction(*min_norm(*g))),
+    "min_norm": Combination(("natural", "adversarial"), min_norm),
     "sum": Combination(("natural", "adversarial"), lambda *g: Direction(g[0] + g[1], math.nan)),
     "adversarial": Combination(("adversarial",), lambda g: Direction(g, math.nan)),
     "natural": Combination(("natural",), lambda g: Direction(g, math.nan)),
@@ -97,7 +89,7 @@ def architecture_step(
     if "adversarial" in gradients:
         gradients["adversarial"] = plan.adversarial_weight * gradients["adversarial"]
     direction = combination.combine(*(gradients[name] for name in combination.objectives))
-    _adam_step(state, direction.gradient)
+    _adam_step(state, direction.direction)
     return {"gamma": direction.gamma, **_metrics(results)}
 
 

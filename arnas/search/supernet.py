@@ -19,13 +19,12 @@ from arnas.runtime.references import is_reference
 from arnas.runtime.seeds import make_generator
 from arnas.spaces.genotype import EDGES, INPUTS, NODES, edge_index
 from arnas.spaces.layout import CellPlan, plan_cells
-from arnas.spaces.network import STEM_MULTIPLIER
+from arnas.spaces.network import STEM_MULTIPLIER, preprocessing
 from arnas.spaces.options import SearchSpaceOptions
 from arnas.spaces.primitives import (
-    FactorizedReduce,
     build_operation,
+    grouped,
     merge_phases,
-    relu_conv_norm,
     shift_by_one,
     split_phases,
 )
@@ -67,11 +66,6 @@ class ScaledNorm(nn.BatchNorm2d):
             0.1,
             self.eps,
         )
-
-
-def grouped(channels: int, groups: int, kernel: int = 1, stride: int = 1) -> nn.Conv2d:
-    """Return a bias-free convolution of `channels` in and out that keeps or halves the size."""
-    return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
 class StateEdges(nn.Module):
@@ -232,12 +226,7 @@ class SupernetCell(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = plan.channels
-        self.before0 = (
-            FactorizedReduce(older, plan.channels, affine=False)
-            if plan.after_reduction
-            else relu_conv_norm(older, plan.channels, affine=False)
-        )
-        self.before1 = relu_conv_norm(newer, plan.channels, affine=False)
+        self.before0, self.before1 = preprocessing(plan, older, newer, affine=False)
         self.targets = [range(max(state - INPUTS + 1, 0), NODES) for state in range(SOURCES)]
         self.rows = [
             [edge_index(node, state) for node in self.targets[state]] for state in range(SOURCES)

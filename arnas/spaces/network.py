@@ -37,6 +37,16 @@ class Normalise(nn.Module):
         return (x - self.mean) / self.std
 
 
+def preprocessing(plan: CellPlan, older: int, newer: int, affine: bool) -> tuple[nn.Module, ...]:
+    """Return what brings the outputs of the two cells before, of so many channels, to a cell's."""
+    first = (
+        FactorizedReduce(older, plan.channels, affine)
+        if plan.after_reduction
+        else relu_conv_norm(older, plan.channels, affine)
+    )
+    return first, relu_conv_norm(newer, plan.channels, affine)
+
+
 class DerivedCell(nn.Module):
     """One cell with the operations that a genotype keeps.
 
@@ -47,12 +57,7 @@ class DerivedCell(nn.Module):
         self, cell: Cell, plan: CellPlan, older: int, newer: int, affine: bool = True
     ) -> None:
         super().__init__()
-        self.before0 = (
-            FactorizedReduce(older, plan.channels, affine)
-            if plan.after_reduction
-            else relu_conv_norm(older, plan.channels, affine)
-        )
-        self.before1 = relu_conv_norm(newer, plan.channels, affine)
+        self.before0, self.before1 = preprocessing(plan, older, newer, affine)
         self.states = [[edge.state for edge in edges] for edges in cell]
         self.nodes = nn.ModuleList(
             nn.ModuleList(
@@ -177,11 +182,9 @@ class DerivedNetwork(CellNetwork):
         The cells; must hold every kind that the space names.
     space
         Kinds and widths of the stages.
-    channels
-        Initial channels C.
     cells
         Number of cells L.
-    num_classes, in_channels, mean, std, auxiliary
+    num_classes, in_channels, channels, mean, std, auxiliary
         As for `CellNetwork`.
 
     Raises

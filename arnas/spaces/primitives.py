@@ -117,18 +117,19 @@ def relu_conv_norm(in_channels: int, channels: int, affine: bool = True) -> nn.S
     )
 
 
+def grouped(channels: int, groups: int, kernel: int = 1, stride: int = 1) -> nn.Conv2d:
+    """Return a bias-free convolution of `channels` in and out that keeps or halves the size."""
+    return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
 def _depthwise_pointwise(channels: int, depthwise: nn.Conv2d, affine: bool) -> list[nn.Module]:
     """Return ReLU, the depthwise convolution, a pointwise one and batch normalisation."""
-    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-    return [nn.ReLU(), depthwise, pointwise, nn.BatchNorm2d(channels, affine=affine)]
+    return [nn.ReLU(), depthwise, grouped(channels, 1), nn.BatchNorm2d(channels, affine=affine)]
 
 
 def separable(channels: int, stride: int, kernel: int, affine: bool) -> nn.Module:
     """Return a separable convolution; only its first half has the stride."""
-    halves = [
-        nn.Conv2d(channels, channels, kernel, s, kernel // 2, groups=channels, bias=False)
-        for s in (stride, 1)
-    ]
+    halves = [grouped(channels, channels, kernel, s) for s in (stride, 1)]
     return nn.Sequential(
         *(m for half in halves for m in _depthwise_pointwise(channels, half, affine))
     )

@@ -52,14 +52,14 @@ ARNAS = PublishedGenotype(
     cells=20,
 )
 
-_DARTS_SPACE = SpaceOptions(kinds=["normal", "normal", "normal"], widths=[1, 2, 4])
+DARTS_SPACE = SpaceOptions(kinds=["normal", "normal", "normal"], widths=[1, 2, 4])
 """One kind of cell besides the reduction, and twice the width after each reduction."""
 
 
 def _normal_and_reduction(normal: str, reduction: str, citation: str) -> PublishedGenotype:
     """Return a genotype of the DARTS space at its usual size on CIFAR-10."""
     cells = {"normal": _cell(normal), "reduction": _cell(reduction)}
-    return PublishedGenotype(Genotype(cells, citation), _DARTS_SPACE, channels=36, cells=20)
+    return PublishedGenotype(Genotype(cells, citation), DARTS_SPACE, channels=36, cells=20)
 
 
 _DARTS = (

@@ -8,12 +8,10 @@ from arnas.runtime.errors import UserError
 from arnas.spaces.genotype import EDGES, INPUTS, NODES, Cell, Edge
 from arnas.spaces.layout import plan_cells
 from arnas.spaces.network import CellNetwork
-from arnas.spaces.options import SpaceOptions
+from arnas.spaces.published import DARTS_SPACE
 
 BITS = ("skip_connect", "sep_conv_3x3")
 """What the left and the right bit of an edge stand for."""
-LAYOUT = SpaceOptions(kinds=["normal", "normal", "normal"], widths=[1, 2, 4])
-"""Twice the width after each reduction, as in DARTS; the kinds are not used."""
 
 
 def cell_from_code(code: str) -> Cell:
@@ -64,12 +62,10 @@ class RobNet(CellNetwork):
     ----------
     codes
         One for all cells, or one for each.
-    num_classes, in_channels
-        Of the data.
-    channels
-        Initial channels C.
     cells
         Number of cells L.
+    num_classes, in_channels, channels
+        As for `CellNetwork`.
 
     Raises
     ------
@@ -94,7 +90,7 @@ class RobNet(CellNetwork):
         every = list(codes) * (cells if len(codes) == 1 else 1)
         super().__init__(
             [cell_from_code(code) for code in every],
-            plan_cells(cells, channels, LAYOUT),
+            plan_cells(cells, channels, DARTS_SPACE),
             num_classes=num_classes,
             in_channels=in_channels,
             channels=channels,

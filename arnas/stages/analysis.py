@@ -10,7 +10,7 @@ from arnas.evaluation.outcomes import load_examples
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.registry import ModelSpec
 from arnas.models.weight_files import read_origin
-from arnas.pipeline.jobs import named, producers
+from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import StageContext
 from arnas.reporting.run.architecture import (
     alpha_rows,
@@ -20,7 +20,7 @@ from arnas.reporting.run.architecture import (
     operation_rows,
 )
 from arnas.reporting.run.tables import Row, write_tables
-from arnas.search.state import load_trajectory_and_gammas
+from arnas.search.state import load_trajectory
 from arnas.spaces.network import DerivedNetwork
 
 
@@ -29,21 +29,21 @@ def run(context: StageContext) -> None:
     tables: dict[str, list[Row]] = {
         name: [] for name in ("datasets", "models", "operations", "examples", "alphas", "gamma")
     }
-    for job in producers(context.job.stage, "data", {}, context.params):
+    for job in context.gather("data"):
         path = job.outputs["splits"]
         info, counts = read_info(path, job.axes["dataset"])
         tables["datasets"].append(dataset_row(dataclasses.asdict(info), counts))
-    for job in producers(context.job.stage, "search_multiobjective", {}, context.params):
+    for job in context.gather("search_multiobjective"):
         search, seed = job.axes["search"], int(job.axes["seed"])
         path = job.outputs["state"]
         expected = {"search": search, "seed": seed, "stage": "multiobjective"}
         primitives = context.params.searches[search].space.primitives
-        trajectory, gammas = load_trajectory_and_gammas(path, expected, len(primitives))
+        trajectory, gammas = load_trajectory(path, expected, len(primitives))
         origin = {"run": context.params.name, "search": search, "seed": seed}
         tables["alphas"] += alpha_rows(origin, trajectory, primitives)
         tables["gamma"] += gamma_rows(origin, gammas)
     drawn: set[tuple[str, int]] = set()
-    for job in producers(context.job.stage, "retrain", {}, context.params):
+    for job in context.gather("retrain"):
         dataset, network, seed = named(job.axes)
         path = job.outputs["selected"]
         description, origin = read_origin(path, dataset, network, seed)
@@ -55,7 +55,7 @@ def run(context: StageContext) -> None:
             tables["operations"] += operation_rows(
                 network, seed, model.genotype, model.plans, description["image_size"]
             )
-    for job in producers(context.job.stage, "blackbox_examples", {}, context.params):
+    for job in context.gather("blackbox_examples"):
         dataset, network, seed = named(job.axes)
         if seed == context.params.run.seeds[0]:
             path = job.outputs["examples"]

@@ -15,7 +15,7 @@ from arnas.evaluation.predict import logits, predict
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
 from arnas.evaluation.transfer import transfer_examples
 from arnas.models.weight_files import load_trained
-from arnas.pipeline.jobs import named, producers
+from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import StageContext
 from arnas.runtime.device import full_float32
 from arnas.runtime.files import save_tensors
@@ -26,9 +26,7 @@ from arnas.stages.attacked import images_to_attack
 def make_examples(context: StageContext) -> None:
     """Make examples on one network for the others, and attack it with Square."""
     splits, x, y = images_to_attack(context)
-    options = context.params.blackbox
-    threat_options = context.params.threat[context.axes["dataset"]]
-    threat = threat_options.threat()
+    options, threat = context.params.blackbox, context.threat.threat()
     model, origin = load_trained(context.inputs["selected"], splits.info, *named(context.axes)[1:])
     context.placed(model)
     sections, size = Sections(context.checkpointer), options.batch_size
@@ -69,7 +67,7 @@ def make_examples(context: StageContext) -> None:
             "network": context.axes["network"],
             "seed": context.seed,
             "loss": origin["loss"],
-            "threat": threat_options.model_dump(mode="json") | {"text": str(threat)},
+            "threat": context.threat.model_dump(mode="json") | {"text": str(threat)},
             "settings": options.model_dump(mode="json"),
             "checks": [checks.blackbox_ball_and_box(monitor)._asdict()],
         },
@@ -80,8 +78,12 @@ def _square(
     context: StageContext, section: Section, model: nn.Module, x: Tensor, y: Tensor
 ) -> SuiteState:
     """Attack the first images with Square; its own state is kept."""
+<<<<<<< HEAD
     options = context.params.blackbox
     threat = context.params.threat[context.axes["dataset"]].threat()
+=======
+    options, threat = context.params.blackbox, context.threat.threat()
+>>>>>>> 538697aa3d9d4a7275d503c4c043beb6a355c796
     n = min(options.square_images, len(y))
     suite = build_suite(
         "square",
@@ -109,10 +111,7 @@ def _square(
 def score(context: StageContext) -> None:
     """Show every source's examples to every target of the same seed."""
     splits, x, y = images_to_attack(context)
-    cells = [
-        producer.axes
-        for producer in producers(context.job.stage, "retrain", context.axes, context.params)
-    ]
+    cells = [producer.axes for producer in context.gather("retrain")]
     tensors: dict[str, Tensor] = {}
     described: dict[str, Any] = {"dataset": splits.info.name, "networks": []}
     described |= {"losses": {}, "checks": {}}

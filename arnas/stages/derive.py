@@ -16,7 +16,7 @@ def run(context: StageContext) -> None:
     options = context.params.searches[search]
     chosen, primitives = options.derive.epoch, options.space.primitives
     expected = {"search": search, "seed": context.seed, "stage": "multiobjective"}
-    trajectory = load_trajectory(context.inputs["state"], expected, len(primitives))
+    trajectory, _ = load_trajectory(context.inputs["state"], expected, len(primitives))
     epoch = len(trajectory) - 1 if chosen == "last" else chosen
     if epoch >= len(trajectory):
         raise UserError(

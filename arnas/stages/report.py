@@ -15,7 +15,7 @@ from arnas.data.splits import Splits, load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes
 from arnas.evaluation.record import from_record
 from arnas.evaluation.result import EvalResult
-from arnas.pipeline.jobs import named, planned_jobs, producers
+from arnas.pipeline.jobs import named, planned_jobs
 from arnas.pipeline.plan import FIGURES
 from arnas.pipeline.runner import StageContext
 from arnas.reporting.format import join
@@ -48,13 +48,13 @@ def run(context: StageContext) -> None:
     tables = {
         key.removesuffix("_csv"): read_table(path, job.manifest)
         for producer in ("analysis", "tables")
-        for job in producers(context.job.stage, producer, {}, context.params)
+        for job in context.gather(producer)
         for key, path in job.outputs.items()
         if key.endswith("_csv")
     }
     splits = {
         job.axes["dataset"]: load_splits(job.outputs["splits"], job.axes["dataset"])
-        for job in producers(context.job.stage, "data", {}, context.params)
+        for job in context.gather("data")
     }
     drawn: dict[str, bytes] = {}
     with styled():
@@ -71,7 +71,7 @@ def run(context: StageContext) -> None:
             " seed ".join(job.axes.values()): svg_bytes(
                 cells_figure(load_genotype(job.outputs["genotype"]))
             )
-            for job in producers(context.job.stage, "derive", {}, context.params)
+            for job in context.gather("derive")
         }
     evaluations = _evaluations(context)
     html = render_networks(f"{context.params.name}: evaluations", evaluations)
@@ -97,7 +97,7 @@ def run(context: StageContext) -> None:
 def _evaluations(context: StageContext) -> dict[Evaluated, EvalResult]:
     """Return every evaluation of the run's networks, as the stage whitebox recorded it."""
     results = {}
-    for job in producers(context.job.stage, "whitebox", {}, context.params):
+    for job in context.gather("whitebox"):
         path, network = job.outputs["outcomes"], named(job.axes)
         for name, record in load_outcomes(path, *network).description["evaluations"].items():
             results[Evaluated(*network, name)] = from_record(record, path)
@@ -109,7 +109,7 @@ def _examples(context: StageContext, table: pd.DataFrame, splits: Mapping[str, S
     count = context.params.report.example_images
     clean: dict[str, np.ndarray] = {}
     attacked: dict[tuple[str, str], np.ndarray] = {}
-    for job in producers(context.job.stage, "blackbox_examples", {}, context.params):
+    for job in context.gather("blackbox_examples"):
         dataset, network, seed = named(job.axes)
         if seed == context.params.run.seeds[0]:
             path, test = job.outputs["examples"], splits[dataset].subset("test")

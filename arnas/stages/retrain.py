@@ -33,7 +33,7 @@ def run(context: StageContext) -> None:
             info.scale,
         ),
         context.params.retrain[dataset],
-        context.params.threat[dataset].threat(),
+        context.threat.threat(),
         ("retrain", context.seed),
     )
     with growing_history(context.state, context.outputs["history"]) as record:

@@ -26,26 +26,12 @@ def run_multiobjective(context: StageContext) -> None:
 
 def adversarial_plan(options: AdversarialStageOptions) -> StagePlan:
     """Return what stage 1 does at a step."""
-    return StagePlan(
-        "adversarial",
-        options.epochs,
-        options.order,
-        "adversarial",
-        options.difference_radius,
-        warmup_epochs=options.warmup_epochs,
-    )
+    return StagePlan("adversarial", combine="adversarial", **options.model_dump())
 
 
 def multiobjective_plan(options: MultiobjectiveStageOptions) -> StagePlan:
     """Return what stage 2 does at a step."""
-    return StagePlan(
-        "multiobjective",
-        options.epochs,
-        options.order,
-        options.combine,
-        options.difference_radius,
-        options.adversarial_weight,
-    )
+    return StagePlan("multiobjective", **options.model_dump())
 
 
 def _run(context: StageContext, plan: StagePlan) -> None:

@@ -12,7 +12,7 @@ from arnas.evaluation.outcomes import load_outcomes, load_scores
 from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import wilson
 from arnas.models.weight_files import read_origin
-from arnas.pipeline.jobs import Job, named, producers
+from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import StageContext
 from arnas.reporting.published.compare import Network, compare, network
 from arnas.reporting.published.sources import load_published
@@ -39,19 +39,15 @@ from arnas.runtime.files import TensorFile, write_json
 
 def run(context: StageContext) -> None:
     """Read what the other stages of the run have measured, and write its tables."""
-
-    def gather(command: str) -> list[Job]:
-        return producers(context.job.stage, command, {}, context.params)
-
     search: list[Row] = []
     for stage in ("adversarial", "multiobjective"):
-        for job in gather(f"search_{stage}"):
+        for job in context.gather(f"search_{stage}"):
             history = search_history(job.outputs["history"], stage)
             search += search_rows(job.axes["search"], int(job.axes["seed"]), history)
     training: list[Row] = []
     networks: dict[tuple[str, str], Network] = {}
     trained = []
-    for job in gather("retrain"):
+    for job in context.gather("retrain"):
         dataset, name, seed = named(job.axes)
         path = job.outputs["selected"]
         description, origin = read_origin(path, dataset, name, seed)
@@ -63,13 +59,14 @@ def run(context: StageContext) -> None:
         if found := network(description, source, context.params.retrain[dataset], loss):
             networks[dataset, name] = found
     whitebox_files = [
-        load_outcomes(job.outputs["outcomes"], *named(job.axes)) for job in gather("whitebox")
+        load_outcomes(job.outputs["outcomes"], *named(job.axes))
+        for job in context.gather("whitebox")
     ]
     blackbox_files = {
         dataset: load_scores(
             job.outputs["outcomes"], dataset, [(n, s) for d, n, s in trained if d == dataset]
         )
-        for job in gather("blackbox")
+        for job in context.gather("blackbox")
         for dataset in job.axes.values()
     }
     checks = pd.DataFrame(list(_checks(whitebox_files, blackbox_files)))

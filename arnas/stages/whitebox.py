@@ -36,7 +36,10 @@ def run(context: StageContext) -> None:
     """Attack the selected and the last checkpoint on the test images."""
     splits, x, y = images_to_attack(context)
     options = context.params.whitebox
+<<<<<<< HEAD
     threat_options = context.params.threat[context.axes["dataset"]]
+=======
+>>>>>>> 538697aa3d9d4a7275d503c4c043beb6a355c796
     tensors: dict[str, Tensor] = {}
     origins: dict[str, dict[str, Any]] = {}
     results: dict[str, EvalResult] = {}
@@ -70,7 +73,7 @@ def run(context: StageContext) -> None:
         "dataset": dataclasses.asdict(splits.info),
         "network": context.axes["network"],
         "seed": context.seed,
-        "threat": threat_options.model_dump(mode="json") | {"text": str(threat_options.threat())},
+        "threat": context.threat.model_dump(mode="json") | {"text": str(context.threat.threat())},
         "checkpoints": origins,
         "attacks": {
             name: {"settings": attack_entry(name).settings, "citation": attack_entry(name).citation}
@@ -103,7 +106,10 @@ def _evaluate(
 ) -> dict[str, EvalResult]:
     """Evaluate a checkpoint: each attack on all images, and AutoAttack on the first of them."""
     options = context.params.whitebox
+<<<<<<< HEAD
     threat_options = context.params.threat[context.axes["dataset"]]
+=======
+>>>>>>> 538697aa3d9d4a7275d503c4c043beb6a355c796
     selected = checkpoint == "selected"
 
     def one(name: str, suite: str, n: int | None, tier: Tier, **more: Any) -> EvalResult:
@@ -111,7 +117,7 @@ def _evaluate(
             model,
             x[:n],
             y[:n],
-            threat_options.threat(),
+            context.threat.threat(),
             suite,
             checks=tier,
             seed=context.seed,
@@ -120,7 +126,7 @@ def _evaluate(
                 "model": f"{context.axes['network']}, {checkpoint} checkpoint",
                 "data": context.axes["dataset"],
                 "dataset_size": len(y),
-                "epsilon_written": str(threat_options.epsilon),
+                "epsilon_written": str(context.threat.epsilon),
             },
             checkpointer=Section(sections, name),
             report=_named(context.report, name),

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from arnas.runtime.seeds import make_generator
 from arnas.spaces.network import CellNetwork
 from arnas.training.losses import Loss, Step
 from arnas.training.options import RetrainOptions
-from arnas.training.registry import LossEntry, LossOptions, loss_entry
+from arnas.training.registry import LossOptions, loss_entry
 
 Pair = tuple[float, float]
 
@@ -190,13 +190,14 @@ def train(
         momentum=options.momentum,
         weight_decay=options.weight_decay,
     )
-    score = _score(entry, options)
+    rule = options.selection
+    score = _score(entry.selects if rule.by == "loss" else rule.by)
     progress = _resume(model, optimiser, checkpointer.load())
     for row in progress.history:
         record(row)
     while progress.epoch < options.epochs:
         row = _train_epoch(model, loss, optimiser, task, progress, checkpointer)
-        seen = LabelledImages(*(part[: options.selection.train_images] for part in task.data.train))
+        seen = LabelledImages(*(part[: rule.train_images] for part in task.data.train))
         train_clean, train_robust = measure(model, seen, task, "train")
         clean, robust = measure(model, task.data.val, task, "selection")
         row = {
@@ -210,9 +211,9 @@ def train(
         record(row)
         progress.next_epoch(row)
         last = _checkpoint(model, progress)
-        if _may_be_selected(progress.epoch, options) and (
-            progress.selected is None or score(last) >= score(progress.selected)
-        ):
+        competes = rule.first_epoch <= progress.epoch <= (rule.last_epoch or options.epochs)
+        best = progress.selected
+        if competes and (best is None or score(last) >= score(best)):
             progress.selected = last
         text = f"loss {row['train_loss']:.3f}, val clean {clean:.1f} robust {robust:.1f}"
         checkpointer.maybe_save(lambda: _snapshot(model, optimiser, progress), now=True)
@@ -221,15 +222,8 @@ def train(
     return TrainingResult(_checkpoint(model, progress), progress.selected, progress.history)
 
 
-def _may_be_selected(epoch: int, options: RetrainOptions) -> bool:
-    """Return whether the checkpoint after `epoch` (from 1) may be selected."""
-    rule = options.selection
-    return rule.first_epoch <= epoch <= (rule.last_epoch or options.epochs)
-
-
-def _score(entry: LossEntry, options: RetrainOptions) -> Callable[[Checkpoint], Pair]:
-    """Return the key that ranks checkpoints: the accuracy of the rule, then the other one."""
-    by = entry.selects if options.selection.by == "loss" else options.selection.by
+def _score(by: Literal["robust", "clean"]) -> Callable[[Checkpoint], Pair]:
+    """Return the key that ranks checkpoints: the accuracy that is named, then the other one."""
 
     def score(checkpoint: Checkpoint) -> Pair:
         pair = (checkpoint.val_robust, checkpoint.val_clean)

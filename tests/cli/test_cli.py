@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from calls import caller
+from calls import Arnas, caller
 
 from arnas.config.load import load_params
 from arnas.config.schema import schema_text
@@ -28,7 +28,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def arnas(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def arnas(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Arnas:
     """Return a function that runs a command line in this process."""
     return caller(monkeypatch, capsys)
 
@@ -47,7 +49,7 @@ def arnas(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("reproduces here there", ["here/whitebox.csv is missing"]),
     ],
 )
-def test_a_mistake_is_one_sentence(arnas, line: str, words: list[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_is_one_sentence(arnas: Arnas, line: str, words: list[str]) -> None:
     ended = arnas(line)
     assert ended.code == 2
     assert ended.out == ""
@@ -58,11 +60,11 @@ def test_a_mistake_is_one_sentence(arnas, line: str, words: list[str]) -> None: 
 
 
 @pytest.mark.parametrize("line", ["data", "fly", "data --dataset", "retrain --speed 3"])
-def test_a_wrong_command_line_is_refused(arnas, line: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_wrong_command_line_is_refused(arnas: Arnas, line: str) -> None:
     assert arnas(line).code == 2
 
 
-def test_settings_are_checked_before_the_work(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+def test_settings_are_checked_before_the_work(project: Path, arnas: Arnas) -> None:
     """A mistake in a block that the stage does not read stops it all the same."""
     content = yaml.safe_load((project / "params.yaml").read_text())
     content["whitebox"]["attacks"] = ["fgsm", "magic"]
@@ -73,7 +75,7 @@ def test_settings_are_checked_before_the_work(project: Path, arnas) -> None:  # 
     assert not (project / "results").exists()
 
 
-def test_params_use_keeps_settings_of_the_users_own(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+def test_params_use_keeps_settings_of_the_users_own(project: Path, arnas: Arnas) -> None:
     own = (project / "params.yaml").read_text() + "# mine\n"
     (project / "params.yaml").write_text(own)
     ended = arnas("params use smoke")
@@ -86,52 +88,40 @@ def test_params_use_keeps_settings_of_the_users_own(project: Path, arnas) -> Non
     assert load_params().name == "digits"
 
 
-def test_a_preset_that_is_wrong_is_not_taken(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+def test_a_preset_that_is_wrong_is_not_taken(project: Path, arnas: Arnas) -> None:
     before = (project / "params.yaml").read_bytes()
     (project / "workflow/presets/bad.yaml").write_text("name: bad\n")
     assert arnas("params use bad").code == 2
     assert (project / "params.yaml").read_bytes() == before
 
 
-def test_params_show_prints_valid_settings(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+def test_params_show_prints_valid_settings(project: Path, arnas: Arnas) -> None:
     ended = arnas("params show")
     (project / "shown.yaml").write_text(ended.out)
     assert load_params(project / "shown.yaml") == load_params()
 
 
-def test_params_schema_is_the_stored_one(arnas) -> None:  # type: ignore[no-untyped-def]
+def test_params_schema_is_the_stored_one(arnas: Arnas) -> None:
     ended = arnas("params schema")
     assert ended.out == schema_text()
     assert json.loads(ended.out)["properties"]["threat"]
 
 
-def test_a_damaged_input_is_named(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
-    assert arnas("data --dataset digits").code in {0, None}
-    splits = project / "results/digits/data/digits/splits.safetensors"
-    content = bytearray(splits.read_bytes())
-    content[-5] ^= 1
-    splits.write_bytes(content)
-    ended = arnas("retrain --dataset digits --network arnas --seed 0")
-    assert ended.code == 2
-    assert "splits.safetensors is damaged or was replaced" in ended.err
-    assert "Traceback" not in ended.err
-
-
-def test_the_zoo_is_listed_with_its_sizes(arnas) -> None:  # type: ignore[no-untyped-def]
+def test_the_zoo_is_listed_with_its_sizes(arnas: Arnas) -> None:
     shown = arnas("models").out
     for words in ("arnas", "4,520,394", "1,240,151,040", "resnet18", "11,173,962", "2405.05502"):
         assert words in shown
     assert "advrush" not in arnas("models arnas").out
 
 
-def test_cells_are_drawn_on_request(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+def test_cells_are_drawn_on_request(project: Path, arnas: Arnas) -> None:
     assert arnas("models advrush --draw").code in {0, None}
     assert "Normal cell" in (project / "advrush.svg").read_text()
     assert "needs a model with cells" in arnas("models resnet18 --draw").err
     assert "no model 'vgg'" in arnas("models vgg").err
 
 
-def test_unusable_threads_and_devices(arnas, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_unusable_threads_and_devices(arnas: Arnas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARNAS_THREADS", "many")
     assert "ARNAS_THREADS is 'many'" in arnas("data --dataset digits").err
     monkeypatch.setenv("ARNAS_THREADS", "1")
@@ -139,7 +129,7 @@ def test_unusable_threads_and_devices(arnas, monkeypatch: pytest.MonkeyPatch) ->
     assert "ARNAS_DEVICE is 'abacus'" in arnas("data --dataset digits").err
 
 
-def test_every_table_of_accuracies_must_reproduce(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+def test_every_table_of_accuracies_must_reproduce(project: Path, arnas: Arnas) -> None:
     """The committed tables against themselves, and with one accuracy far off in each."""
     shutil.copytree(ROOT / "results/tables/digits", project / "before")
     shutil.copytree(project / "before", project / "now")
@@ -159,7 +149,7 @@ def test_every_table_of_accuracies_must_reproduce(project: Path, arnas) -> None:
         path.write_text(text)
 
 
-def test_results_name_the_accuracies_the_checks_and_the_report(project: Path, arnas) -> None:  # type: ignore[no-untyped-def]
+def test_results_name_the_accuracies_the_checks_and_the_report(project: Path, arnas: Arnas) -> None:
     shutil.copytree(ROOT / "results/tables/digits", project / "results/tables/digits")
     assert "Report:" not in arnas("results").out
     (project / "results/digits").mkdir()

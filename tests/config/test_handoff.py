@@ -51,23 +51,26 @@ def test_different_settings_have_different_files(config: dict[str, Any]) -> None
     assert hand_off(config, {}) != first
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ({"colour": "red"}, "error: settings: colour is not a setting"),
+        (
+            {"whitebox": "{attacks: [fgsm"},
+            "error: --config '{attacks: [fgsm' is not readable YAML",
+        ),
+    ],
+)
 def test_a_mistake_ends_with_exit_code_2(
-    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    config["colour"] = "red"
-    with pytest.raises(SystemExit) as ended:
-        hand_off(config, {"colour": "red"})
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: settings: colour is not a setting")
-
-
-def test_unreadable_text_from_the_command_line(
-    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    override: dict[str, Any],
+    words: str,
+    config: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        hand_off(config, {"whitebox": "{attacks: [fgsm"})
+        hand_off(config, override)
     assert ended.value.code == 2
-    assert "--config '{attacks: [fgsm' is not readable YAML" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(words)
 
 
 @pytest.mark.parametrize("text", ["name: a\nname: b\n", "a: [1"])

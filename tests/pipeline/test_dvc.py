@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import job_named, make, record, state_of
+from fake_run import SMOKE, job_named, make, record, state_of
 
 from arnas.config.params import Params
 from arnas.pipeline.dvc import _targets, adopt, unfit
@@ -15,7 +15,6 @@ from arnas.pipeline.jobs import planned_jobs
 from arnas.runtime.errors import UserError
 from arnas.runtime.resume import checkpointing
 
-TEXT = (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
 RETRAIN = "retrain digits/arnas/0"
 BELOW = {
     "whitebox digits/arnas/0",
@@ -77,7 +76,7 @@ def test_nothing_is_adopted_while_something_runs(complete_run: Params) -> None:
 def test_the_settings_must_be_those_that_dvc_reads(
     complete_run: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("other.yaml").write_text(TEXT.replace("epochs: 2\n", "epochs: 3\n"))
+    Path("other.yaml").write_text(SMOKE.replace("epochs: 2\n", "epochs: 3\n"))
     monkeypatch.setenv("ARNAS_PARAMS", "other.yaml")
     with pytest.raises(UserError, match=r"names other\.yaml, but DVC reads params\.yaml"):
         adopt()

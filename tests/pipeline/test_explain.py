@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from fake_run import job_named, make, record
+from fake_run import job_named, make, record, smoke
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
@@ -18,10 +16,6 @@ from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.pipeline.snakemake import put_in_order
 from arnas.runtime.errors import UserError
 from arnas.runtime.manifest import read_manifest
-
-SMOKE: dict[str, Any] = yaml.safe_load(
-    (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
-)
 
 
 def reasons(target: str, params: Params) -> dict[str, str]:
@@ -34,7 +28,7 @@ def test_nothing_runs_for_what_is_current(complete_run: Params) -> None:
 
 
 def test_only_the_chain_to_the_target_counts(complete_run: Params) -> None:
-    content = yaml.safe_load(yaml.safe_dump(SMOKE))
+    content = smoke()
     content["searches"]["dsara"]["derive"]["epoch"] = 1
     changed = check_params(content, "changed")
     assert reasons("retrain digits/arnas/0", changed) == {}

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from fake_run import smoke
 
 from arnas.config.load import check_params, load_params
+from arnas.config.params import Params
 from arnas.config.references import referenced_files
 from arnas.pipeline import jobs
 from arnas.pipeline.dvc import dvc_yaml
@@ -18,24 +20,18 @@ from arnas.pipeline.jobs import find_job
 from arnas.pipeline.plan import stage_versions
 from arnas.pipeline.runner import run_command
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import read_json
-from arnas.runtime.manifest import write_manifest
+from arnas.runtime.files import read_json, write_sealed
 from arnas.stages.data import run as run_data
 
-ROOT = Path(__file__).parents[2]
 AXES = {"dataset": "digits"}
+MANIFEST = Path("results/smoke/data/digits/manifest.json")
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def settings(empty_run: Params) -> dict[str, Any]:
     """A folder in which `data` was run by hand."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
-    text = (ROOT / "workflow/presets/smoke.yaml").read_text()
-    Path("params.yaml").write_text(text)
     run_command("data", AXES, run_data)
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
+    return smoke()
 
 
 def token(settings: dict[str, Any]) -> Path:
@@ -59,8 +55,7 @@ def test_changed_settings_make_it_stale_and_the_token_new(settings: dict[str, An
     settings["data"]["digits"]["split_seed"] = 5
     assert reason(settings) == "data.digits.split_seed was 0, is 5"
     token_file = token(settings)
-    manifest = Path("results/smoke/data/digits/manifest.json")
-    assert token_file.stat().st_mtime >= manifest.stat().st_mtime
+    assert token_file.stat().st_mtime >= MANIFEST.stat().st_mtime
     assert token_file.read_text() != current
     assert read_json(token_file)["stale"].startswith("data.digits.split_seed was ")
 
@@ -78,10 +73,9 @@ def test_changed_and_reverted_settings_are_current_again(settings: dict[str, Any
 def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set_it(
     settings: dict[str, Any],
 ) -> None:
-    path = Path("results/smoke/data/digits/manifest.json")
-    manifest = read_json(path)
+    manifest = read_json(MANIFEST)
     del manifest["settings"]["data.digits"]["split"]  # at its default now
-    write_manifest(path, manifest)
+    write_sealed(MANIFEST, manifest)
     assert reason(settings) is None
     settings["data"]["digits"]["split_seed"] = 5
     assert reason(settings) == "data.digits.split_seed was 0, is 5"
@@ -90,14 +84,13 @@ def test_a_setting_that_is_younger_than_the_result_is_named_only_if_somebody_set
 
 
 def test_an_older_version_is_stale(settings: dict[str, Any]) -> None:
-    path = Path("results/smoke/data/digits/manifest.json")
-    write_manifest(path, read_json(path) | {"version": 0})
+    write_sealed(MANIFEST, read_json(MANIFEST) | {"version": 0})
     assert reason(settings) == f"the stage's version was 0, is {stage_versions()['data']}"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"stage": "data"}'])
 def test_a_damaged_manifest_is_stale(settings: dict[str, Any], content: str) -> None:
-    Path("results/smoke/data/digits/manifest.json").write_text(content)
+    MANIFEST.write_text(content)
     assert reason(settings) == "it has no manifest"
     token(settings)
 
@@ -106,31 +99,34 @@ def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -
     params = load_params()
     axes = {"dataset": "digits", "network": "arnas", "seed": "0"}
     retrain = find_job("retrain", axes, params)
-    producer = read_json(Path("results/smoke/data/digits/manifest.json"))
+    producer = read_json(MANIFEST)
     made_from = {**expected(retrain, params), "inputs": dict(producer["outputs"])}
-    write_manifest(retrain.manifest, made_from)
+    write_sealed(retrain.manifest, made_from)
     assert why_stale(retrain, params) is None
     changed = dict.fromkeys(producer["outputs"], "0" * 64)
-    manifest = Path("results/smoke/data/digits/manifest.json")
-    write_manifest(manifest, {**producer, "outputs": changed})
+    write_sealed(MANIFEST, {**producer, "outputs": changed})
     assert "has changed" in str(why_stale(retrain, params))
 
 
 def test_no_two_stale_tokens_are_alike(settings: dict[str, Any]) -> None:
     """Snakemake compares contents; a first run from nothing had a stale token too."""
-    Path("results/smoke/data/digits/manifest.json").unlink()
+    MANIFEST.unlink()
     first = token(settings).read_text()
     assert token(settings).read_text() != first
 
 
-def test_a_mistake_leaves_the_manifest_of_unchanged_outputs(settings: dict[str, Any]) -> None:
-    manifest = Path("results/smoke/data/digits/manifest.json")
-    before = manifest.read_bytes()
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_mistake_is_named_and_leaves_the_manifest_of_unchanged_outputs(
+    settings: dict[str, Any], damaged: bool
+) -> None:
+    if damaged:
+        MANIFEST.write_text("{")
+    before = MANIFEST.read_bytes()
     settings["data"]["digits"]["test_images"] = 99999
     Path("params.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(UserError, match="images to divide"):
         run_command("data", AXES, run_data)
-    assert manifest.read_bytes() == before
+    assert damaged or MANIFEST.read_bytes() == before
 
 
 def test_a_file_of_the_users_own_is_hashed(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -145,14 +141,6 @@ def test_a_file_of_the_users_own_is_hashed(settings: dict[str, Any], tmp_path: P
     assert why_stale(job, params) is None
     np.savez(tmp_path / "mine.npz", images=images + 1, labels=np.arange(200) % 2)
     assert why_stale(job, params) == "mine.npz has changed"
-
-
-def test_a_damaged_manifest_does_not_hide_the_mistake(settings: dict[str, Any]) -> None:
-    Path("results/smoke/data/digits/manifest.json").write_text("{")
-    settings["data"]["digits"]["test_images"] = 99999
-    Path("params.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(UserError, match="images to divide"):
-        run_command("data", AXES, run_data)
 
 
 def test_code_of_the_users_own_is_an_input(

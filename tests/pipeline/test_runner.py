@@ -9,22 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from arnas.config.params import Params
 from arnas.pipeline.runner import StageContext, run_command
 from arnas.runtime.errors import Preempted, UserError, one_sentence
 from arnas.stages import data
 
-ROOT = Path(__file__).parents[2]
 AXES = {"dataset": "digits"}
 MANIFEST = Path("results/smoke/data/digits/manifest.json")
 NEXT = "next: python -m arnas data --dataset digits"
 
 
 @pytest.fixture(autouse=True)
-def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def prepared(empty_run: Params) -> None:
     """Go to a folder with the smoke settings and prepared digits."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ARNAS_PARAMS", raising=False)
-    Path("params.yaml").write_bytes((ROOT / "workflow/presets/smoke.yaml").read_bytes())
     run_command("data", AXES, data.run)
 
 

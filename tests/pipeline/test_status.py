@@ -19,29 +19,27 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_run import job_named, make, make_all, record, state_of
+from fake_run import job_named, make, make_all, record, smoke, state_of
 from rich.console import Console
 
 from arnas.config.load import check_params
 from arnas.config.params import Params
-from arnas.pipeline import status_table as overview_table
+from arnas.pipeline import status as overview_table
 from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.pipeline.key_figures import key_figure
-from arnas.pipeline.status import Overview, Status, overview
-from arnas.pipeline.status_table import as_text, follow
+from arnas.pipeline.status import Overview, Status, as_text, follow, overview
 from arnas.reporting.run.tables import whitebox_rows
-from arnas.runtime.files import load_tensors, save_tensors
-from arnas.runtime.manifest import read_manifest, write_manifest
+from arnas.runtime.files import load_tensors, save_tensors, write_sealed
+from arnas.runtime.manifest import read_manifest
 from arnas.runtime.resume import FolderCheckpointer, Snapshot, checkpointing
 
 ROOT = Path(__file__).parents[2]
 RETRAIN = "retrain digits/arnas/0"
 WHITEBOX = "whitebox digits/arnas/0"
-SMOKE: dict[str, Any] = yaml.safe_load((ROOT / "workflow/presets/smoke.yaml").read_text())
 
 
 def with_epochs(epochs: int) -> Params:
-    content: dict[str, Any] = yaml.safe_load(yaml.safe_dump(SMOKE))
+    content = smoke()
     content["retrain"]["digits"]["epochs"] = epochs
     return check_params(content, "changed")
 
@@ -124,13 +122,13 @@ def test_an_older_manifest_says_only_that_settings_differ(complete_run: Params) 
     job = job_named(RETRAIN, complete_run)
     content = read_manifest(job.manifest)
     del content["settings"]
-    write_manifest(job.manifest, content)
+    write_sealed(job.manifest, content)
     assert seen(complete_run)[RETRAIN].state == "done"
     assert seen(with_epochs(7))[RETRAIN].detail == "its settings differ"
 
 
 def test_another_set_of_inputs_is_named(complete_run: Params) -> None:
-    content = yaml.safe_load(yaml.safe_dump(SMOKE))
+    content = smoke()
     content["run"]["networks"] = ["arnas"]
     found = seen(check_params(content, "fewer"))["blackbox digits"]
     assert found.detail == 'run.networks was ["arnas","arnas_undefended"], is ["arnas"]'

@@ -7,34 +7,21 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
+from fake_run import cut_short
 
 from arnas.runtime.abandoned import age, is_held, remove_slot, state_slots
-from arnas.runtime.errors import UserError
-from arnas.runtime.resume import Snapshot, checkpointing
+from arnas.runtime.resume import checkpointing
 
-
-def cut_short(folder: Path, title: str = "retrain digits/arnas/0") -> None:
-    """Leave a state with one save behind."""
-    with (
-        pytest.raises(UserError),
-        checkpointing(folder, title, "results/x/manifest.json") as checkpointer,
-    ):
-        checkpointer.maybe_save(
-            lambda: Snapshot({"w": torch.zeros(1000)}, {"epoch": 2, "step": 7}), now=True
-        )
-        raise UserError("cut short")
+NAMED = ("retrain digits/arnas/0", "results/x/manifest.json")
+"""Title and manifest of a run."""
 
 
 def test_what_was_cut_short_is_abandoned(tmp_path: Path) -> None:
-    cut_short(tmp_path / "retrain/abc")
+    cut_short(tmp_path / "retrain/abc", *NAMED)
     (slot,) = state_slots(tmp_path)
     assert (slot.stage, slot.fingerprint, slot.held) == ("retrain", "abc", False)
-    assert (slot.title, slot.holder["result"]) == (
-        "retrain digits/arnas/0",
-        "results/x/manifest.json",
-    )
-    assert slot.progress == {"epoch": 2, "step": 7}
+    assert (slot.title, slot.holder["result"]) == NAMED
+    assert slot.progress == {"epoch": 1, "step": 2}
     files = [path for path in slot.folder.rglob("*") if path.is_file()]
     assert slot.size == sum(path.stat().st_size for path in files) > 4000
     assert slot.changed == max(path.stat().st_mtime for path in files)
@@ -48,7 +35,7 @@ def test_the_lock_decides_not_what_is_written(tmp_path: Path) -> None:
         (nameless,) = state_slots(tmp_path)
         assert nameless.held and nameless.title == "retrain abc"
         assert nameless.who == "process unknown on an unknown host since an unknown time"
-    cut_short(tmp_path / "retrain/abc")
+    cut_short(tmp_path / "retrain/abc", *NAMED)
     (slot,) = state_slots(tmp_path)
     assert not slot.held and slot.holder["pid"] == os.getpid()
 
@@ -68,13 +55,13 @@ def test_asking_creates_nothing_and_does_not_get_in_the_way(tmp_path: Path) -> N
 
 
 def test_only_what_is_abandoned_is_removed(tmp_path: Path) -> None:
-    cut_short(tmp_path / "retrain/abc")
+    cut_short(tmp_path / "retrain/abc", *NAMED)
     (slot,) = state_slots(tmp_path)
     with checkpointing(tmp_path / "retrain/abc", "a result") as checkpointer:
         assert not remove_slot(slot), "it was taken since"
         assert checkpointer.load() is not None
         cut_short_elsewhere = tmp_path / "derive/def"
-        cut_short(cut_short_elsewhere)
+        cut_short(cut_short_elsewhere, *NAMED)
         other = next(s for s in state_slots(tmp_path) if s.stage == "derive")
         assert remove_slot(other)
         assert not cut_short_elsewhere.exists()

@@ -29,9 +29,9 @@ from arnas.runtime.files import (
     sha256_file,
     write_bytes,
     write_json,
+    write_sealed,
 )
 from arnas.runtime.history import growing_history
-from arnas.runtime.manifest import write_manifest
 
 TEXT = st.text(st.characters(codec="utf-8"))
 SEPARATORS = "\u0085\u2028\u2029"
@@ -141,14 +141,9 @@ def test_files_have_the_permissions_of_the_users_umask(
 # Digests
 
 
-@pytest.mark.parametrize("size", [0, 1, 5_000_000])
-def test_a_file_and_its_bytes_have_the_published_sha256(tmp_path: Path, size: int) -> None:
-    data = b"a" * size
-    (tmp_path / "a").write_bytes(data)
-    assert sha256_file(tmp_path / "a") == sha256_bytes(data) == hashlib.sha256(data).hexdigest()
-
-
-def test_sha256_is_the_standards_own_example() -> None:
+def test_a_file_and_its_bytes_have_the_sha256_of_the_standards_own_example(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == sha256_bytes(b"abc")
     assert sha256_bytes(b"abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
 
 
@@ -296,7 +291,7 @@ def test_any_damage_is_noticed(stored: Path, manifest: bool) -> None:
     whole = stored.read_bytes()
     if manifest:
         outputs = {str(stored): sha256_bytes(whole)}
-        write_manifest(stored.with_name("manifest.json"), {"outputs": outputs})
+        write_sealed(stored.with_name("manifest.json"), {"outputs": outputs})
     cut = [whole[:kept] for kept in (0, 7, 50, -1)]
     flipped = [
         whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]

@@ -55,30 +55,25 @@ def hold(folder: Path, names: str, count: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("listed", "expected"),
+    ("listed", "count", "expected"),
     [
-        (None, ("0", "1", "2")),
-        ("", ()),
-        ("2,0", ("2", "0")),
-        (" 1 , 2 ", ("1", "2")),
-        ("1,-1,2", ("1",)),
-        ("1,1", ("1",)),
-        ("GPU-8932f937-d72c,MIG-GPU-8932f937/1/2", ("GPU-8932f937-d72c", "MIG-GPU-8932f937/1/2")),
+        (None, 3, ("0", "1", "2")),
+        ("", 3, ()),
+        ("2,0", 3, ("2", "0")),
+        (" 1 , 2 ", 3, ("1", "2")),
+        ("1,-1,2", 3, ("1",)),
+        ("1,1", 3, ("1",)),
+        ("GPU-89-d72c,MIG-GPU-89/1/2", 3, ("GPU-89-d72c", "MIG-GPU-89/1/2")),
+        ("0,1", 0, ()),
     ],
 )
 def test_the_list_of_cuda_is_honoured(
-    listed: str | None, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    listed: str | None, count: int, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     if listed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     assert visible_gpus() == expected
-
-
-def test_a_list_without_devices_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert visible_gpus() == ()
 
 
 def test_a_job_asks_for_one_unless_it_says_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from arnas.runtime.errors import UserError
-from arnas.runtime.manifest import (
-    digest,
-    environment,
-    fingerprint,
-    read_manifest,
-    write_manifest,
-)
+from arnas.runtime.files import digest, write_sealed
+from arnas.runtime.manifest import environment, fingerprint, manifest_or_empty, read_manifest
 
 PARAMS = {"retrain.epochs": 10, "data.digits": {"split": "stratified", "split_seed": 0}}
 INPUTS = {"results/a/splits.safetensors": "aa", "results/a/genotype.json": "bb"}
@@ -89,14 +84,25 @@ def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_a_manifest_comes_back(tmp_path: Path) -> None:
     content = {"fingerprint": FINGERPRINT, "inputs": INPUTS, "seed": None, "seconds": 1.5}
-    write_manifest(tmp_path / "manifest.json", content)
+    write_sealed(tmp_path / "manifest.json", content)
     assert read_manifest(tmp_path / "manifest.json") == content
 
 
-def test_a_missing_or_damaged_manifest_is_a_users_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "is missing"),
+        ('{"fingerprint": ', "not readable JSON"),
+        ("[]", "is no manifest"),
+        ("{}", "is damaged or was edited"),
+    ],
+)
+def test_a_missing_or_damaged_manifest_is_a_users_error(
+    text: str | None, words: str, tmp_path: Path
+) -> None:
     path = tmp_path / "manifest.json"
-    with pytest.raises(UserError, match="is missing"):
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=words):
         read_manifest(path)
-    path.write_text('{"fingerprint": ')
-    with pytest.raises(UserError, match="not readable JSON"):
-        read_manifest(path)
+    assert manifest_or_empty(path) == {}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from arnas.runtime import progress
-from arnas.runtime.progress import console_report, silent
+from arnas.runtime.progress import console_report
 
 
 class Terminal(io.StringIO):
@@ -50,12 +50,6 @@ def test_nothing_done_yet_is_no_division_by_zero(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "[search] 0/5 starting\n"
 
 
-def test_an_exception_passes_through(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), console_report("search"):
-        raise KeyboardInterrupt
-    assert capsys.readouterr().err == ""
-
-
 def test_a_terminal_shows_title_count_and_text(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -65,8 +59,3 @@ def test_a_terminal_shows_title_count_and_text(monkeypatch: pytest.MonkeyPatch) 
         report(3, 4, "loss 0.30")
     shown = terminal.getvalue()
     assert all(part in shown for part in ("retrain", "3/4", "loss 0.30"))
-
-
-def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    silent(1, 2, "text")
-    assert capsys.readouterr() == ("", "")

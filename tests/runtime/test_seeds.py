@@ -39,12 +39,6 @@ def test_parts_count_as_they_are_printed() -> None:
     assert derive_seed("search", 3) == derive_seed("search", "3")
 
 
-def test_generators_of_one_purpose_draw_the_same() -> None:
-    one, same, other = (torch.rand(5, generator=make_generator(n)) for n in ("x", "x", "y"))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-
-
 def draws(*indices: int, parts: tuple[object, ...] = ("pgd", 0)) -> torch.Tensor:
     return per_image_uniform(parts, torch.tensor(indices, dtype=torch.long), SHAPE)
 

@@ -23,11 +23,7 @@ from torch.nn import functional as F
 from arnas.attacks.eval_mode import module_modes
 from arnas.data.batches import Batch
 from arnas.search import gradients
-from arnas.search.gradients import (
-    ArchitectureGradient,
-    architecture_gradients,
-    virtual_weights,
-)
+from arnas.search.gradients import ArchitectureGradient, architecture_gradients
 from arnas.search.supernet import Supernet
 
 TRAIN, NATURAL, ADVERSARIAL = random_batch(1), random_batch(2), random_batch(3)
@@ -226,19 +222,6 @@ def test_the_radius_in_use_is_close_to_the_exact_derivative() -> None:
         assert cosine(found["it"].gradient - direct, whole - direct) > 0.9999
     assert errors[0] < 1e-2
     assert 50 < errors[0] / errors[1] < 200
-
-
-@pytest.mark.parametrize("momentum", [True, False])
-def test_virtual_weights_are_those_after_a_real_step(momentum: bool) -> None:
-    supernet, optimiser = searching(momentum, cells=3)
-    _, slopes = slopes_of(supernet, TRAIN)
-    weights = supernet.weights()
-    virtual = virtual_weights(weights, list(slopes.values()), optimiser)
-    for weight, slope in zip(weights, slopes.values(), strict=True):
-        weight.grad = slope
-    optimiser.step()
-    for weight, value in zip(weights, virtual, strict=True):
-        torch.testing.assert_close(value, weight.detach(), rtol=1e-12, atol=1e-14)
 
 
 def test_a_failure_at_the_virtual_weights_leaves_the_real_ones() -> None:

@@ -342,17 +342,6 @@ def test_the_weights_take_sgd_s_step_on_adversarial_examples(attacks: list[Attac
         torch.testing.assert_close(found, before - 0.1 * slope, rtol=0, atol=1e-6)
 
 
-def test_a_step_of_the_weights_is_clipped() -> None:
-    weights = PLAIN_WEIGHTS.model_copy(update={"gradient_clip": 0.01})
-    options = OPTIONS.model_copy(update={"weights": weights})
-    state = search(WARMUP, data=ONE_STEP, options=options)
-    moved = [
-        (after - before).flatten()
-        for after, before in zip(state.supernet.weights(), fresh().supernet.weights(), strict=True)
-    ]
-    assert torch.cat(moved).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
-
-
 def test_combinations_are_those_the_settings_allow() -> None:
     assert tuple(COMBINATIONS) == get_args(Combine)
 

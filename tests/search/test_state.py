@@ -90,8 +90,9 @@ def test_a_search_continued_from_its_file_ends_with_the_same_bits(
 
 def test_the_trajectory_can_be_read_alone(first_stage: tuple[SearchState, Path]) -> None:
     state, path = first_stage
-    found = load_trajectory(path)
+    found, gammas = load_trajectory(path)
     assert len(found) == 2
+    assert bits(gammas) == bits(torch.tensor(state.gammas, dtype=torch.float64))
     for own, tables in zip(state.trajectory, found, strict=True):
         assert {k: bits(v) for k, v in own.items()} == {k: bits(v) for k, v in tables.items()}
 

@@ -12,10 +12,7 @@ from arnas.spaces.primitives import (
     FactorizedReduce,
     build_operation,
     dilated_depthwise,
-    merge_phases,
     relu_conv_norm,
-    shift_by_one,
-    split_phases,
 )
 from arnas.spaces.registry import PRIMITIVES
 
@@ -46,33 +43,6 @@ def test_dilated_depthwise_is_a_dilated_convolution(
         strict=True,
     ):
         torch.testing.assert_close(gradient, reference, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_phases_hold_every_second_pixel(size: tuple[int, int], layout: torch.memory_format) -> None:
-    x = randn(3, 2, *size).contiguous(memory_format=layout)
-    phases = split_phases(x)
-    rows, columns = ((side + 1) // 2 for side in size)
-    assert phases.shape == (12, 2, rows, columns)
-    for index, block in enumerate(phases.split(3)):
-        pixels = x[:, :, index // 2 :: 2, index % 2 :: 2]
-        height, width = pixels.shape[2:]
-        assert torch.equal(block[:, :, :height, :width], pixels)
-        assert block.abs().sum() == pytest.approx(pixels.abs().sum().item())
-    assert torch.equal(merge_phases(phases, *size), x)
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_shift_by_one_starts_at_the_second_pixel(size: tuple[int, int]) -> None:
-    x = randn(1, 2, *size)
-    shifted = shift_by_one(x)[:, :, ::2, ::2]
-    assert shifted.shape[2:] == x[:, :, ::2, ::2].shape[2:]
-    for row in range(shifted.shape[2]):
-        for column in range(shifted.shape[3]):
-            inside = 2 * row + 1 < size[0] and 2 * column + 1 < size[1]
-            expected = x[:, :, 2 * row + 1, 2 * column + 1] if inside else torch.zeros(1, 2)
-            assert torch.equal(shifted[:, :, row, column], expected.double())
 
 
 def copy_in_order(target: nn.Module, source: nn.Module) -> None:

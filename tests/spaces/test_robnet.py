@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_layers import PlainFactorizedReduce, relu_conv, separable
-from torch import Tensor, nn
+from plain_layers import assert_same_network, plain_network
+from torch import nn
 
 from arnas.runtime.errors import UserError
 from arnas.spaces.layout import CellPlan
@@ -95,61 +95,23 @@ def build(codes: list[str]) -> RobNet:
     return RobNet(codes, **sizes).double()
 
 
-def plain_layers(codes: list[str]) -> nn.ModuleList:
-    """Return the layers of the same network in the order of execution."""
-    older = newer = 6
-    layers: list[nn.Module] = [nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)]
-    width, shrunk = 2, False
-    for index, code in enumerate(codes):
-        reduces = index in (len(codes) // 3, 2 * len(codes) // 3)
-        width *= 1 + reduces
-        make = PlainFactorizedReduce if shrunk else relu_conv
-        layers += [make(older, width, False), relu_conv(newer, width, False)]
-        edge = 0
-        for node in range(4):
-            for state in range(2 + node):
-                stride = 2 if reduces and state < 2 else 1
-                if code[2 * edge] == "1":
-                    reduce = PlainFactorizedReduce(width, width, False)
-                    layers.append(reduce if stride == 2 else nn.Identity())
-                if code[2 * edge + 1] == "1":
-                    layers.append(separable(width, 3, stride, False))
-                edge += 1
-        older, newer, shrunk = newer, 4 * width, reduces
-    return nn.ModuleList([*layers, nn.Linear(newer, 3)]).double()
-
-
-def plain_logits(layers: nn.ModuleList, codes: list[str], x: Tensor) -> Tensor:
-    following = iter(layers)
-    stem, norm = next(following), next(following)
-    older = newer = norm(stem(x))
-    for code in codes:
-        states = [next(following)(older), next(following)(newer)]
-        edge = 0
-        for node in range(4):
-            total: Tensor | float = 0.0
-            for state in range(2 + node):
-                for bit in code[2 * edge : 2 * edge + 2]:
-                    total = total + next(following)(states[state]) if bit == "1" else total
-                edge += 1
-            assert isinstance(total, Tensor)
-            states.append(total)
-        older, newer = newer, torch.cat(states[2:], 1)
-    return next(following)(newer.mean((2, 3)))
+def plain_cell(code: str) -> list[list[tuple[str, int]]]:
+    """Return the operations of each node: of every two bits identity, then convolution."""
+    cell: list[list[tuple[str, int]]] = [[], [], [], []]
+    edges = [(node, state) for node in range(4) for state in range(2 + node)]
+    for place, (node, state) in enumerate(edges):
+        cell[node] += [("skip_connect", state)] * int(code[2 * place])
+        cell[node] += [("sep_conv_3x3", state)] * int(code[2 * place + 1])
+    return cell
 
 
 @settings(max_examples=6, deadline=None)
 @given(st.lists(random_code(), min_size=3, max_size=5), st.sampled_from([8, 7]))
 def test_any_network_is_the_plain_one(codes: list[str], side: int) -> None:
-    model, layers = build(codes), plain_layers(codes)
-    values = [v for k, v in model.state_dict().items() if not k.startswith("normalise.")]
-    layers.load_state_dict(dict(zip(layers.state_dict(), values, strict=True)))
+    cells = [plain_cell(code) for code in codes]
+    plain = plain_network(cells, (1, 2, 4), in_channels=2, channels=2, affine=False).double()
     x = torch.rand(3, 2, side, side, dtype=torch.float64)
-    for train in (True, False):
-        model.train(train)
-        layers.train(train)
-        found = model(x)
-        torch.testing.assert_close(found, plain_logits(layers, codes, x), rtol=1e-9, atol=1e-9)
+    assert_same_network(build(codes), plain, cells, x)
 
 
 def test_norms_in_cells_learn_nothing_and_the_stem_does() -> None:

@@ -23,6 +23,7 @@ from damage import (
     restore,
     seeds,
 )
+from dotted import put
 from tiny_run import CELL, SEARCH, exit_code
 from tiny_run import COMMANDS as STAGES
 
@@ -117,12 +118,7 @@ def test_commands_refuse_what_is_sealed_but_another_without_a_manifest(
     before = [place.read_bytes() for place in places]
     manifest.unlink()
     tensors, description = load_tensors(path)
-    *blocks, last = key.split(".")
-    here = description
-    for block in blocks:
-        here = here[block]
-    here[last] = value
-    save_tensors(path, tensors, description)
+    save_tensors(path, tensors, put(description, key, value))
     whole = files_below(Path("results"))
     axes = dict(STAGES)
     for command in commands:

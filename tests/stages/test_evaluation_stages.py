@@ -167,15 +167,13 @@ def test_the_command_gives_the_outcomes_of_the_table(settings: dict[str, Any]) -
         checks="none",
         seed=0,
     )
-    with assess(load_target(line)) as run:
-        assert run is not None
-        each = run.assessment
+    with assess(load_target(line)) as each:
+        assert each is not None
     for name, outcome in each.outcomes.items():
         assert torch.equal(outcome == ROBUST, tensors[f"selected.{name}"].bool())
     assert from_record(description["evaluations"]["selected"]).attacks == each.attacks
-    with assess(load_target(replace(line, suite="standard", combine="union", count=3))) as run:
-        assert run is not None
-        standard = run.assessment
+    with assess(load_target(replace(line, suite="standard", combine="union", count=3))) as standard:
+        assert standard is not None
     assert torch.equal(standard.robust_flags, tensors["selected.autoattack"].bool())
     assert 0 < int((each.outcomes["pgd20"] == ROBUST).sum()) < TEST
 
@@ -230,20 +228,21 @@ def test_the_last_checkpoint_is_attacked_unless_it_is_the_selected_one(
     assert torch.equal(found["last.fgsm"], expected), "equal logits mean the first class"
 
 
-def test_an_undefended_network_is_not_attacked_with_autoattack(settings: dict[str, Any]) -> None:
-    settings["whitebox"] |= {
-        "attacks": ["autoattack", "fgsm"],
-        "last_attacks": [],
-        "checks": "none",
-    }
-    use(settings)
-    names = {}
-    for network in ("arnas", "arnas_undefended"):
+def test_autoattack_is_kept_to_defended_networks_and_to_some_datasets(
+    settings: dict[str, Any],
+) -> None:
+    attacks = {"attacks": ["autoattack", "fgsm"], "last_attacks": [], "checks": "none"}
+    plain = {"selected.clean", "selected.fgsm", "last.clean", "curve"}
+    for network, datasets, more in (
+        ("arnas", None, {"selected.autoattack"}),
+        ("arnas_undefended", None, set()),
+        ("arnas", [], set()),
+    ):
+        settings["whitebox"] |= attacks | {"autoattack_datasets": datasets}
+        use(settings)
         axes = {**CELL, "network": network}
         store(axes, 0)
-        names[network] = set(attacked(axes)[0])
-    plain = {"selected.clean", "selected.fgsm", "last.clean", "curve"}
-    assert names == {"arnas": {*plain, "selected.autoattack"}, "arnas_undefended": plain}
+        assert set(attacked(axes)[0]) == plain | more
 
 
 def test_an_attack_of_the_users_own_is_named_by_its_reference(settings: dict[str, Any]) -> None:
@@ -267,18 +266,6 @@ def test_an_attack_of_the_users_own_is_named_by_its_reference(settings: dict[str
     selected = table[table["checkpoint"] == "selected"]
     assert list(selected["attack"]) == ["clean", "fgsm", own, "union"]
     assert accuracies(table)[0]["attacks"] == ["clean", "FGSM", own, "union"]
-
-
-def test_autoattack_may_be_kept_to_some_datasets(settings: dict[str, Any]) -> None:
-    settings["whitebox"] |= {
-        "attacks": ["autoattack", "fgsm"],
-        "last_attacks": [],
-        "checks": "none",
-    }
-    settings["whitebox"] |= {"autoattack_datasets": []}
-    use(settings)
-    store(CELL, 0)
-    assert "selected.autoattack" not in attacked(CELL)[0]
 
 
 @pytest.mark.parametrize(("last", "checked"), [(7, False), (8, True)])

@@ -174,7 +174,7 @@ def seeds(*parts: object) -> random.Random:
     return random.Random("/".join(map(str, parts)))
 
 
-def damages(name: str) -> Iterator[tuple[str, Damage, random.Random]]:
+def damages(name: str) -> Iterator[tuple[Damage, random.Random]]:
     """Yield every damage for a file with its own chances."""
     for kind, damage in ALL.items():
-        yield kind, damage, seeds(name, kind)
+        yield damage, seeds(name, kind)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from dotted import put
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -82,11 +83,7 @@ def edit_settings(folder: Path, **changes: Any) -> dict[str, Any]:
     """Set values of the settings, named as in ``run__seeds=[1]``, and return all of them."""
     settings: dict[str, Any] = yaml.safe_load((folder / "params.yaml").read_text())
     for name, value in changes.items():
-        *blocks, key = name.split("__")
-        here = settings
-        for block in blocks:
-            here = here[block]
-        here[key] = value
+        put(settings, name.replace("__", "."), value)
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return settings
 

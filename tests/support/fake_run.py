@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import describe
 from arnas.pipeline.jobs import Job, planned_jobs
-from arnas.runtime.files import sha256_file
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import sha256_file, write_sealed
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import read_manifest, write_manifest
+from arnas.runtime.manifest import read_manifest
+from arnas.runtime.resume import Snapshot, checkpointing
+
+SMOKE = (Path(__file__).parents[2] / "workflow/presets/smoke.yaml").read_text()
+"""The settings of the run."""
+
+
+def smoke() -> dict[str, Any]:
+    """Return the settings of the run as values, which a test may change."""
+    content: dict[str, Any] = yaml.safe_load(SMOKE)
+    return content
 
 
 def described(job: Job, params: Params) -> dict[str, object]:
@@ -27,7 +43,7 @@ def make(job: Job, params: Params, content: str = "") -> None:
         path.write_text(f"{path}{content}")
     outputs = {str(path): sha256_file(path) for path in job.outputs.values()}
     job.manifest.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(job.manifest, {**made_from, "outputs": outputs, "device": "cpu"})
+    write_sealed(job.manifest, {**made_from, "outputs": outputs, "device": "cpu"})
 
 
 def make_all(params: Params, but: Iterable[str] = ()) -> None:
@@ -47,7 +63,18 @@ def state_of(job: Job, params: Params) -> Path:
 
 def record(job: Job, **changes: object) -> None:
     """Change what a job's manifest says."""
-    write_manifest(job.manifest, {**read_manifest(job.manifest), **changes})
+    write_sealed(job.manifest, {**read_manifest(job.manifest), **changes})
+
+
+def cut_short(folder: Path, title: str, result: object) -> None:
+    """Leave the state of a run behind that was cut short after its first save."""
+    with (
+        pytest.raises(UserError),
+        checkpointing(folder, title, str(result)) as checkpointer,
+    ):
+        values = {"epoch": 1, "step": 2}
+        checkpointer.maybe_save(lambda: Snapshot({"w": torch.zeros(1000)}, values), now=True)
+        raise UserError("cut short")
 
 
 def job_named(title: str, params: Params) -> Job:

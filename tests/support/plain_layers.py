@@ -5,6 +5,8 @@ Dilated convolutions are torch's own, every layer stands alone, nothing is group
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,3 +89,56 @@ def primitive(name: str, channels: int, stride: int, affine: bool = True) -> nn.
     kernel = int(name[-1])
     make = separable if name.startswith("sep") else dilated
     return make(channels, kernel, stride, affine)
+
+
+Cell = Sequence[Sequence[tuple[str, int]]]
+"""For each node the operations that enter it, each with the state that it reads."""
+
+
+def plain_network(
+    cells: Sequence[Cell],
+    widths: Sequence[int],
+    in_channels: int,
+    channels: int,
+    affine: bool = True,
+) -> nn.ModuleList:
+    """Return stem, then per cell its two preprocessings and its operations, then classifier."""
+    older = newer = 3 * channels
+    stem = [nn.Conv2d(in_channels, newer, 3, padding=1, bias=False), nn.BatchNorm2d(newer)]
+    layers: list[nn.Module] = [nn.Sequential(*stem)]
+    stage, shrunk = 0, False
+    for index, cell in enumerate(cells):
+        reduces = index in (len(cells) // 3, 2 * len(cells) // 3)
+        stage += reduces
+        width = channels * widths[stage]
+        make = PlainFactorizedReduce if shrunk else relu_conv
+        layers += [make(older, width, affine), relu_conv(newer, width, affine)]
+        for node in cell:
+            for name, state in node:
+                layers.append(primitive(name, width, 2 if reduces and state < 2 else 1, affine))
+        older, newer, shrunk = newer, 4 * width, reduces
+    return nn.ModuleList([*layers, nn.Linear(newer, 3)])
+
+
+def plain_forward(network: nn.ModuleList, cells: Sequence[Cell], x: Tensor) -> Tensor:
+    layers = iter(network)
+    older = newer = next(layers)(x)
+    for cell in cells:
+        states = [next(layers)(older), next(layers)(newer)]
+        for node in cell:
+            states.append(torch.stack([next(layers)(states[state]) for _, state in node]).sum(0))
+        older, newer = newer, torch.cat(states[2:], dim=1)
+    return next(layers)(newer.mean((2, 3)))
+
+
+def assert_same_network(
+    network: nn.Module, plain: nn.ModuleList, cells: Sequence[Cell], x: Tensor
+) -> None:
+    """Compare a network of the package with the plain one, in training and in evaluation mode."""
+    values = [v for k, v in network.state_dict().items() if not k.startswith("normalise.")]
+    plain.load_state_dict(dict(zip(plain.state_dict(), values, strict=True)))
+    for train in (True, False):
+        network.train(train)
+        plain.train(train)
+        expected = plain_forward(plain, cells, x)
+        torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-9)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dotted import put
 from engines import (
     checked,
     commit,
@@ -40,16 +41,6 @@ CHANGES: dict[str, Any] = {
 }
 """A block that many stages read, one of a search, one of a stage, the grid, and one that no stage
 reads; `test_agreement.py` compares the settings of every stage."""
-
-
-def changed(settings: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    result = copy.deepcopy(settings)
-    *blocks, key = path.split(".")
-    here = result
-    for block in blocks:
-        here = here[block]
-    here[key] = value
-    return result
 
 
 def touched(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
@@ -113,7 +104,7 @@ def test_nothing_is_left_to_do(by_snakemake: Path, by_dvc: Path) -> None:
 def test_a_change_leads_both_to_the_same_instances(
     path: str, settings: dict[str, Any], by_snakemake: Path, by_dvc: Path
 ) -> None:
-    after = changed(settings, path, CHANGES[path])
+    after = put(copy.deepcopy(settings), path, CHANGES[path])
     expected = touched(settings, after)
     assert bool(expected) == (not path.startswith("reproduction"))
     for folder in (by_snakemake, by_dvc):
