@@ -78,12 +78,7 @@ def _square(
     context: StageContext, section: Section, model: nn.Module, x: Tensor, y: Tensor
 ) -> SuiteState:
     """Attack the first images with Square; its own state is kept."""
-<<<<<<< HEAD
-    options = context.params.blackbox
-    threat = context.params.threat[context.axes["dataset"]].threat()
-=======
     options, threat = context.params.blackbox, context.threat.threat()
->>>>>>> 538697aa3d9d4a7275d503c4c043beb6a355c796
     n = min(options.square_images, len(y))
     suite = build_suite(
         "square",

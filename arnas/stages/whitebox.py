@@ -36,10 +36,6 @@ def run(context: StageContext) -> None:
     """Attack the selected and the last checkpoint on the test images."""
     splits, x, y = images_to_attack(context)
     options = context.params.whitebox
-<<<<<<< HEAD
-    threat_options = context.params.threat[context.axes["dataset"]]
-=======
->>>>>>> 538697aa3d9d4a7275d503c4c043beb6a355c796
     tensors: dict[str, Tensor] = {}
     origins: dict[str, dict[str, Any]] = {}
     results: dict[str, EvalResult] = {}
@@ -106,10 +102,6 @@ def _evaluate(
 ) -> dict[str, EvalResult]:
     """Evaluate a checkpoint: each attack on all images, and AutoAttack on the first of them."""
     options = context.params.whitebox
-<<<<<<< HEAD
-    threat_options = context.params.threat[context.axes["dataset"]]
-=======
->>>>>>> 538697aa3d9d4a7275d503c4c043beb6a355c796
     selected = checkpoint == "selected"
 
     def one(name: str, suite: str, n: int | None, tier: Tier, **more: Any) -> EvalResult:
