@@ -28,15 +28,8 @@ def module_modes(model: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
     """Put every submodule into evaluation mode; afterwards each has its own mode again.
 
     Modes are restored module by module: a blanket ``train()`` would wake layers that the user had
-    frozen.
-
-    Parameters
-    ----------
-    model
-        Any module.
-    batch_norm
-        ``eval`` uses the running statistics; ``batch`` uses those of the batch without updating
-        the running ones, as for a supernet whose running statistics mean little.
+    frozen. Of `batch_norm`, ``eval`` uses the running statistics; ``batch`` uses those of the batch
+    without updating the running ones, as for a supernet whose running statistics mean little.
     """
     if batch_norm not in get_args(BatchNorm):
         raise UserError(

@@ -16,12 +16,8 @@ def folded(model: nn.Module) -> nn.Module:
     In evaluation mode a batch normalisation is a scale and a shift for each channel, which the
     weights of the convolution before it can take over: the same function up to rounding, with
     fewer passes over memory. Only neighbours in a plain ``nn.Sequential`` are folded, where the
-    order of execution is certain. What is found on the copy is to be judged on the model itself.
-
-    Parameters
-    ----------
-    model
-        Any module; untouched. It is returned as it is where nothing can be folded.
+    order of execution is certain. The model is untouched, and is returned as it is where nothing
+    can be folded. Examples made on the copy are to be classified by the model itself.
     """
     if not _foldable(model):
         return model

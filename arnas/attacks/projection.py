@@ -40,16 +40,8 @@ def project(x: Tensor, delta: Tensor, threat: Threat, clip: bool = True) -> Tens
     """Return `delta` brought into the ball and, if `clip`, x + delta into the box [0, 1].
 
     The ball comes first and the box second: clipping towards a box that holds the image never
-    leaves the ball again. For linf and L1 this is the nearest point, for L2 a nearby one.
-
-    Parameters
-    ----------
-    x, delta
-        Shape (N, ...); `x` in [0, 1].
-    threat
-        Norm and budget.
-    clip
-        Whether x + delta must lie in [0, 1].
+    leaves the ball again. For linf and L1 this is the nearest point, for L2 a nearby one. Images
+    `x` and `delta` are of shape (N, ...), `x` in [0, 1].
     """
     if threat.norm == "l1":
         room = torch.where(delta > 0, 1 - x, x) if clip else torch.full_like(x, torch.inf)
@@ -67,16 +59,8 @@ def project_l1(delta: Tensor, room: Tensor, epsilon: float) -> Tensor:
 
     Every coordinate is shortened by one common amount and cut at its room (Croce and Hein, ICML
     2021, arXiv 2103.01208, proposition 2.1); the amount solves a piecewise linear equation, exact
-    after sorting its kinks.
-
-    Parameters
-    ----------
-    delta
-        Of shape (N, ...).
-    room
-        Of the same shape, 0 and more: how far a coordinate may go in the direction of `delta`.
-    epsilon
-        Radius.
+    after sorting its kinks. `room`, of delta's shape (N, ...), is 0 and more: how far a coordinate
+    may go in the direction of `delta`.
     """
     size = delta.abs().flatten(1)
     room = room.flatten(1).clamp_min(0)

@@ -221,13 +221,9 @@ ATTACKS: dict[str, AttackEntry] = {
 
 
 def attack_entry(name: str) -> AttackEntry:
-    """Return the entry of an attack.
+    """Return the entry of an attack: a name of `ATTACKS`, ``pgd<steps>``, or a user's own.
 
-    Parameters
-    ----------
-    name
-        A name of `ATTACKS`, ``pgd<steps>``, or a user's own attack ``package.module:function``,
-        whose label is the reference; it is not loaded.
+    That is ``package.module:function``, whose label is the reference; it is not loaded.
 
     Raises
     ------
@@ -261,13 +257,9 @@ def attack_label(name: str) -> str:
 
 
 def attack_names(suite: str) -> tuple[str, ...]:
-    """Return the attacks that a suite consists of.
+    """Return the attacks of a suite: a name of `SUITES`, or attacks separated by commas.
 
-    Parameters
-    ----------
-    suite
-        A name of `SUITES`, or attacks separated by commas, of which ``autoattack`` stands for its
-        parts.
+    Of these ``autoattack`` stands for its parts.
 
     Raises
     ------

@@ -160,10 +160,7 @@ def _user_attack(reference: str) -> AttackFn:
 def transfer_from(source: nn.Module) -> Component:
     """Return an attack that shows a model the examples made on another one.
 
-    Parameters
-    ----------
-    source
-        Takes the same images and has at least the model's classes; on the model's device.
+    The source takes the same images, has at least the model's classes and is on its device.
     """
     settings = f"PGD on another model: {TRANSFER_STEPS} steps of epsilon/4, one start, last iterate"
     run = partial(transfer_batch, source=source, steps=TRANSFER_STEPS)

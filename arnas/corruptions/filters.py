@@ -42,17 +42,10 @@ def luminance(image: Array) -> Array:
 
 
 def gaussian(image: Array, sigma: float, mode: str = "nearest", truncate: float = 4.0) -> Array:
-    """Return an image or a map blurred by a Gaussian, with the defaults of scikit-image.
+    """Return an image, or a map of shape (H, W), blurred by a Gaussian; channels are not mixed.
 
-    Parameters
-    ----------
-    image
-        Of shape (H, W) or (H, W, C); channels are not mixed.
-    sigma
-        Standard deviation in pixels, from 0 up; 0 changes nothing.
-    mode, truncate
-        What lies beyond the border, and the kernel's radius in standard deviations, both as in
-        `scipy.ndimage.gaussian_filter`.
+    The defaults are those of scikit-image. The standard deviation is in pixels, and 0 changes
+    nothing; `mode` and `truncate` are as in `scipy.ndimage.gaussian_filter`.
     """
     sigmas = (sigma, sigma, 0)[: image.ndim]
     blurred: Array = ndimage.gaussian_filter(image, sigmas, mode=mode, truncate=truncate)
@@ -61,21 +54,12 @@ def gaussian(image: Array, sigma: float, mode: str = "nearest", truncate: float 
 
 @lru_cache(maxsize=64)
 def disk_kernel(radius: float, sigma: float) -> Array:
-    """Return a disk, smoothed by a small Gaussian, that sums to one.
+    """Return a disk, smoothed by a small Gaussian, that sums to one: square, of odd side.
 
-    Parameters
-    ----------
-    radius
-        Of the disk in pixels, above 0; a pixel belongs to it by its centre.
-    sigma
-        Of the Gaussian in pixels; it reaches one pixel up to a radius of 8 and two beyond.
-
-    Returns
-    -------
-    Array
-        Square, of odd side. The script lets OpenCV smooth the disk within a frame that disks of
-        radius 8 and 10 touch; what is mirrored there makes its kernel sum to slightly more than
-        one. This one has room for all of it.
+    Radius, above 0, and the Gaussian's sigma are in pixels. A pixel belongs to the disk by its
+    centre; the Gaussian reaches one pixel up to a radius of 8 and two beyond. The script lets
+    OpenCV smooth the disk within a frame that disks of radius 8 and 10 touch; what is mirrored
+    there makes its kernel sum to slightly more than one. This one has room for all of it.
     """
     reach = 1 if radius <= 8 else 2
     side = np.arange(-math.floor(radius) - reach, math.floor(radius) + reach + 1)
@@ -114,22 +98,10 @@ def motion_kernel(radius: float, sigma: float) -> Array:
 def motion_blur(levels: Array, radius: float, sigma: float, angle: float) -> Array:
     """Return levels blurred along a direction, after the motion blur of ImageMagick.
 
-    A pixel takes the weights of `motion_kernel` from the pixels that a straight walk from it in
-    the direction comes closest to; border pixels are repeated outward.
-
-    Parameters
-    ----------
-    levels
-        uint8 of shape (H, W, C).
-    radius, sigma
-        In pixels, above 0.
-    angle
-        In degrees, clockwise from the direction of growing columns.
-
-    Returns
-    -------
-    Array
-        uint8: like ImageMagick 6.9, rounded to 16 bits, which are then cut off to 8.
+    A pixel takes the weights of `motion_kernel` from the pixels that a straight line from it in
+    the direction comes closest to; border pixels are repeated outward. The angle is in degrees,
+    clockwise from the direction of growing columns. Like ImageMagick 6.9 this rounds to 16 bits,
+    which are then cut off to 8.
     """
     kernel = motion_kernel(radius, sigma)
     room, (height, width, _) = len(kernel), levels.shape
@@ -172,14 +144,8 @@ def _stretch(count: int, factor: float) -> tuple[Array, Array]:
 def sampled(image: Array, rows: Array, columns: Array, mode: str) -> Array:
     """Return an image read at fractional places, interpolated linearly.
 
-    Parameters
-    ----------
-    image
-        Of shape (H, W, C).
-    rows, columns
-        Of shape (H, W): the place that each pixel of the answer takes its value from.
-    mode
-        What lies beyond the border, as in `scipy.ndimage.map_coordinates`.
+    `rows` and `columns`, of shape (H, W), are where each pixel of the answer takes its value from;
+    `mode` says what lies beyond the border, as in `scipy.ndimage.map_coordinates`.
     """
     places = np.stack([rows, columns])
     channels = [
@@ -190,26 +156,13 @@ def sampled(image: Array, rows: Array, columns: Array, mode: str) -> Array:
 
 
 def plasma(side: int, decay: float, random: np.random.Generator) -> Array:
-    """Draw a cloudy map by the diamond-square algorithm on a torus.
+    """Draw a cloudy map by the diamond-square algorithm on a torus: (side, side), in [0, 1].
 
     Every pass halves the distance between known points: first the middles of squares, then the
     middles of their edges, each the mean of its four neighbours plus uniform noise. The noise of
     a pass is `decay` times smaller in scale than that of the pass before; its amplitude is the
-    square of the scale, as in the script of the published sets.
-
-    Parameters
-    ----------
-    side
-        A power of two.
-    decay
-        Above 1; the larger it is, the smoother the map.
-    random
-        Source of the noise.
-
-    Returns
-    -------
-    Array
-        float of shape (side, side), scaled to [0, 1].
+    square of the scale, as in the script of the published sets. The side is a power of two, and
+    the decay above 1: the larger it is, the smoother the map.
     """
     cloud, scale, step = np.zeros((side, side)), 100.0, side
 

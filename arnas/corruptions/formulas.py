@@ -189,13 +189,8 @@ def elastic_transform(levels: Array, constants: Constants, random: np.random.Gen
 def _affine_places(shape: tuple[int, ...], moves: Array) -> tuple[Array, Array]:
     """Return where each pixel comes from under the affine map that moves three points.
 
-    Parameters
-    ----------
-    shape
-        Height and width.
-    moves
-        Of shape (3, 2), in pixels: across and down, of the points a third of the shorter side to
-        the lower right, upper right and upper left of the middle.
+    They lie a third of the shorter side to the lower right, upper right and upper left of the
+    middle; `moves`, of shape (3, 2), are in pixels, across and down.
     """
     reach = min(shape) // 3
     middle = np.array([shape[1] // 2, shape[0] // 2])

@@ -83,12 +83,7 @@ class PublishedCorruptions:
 def load_published(folder: Path, count: int = COUNT) -> PublishedCorruptions:
     """Return the published images in a folder, whose labels say which of the two sets they are.
 
-    Parameters
-    ----------
-    folder
-        With the ``.npy`` files.
-    count
-        Images of each severity.
+    `count` is the number of images of each severity.
 
     Raises
     ------

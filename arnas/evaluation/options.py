@@ -56,16 +56,9 @@ class WhiteboxOptions(Options):
     """The curve is taken on the first so many test images."""
 
     def chosen(self, names: list[str], dataset: str, defended: bool) -> list[str]:
-        """Return which of some attacks run on a network, suites as their attacks.
+        """Return which of `attacks` or `last_attacks` run on a network, suites as their attacks.
 
-        Parameters
-        ----------
-        names
-            `attacks` or `last_attacks`.
-        dataset
-            What the network was trained on.
-        defended
-            Whether it was trained with adversarial examples.
+        It was trained on `dataset`, and with adversarial examples if it is `defended`.
         """
         wanted = defended or self.autoattack_on == "all"
         if self.autoattack_datasets is not None:

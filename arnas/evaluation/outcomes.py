@@ -98,10 +98,7 @@ def load_examples(
 ) -> TensorFile:
     """Read the adversarial examples that were made on a network, likewise.
 
-    Parameters
-    ----------
-    test
-        The images that they must have been made of, if these are at hand, on the CPU.
+    They must have been made of the images `test`, on the CPU, if these are at hand.
     """
     found = load_tensors(path)
     tensors, description = found

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from calls import Arnas, caller
-from fake_run import SMOKE, cut_short, make_all, record, state_of
+from fake_run import cut_short, record, state_of
 
-from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.pipeline.jobs import find_job, planned_jobs
 from arnas.runtime.resume import checkpointing
@@ -19,19 +18,8 @@ RETRAIN = "retrain digits/arnas/0"
 
 
 @pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    monkeypatch.chdir(tmp_path)
-    for variable in ("ARNAS_PARAMS", "ARNAS_STATE_DIR", "DVC_ROOT"):
-        monkeypatch.delenv(variable, raising=False)
-    Path("params.yaml").write_text(SMOKE)
-    found = load_params()
-    make_all(found)
-    return found
-
-
-@pytest.fixture
 def arnas(
-    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    complete_run: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Arnas:
     return caller(monkeypatch, capsys)
 
@@ -44,15 +32,15 @@ def training_cut_short(params: Params) -> Path:
     return folder
 
 
-def test_status_lists_every_job(params: Params, arnas: Arnas) -> None:
+def test_status_lists_every_job(complete_run: Params, arnas: Arnas) -> None:
     ended = arnas("status")
     assert ended.code in {0, None}
-    assert all(job.title in ended.out for job in planned_jobs(params))
+    assert all(job.title in ended.out for job in planned_jobs(complete_run))
     assert "17 jobs: 17 done\n" in ended.out
     assert "DVC does not know 17 of the results" in ended.out
 
 
-def test_status_as_json(params: Params, arnas: Arnas) -> None:
+def test_status_as_json(complete_run: Params, arnas: Arnas) -> None:
     content = json.loads(arnas("status --json").out)
     assert content["name"] == "smoke"
     assert content["counts"] == {"done": 17}
@@ -62,9 +50,9 @@ def test_status_as_json(params: Params, arnas: Arnas) -> None:
 
 
 def test_ctrl_c_ends_watching_quietly(
-    arnas: Arnas, monkeypatch: pytest.MonkeyPatch, params: Params
+    arnas: Arnas, monkeypatch: pytest.MonkeyPatch, complete_run: Params
 ) -> None:
-    record(find_job("retrain", CELL, params), version=0)
+    record(find_job("retrain", CELL, complete_run), version=0)
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -75,7 +63,7 @@ def test_ctrl_c_ends_watching_quietly(
     assert "stale" in ended.out and ended.err == ""
 
 
-def test_explain_names_the_reason(params: Params, arnas: Arnas) -> None:
+def test_explain_names_the_reason(complete_run: Params, arnas: Arnas) -> None:
     assert arnas("explain report").out == "report is current: nothing would run.\n"
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("cells: 4}\n\nretrain", "cells: 5}\n\nretrain"))
@@ -88,9 +76,9 @@ def test_explain_names_the_reason(params: Params, arnas: Arnas) -> None:
     assert ended.err.count("\n") == 1
 
 
-def test_abandoned_state_is_listed_and_removed(params: Params, arnas: Arnas) -> None:
+def test_abandoned_state_is_listed_and_removed(complete_run: Params, arnas: Arnas) -> None:
     assert "There is no abandoned state" in arnas("clean --state").out
-    folder = training_cut_short(params)
+    folder = training_cut_short(complete_run)
     ended = arnas("clean --state")
     assert f"abandoned: {RETRAIN}, 0.0 MB, " in ended.out
     assert "1 of 2 epochs, step 2: its next run goes on from there" in ended.out
@@ -99,8 +87,8 @@ def test_abandoned_state_is_listed_and_removed(params: Params, arnas: Arnas) -> 
     assert not folder.exists()
 
 
-def test_state_of_other_settings_says_so(params: Params, arnas: Arnas) -> None:
-    training_cut_short(params)
+def test_state_of_other_settings_says_so(complete_run: Params, arnas: Arnas) -> None:
+    training_cut_short(complete_run)
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("    epochs: 2\n", "    epochs: 3\n"))
     assert "not of the present settings and inputs" in arnas("clean --state").out
@@ -109,9 +97,9 @@ def test_state_of_other_settings_says_so(params: Params, arnas: Arnas) -> None:
     assert "Removed 1 of 1" in arnas("clean --state --yes").out
 
 
-def test_state_at_work_stays(params: Params, arnas: Arnas) -> None:
-    job = find_job("retrain", CELL, params)
-    folder = state_of(job, params)
+def test_state_at_work_stays(complete_run: Params, arnas: Arnas) -> None:
+    job = find_job("retrain", CELL, complete_run)
+    folder = state_of(job, complete_run)
     with checkpointing(folder, job.title, str(job.manifest)):
         ended = arnas("clean --state --yes")
         assert f"held: {RETRAIN}, " in ended.out and "by process " in ended.out
@@ -119,9 +107,9 @@ def test_state_at_work_stays(params: Params, arnas: Arnas) -> None:
 
 
 def test_on_a_terminal_it_asks(
-    params: Params, arnas: Arnas, monkeypatch: pytest.MonkeyPatch
+    complete_run: Params, arnas: Arnas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = training_cut_short(params)
+    folder = training_cut_short(complete_run)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, kept_afterwards in ((False, True), (True, False)):
         monkeypatch.setattr("typer.confirm", lambda _, answer=answer: answer)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny_run import CELL, exit_code
+from tiny_run import CELL, exit_code, record_outputs
 
 from arnas.config.load import load_params
 from arnas.pipeline.jobs import find_job
 from arnas.reporting.published import compare
 from arnas.reporting.published.compare import COLUMNS
-from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file, write_sealed
+from arnas.runtime.files import load_tensors, save_tensors
 from arnas.spaces.published import GENOTYPES
 from arnas.stages import tables
 
@@ -41,9 +41,7 @@ def pretend(command: str, key: str, **blocks: dict[str, object]) -> None:
     for name, changes in blocks.items():
         description[name] |= changes
     save_tensors(path, tensors, description)
-    made = read_json(job.manifest)
-    new = {name: sha256_file(Path(name)) for name in made["outputs"]}
-    write_sealed(job.manifest, made | {"outputs": new})
+    record_outputs(job.manifest)
 
 
 def test_nobody_has_published_networks_on_digits(copy: Path) -> None:

@@ -74,12 +74,16 @@ def _set_tables(folder: Path) -> None:
     """Replace the searched tables by round numbers: near ties would be decided by rounding."""
     instance = find_job("derive", SEARCH, load_params(folder / "params.yaml"))
     path = folder / instance.inputs["state"]
-    manifest = path.with_name("manifest.json")
     tensors, description = load_tensors(path)
     for name, value in tensors.items():
         if name.startswith("trajectory."):
             tensors[name] = (torch.arange(value.numel()) * 37 % 101 / 101).view_as(value)
     save_tensors(path, tensors, description)
+    record_outputs(path.with_name("manifest.json"), folder)
+
+
+def record_outputs(manifest: Path, folder: Path = Path()) -> None:
+    """Let a manifest of a run in a folder record its outputs as they are now."""
     made = read_json(manifest)
     new = {name: sha256_file(folder / name) for name in made["outputs"]}
     write_sealed(manifest, made | {"outputs": new})

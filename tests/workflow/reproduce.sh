@@ -19,6 +19,7 @@ echo "== digits under Snakemake"
 copy snakemake
 (cd "$copies/snakemake" && snakemake --cores all --quiet rules)
 python -m arnas reproduces results/tables/digits "$copies/snakemake/results/tables/digits"
+(cd "$copies/snakemake" && PYTHONPATH=. python tests/workflow/table_against_command.py)
 
 echo "== smoke under DVC"
 copy dvc

@@ -144,15 +144,9 @@ def guarded(name: str, function: CheckFn) -> CheckFn:
     """Return a check that cannot raise and that leaves no trace.
 
     Modes, weights, buffers, `requires_grad`, gradients, the images and the global random numbers of
-    PyTorch, NumPy and Python are afterwards what they were, whatever the model does to them.
-
-    Parameters
-    ----------
-    name
-        Its id, from which its random numbers follow.
-    function
-        The check. `NotApplicableError` becomes SKIP, any other exception FAIL with its first line.
-        Only a signal (`Preempted`) gets through.
+    PyTorch, NumPy and Python are afterwards what they were, whatever the model does to them. Its
+    random numbers follow from its name. `NotApplicableError` becomes SKIP, any other exception FAIL
+    with its first line. Only a signal (`Preempted`) gets through.
     """
 
     def check(context: CheckContext) -> Check:
