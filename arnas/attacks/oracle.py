@@ -124,7 +124,7 @@ class Oracle:
             with torch.enable_grad():
                 logits = self.model(x)
                 values = objective(logits, labels)
-                passes.append((_input_gradient(values, x), values.detach(), logits.detach()))
+                passes.append((gradient_of(values, x), values.detach(), logits.detach()))
         self.forwards += self.expectation * len(x)
         self.backwards += self.expectation * len(x)
         if self.expectation == 1:
@@ -132,7 +132,7 @@ class Oracle:
         return LossAndGrad(*(torch.stack(found).mean(0) for found in zip(*passes, strict=True)))
 
 
-def _input_gradient(values: Tensor, x: Tensor) -> Tensor:
+def gradient_of(values: Tensor, x: Tensor) -> Tensor:
     """Return the gradient of the summed values by x: zero where there is none, or no number.
 
     An attack goes on without it, and the checks say of the model that its gradients are missing.

@@ -16,7 +16,14 @@ from arnas.attacks.objectives import (
     margin,
     targeted_cross_entropy,
 )
-from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams, in_batches, misclassified
+from arnas.attacks.oracle import (
+    AttackOutput,
+    Oracle,
+    RandomStreams,
+    gradient_of,
+    in_batches,
+    misclassified,
+)
 from arnas.attacks.projection import (
     draw_perturbation,
     project,
@@ -413,7 +420,7 @@ def input_gradient(
     with torch.enable_grad():
         logits = model(x)
         losses = objective(logits, y)
-        (gradient,) = torch.autograd.grad(losses.sum(), x)
+        gradient = gradient_of(losses, x)
     return gradient, losses.detach(), logits.detach()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from arnas.attacks.pgd import ROUNDING, check_at_least
 from arnas.attacks.suites import Suite, build_suite, transfer_from
 from arnas.attacks.threat import Threat, parse_amount, parse_threat
 from arnas.data.load import images_sha256
+from arnas.evaluation.adapt import adapted
 from arnas.evaluation.checks import read_check, run_checks
 from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.curve import accuracy_curve
@@ -29,6 +31,7 @@ from arnas.evaluation.result import (
 )
 from arnas.evaluation.runner import SuiteRun, SuiteState
 from arnas.evaluation.statistics import Accuracy, wilson
+from arnas.models.opaque import as_module
 from arnas.models.weights import weights_sha256
 from arnas.runtime.device import full_float32
 from arnas.runtime.errors import UserError, one_line
@@ -41,10 +44,11 @@ from arnas.runtime.seeds import seeded
 BATCH_SIZE = 128
 
 
+@torch.inference_mode(mode=False)
 def evaluate(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    model: nn.Module | Callable[[Tensor], Tensor],
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
     threat: Threat | str,
     suite: str = "standard",
     *,
@@ -70,11 +74,13 @@ def evaluate(
     Parameters
     ----------
     model
-        Pixels in [0, 1] to logits of shape (N, classes), normalisation inside; on any device.
+        Pixels in [0, 1] to logits of shape (N, classes), normalisation inside; on any device. A
+        module, TorchScript, an exported program or a function; a single output z of a binary task
+        counts as the logits 0 and z.
     x
-        Images: float of shape (n, C, H, W) in [0, 1], n from 1 up.
+        Images: float of shape (n, C, H, W) in [0, 1], n from 1 up; a tensor or an array.
     y
-        True labels: int64 of shape (n,), from 0 up.
+        True labels: integers of shape (n,), from 0 up.
     threat
         Norm and budget in input units, or text such as ``linf:8/255``.
     suite
@@ -121,10 +127,13 @@ def evaluate(
         When images, labels, model, threat or suite are invalid.
     """
     threat = parse_threat(threat) if isinstance(threat, str) else threat
-    device, dtype = home(model)
-    x, y = x.detach().cpu(), y.detach().cpu()
+    x, y = (torch.as_tensor(values).detach().cpu().clone() for values in (x, y))
     _check_images(x, y)
+    y = y.long()
+    module = as_module(model)
+    device, dtype = home(module)
     x = x.to(dtype).clamp(0, 1)  # rounding may have left pixels outside
+    model = adapted(module, x[:1].to(device), y)
     indices = torch.arange(len(y)) if indices is None else indices.detach().cpu()
     numbers = {"batch_size": batch_size, "expectation": expectation, "curve_images": curve_images}
     check_at_least(1, **{name: n for name, n in numbers.items() if n is not None})
@@ -134,7 +143,8 @@ def evaluate(
         )
     classes = _count_classes(model, x[:1].to(device), y, "the model")
     chosen = build_suite(suite, threat.norm, classes) if suite else Suite({}, "every attack")
-    for name, source in (sources or {}).items():
+    sources = {k: adapted(m, x[:1].to(device), y) for k, m in (sources or {}).items()}
+    for name, source in sources.items():
         _count_classes(source, x[:1].to(device), y, f"the source {name}")
         chosen.components[f"transfer from {name}"] = transfer_from(source)
     eot = chosen.expectation if expectation is None else expectation
@@ -143,7 +153,7 @@ def evaluate(
         model, x.to(device), y.to(device), threat, suite, seed, batch_size, eot, indices
     )
     context.combine = combine
-    context.known = _identity(context, sources or {}) | dict(known or {})
+    context.known = _identity(context, sources) | dict(known or {})
     run = SuiteRun(
         model, x, y, indices, threat, chosen, seed, batch_size, combine, eot, checkpointer, report
     )
@@ -202,8 +212,8 @@ def _check_images(x: Tensor, y: Tensor) -> None:
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: needed are images (n, C, H, W) "
             "and one label for each, n from 1 up."
         )
-    if y.dtype != torch.int64:
-        raise UserError(f"y is {y.dtype}: needed are labels of type int64.")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise UserError(f"y is {y.dtype}: needed are labels, whole numbers from 0 up.")
     low, high = float(x.min()), float(x.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         way_out = (

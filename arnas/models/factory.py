@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from arnas.models.opaque import as_module
 from arnas.runtime.errors import UserError
 from arnas.runtime.references import first_line, importing, load_reference
 
@@ -42,7 +43,7 @@ def make_model(reference: str, sizes: Mapping[str, int]) -> nn.Module:
                 f"{reference} returned an object of type {type(made).__name__}, allowed is a "
                 "torch.nn.Module: wrap what it computes in a module's `forward`."
             )
-        return _bare(made).eval()
+        return as_module(_bare(made)).eval()
 
 
 def _called(reference: str, function: Any, sizes: Mapping[str, int]) -> Any:
