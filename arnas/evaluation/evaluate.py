@@ -160,6 +160,9 @@ def evaluate(
     # What a random model draws follows from the seed, too.
     with full_float32(), seeded("evaluate", seed):
         state = SuiteState.load(checkpointer)
+        if not run.reproduces(state):
+            report(0, 100, "what was saved does not hold for this model: starting again")
+            state = SuiteState()
         found = _checked(context, "model", checks, state, checkpointer)
         run.finish(state)
         context.attacks, context.outcomes = _results(chosen, state), state.outcomes

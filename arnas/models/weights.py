@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from arnas.runtime.errors import UserError, one_line
+from arnas.runtime.files import sha256_bytes
+from arnas.runtime.seeds import make_generator, seeded
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What wrappers put before every name: data parallelism, compilation, training frameworks."""
+PROBES = 16
+"""Images, and as many of noise, whose logits tell models apart."""
 SHOWN = 3
 """Names of each kind in a message."""
 COUNTERS = "num_batches_tracked"
@@ -34,6 +38,25 @@ def weights_sha256(model: nn.Module) -> str:
         total.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         total.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def answers_sha256(model: nn.Module, x: Tensor) -> str:
+    """Return the sha256 of a model's logits on a few images and on noise of their shape.
+
+    They are rounded to a thousandth of their size, so that the order of sums does not show; a model
+    that draws random numbers gets the same ones each time.
+
+    Parameters
+    ----------
+    x
+        float of shape (n, C, H, W), n from 1 up, on the model's device.
+    """
+    generator = make_generator("probes")
+    noise = torch.rand((PROBES, *x.shape[1:]), generator=generator).to(x)
+    with seeded("answers"), torch.no_grad():
+        logits = model(torch.cat([x[:PROBES], noise])).double().cpu()
+    scaled = torch.round(1000 * logits / logits.abs().max().clamp_min(1e-30))
+    return sha256_bytes(scaled.nan_to_num(0.5).to(torch.float32).numpy().tobytes())
 
 
 def load_state_dict_checked(

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from arnas.attacks.threat import Threat, parse_threat
+from arnas.config.references import referenced_files
 from arnas.corruptions.accuracy import corruption_accuracy
 from arnas.data.load import NamedImages, load_images
 from arnas.evaluation.evaluate import BATCH_SIZE, evaluate
@@ -25,13 +26,14 @@ from arnas.evaluation.options import Tier
 from arnas.evaluation.result import Combine, EvalResult
 from arnas.models.loading.load import LoadedModel, load_model
 from arnas.models.sharing import share_batches
+from arnas.models.weights import answers_sha256
 from arnas.pipeline.session import Session, say, session, worker_session
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import digest
+from arnas.runtime.files import digest, sha256_file
 from arnas.runtime.history import state_folder
 from arnas.runtime.ranks import rank_info
 
-VERSION = 2
+VERSION = 3
 """Raised when an evaluation could come out differently; a state of before is not gone on from."""
 
 
@@ -97,12 +99,24 @@ class EvalTarget:
             "version": VERSION,
             "config": config,
             "threat": asdict(self.threat),
-            "model": self.model.sha256,
+            "model": self._told_apart(self.model),
             "data": [self.images.sha256, self.images.indices.tolist()],
-            "sources": {name: source.sha256 for name, source in self.sources.items()},
+            "sources": {name: self._told_apart(source) for name, source in self.sources.items()},
+            "code": {str(path): sha256_file(path) for path in referenced_files(self._names())},
             "torch": torch.__version__,
         }
         return digest(content)
+
+    def _names(self) -> list[str]:
+        """Return what may refer to code of the user's own."""
+        return [self.config.model, *self.sources, *self.config.suite.split(",")]
+
+    def _told_apart(self, loaded: LoadedModel) -> list[str]:
+        """Return what tells models apart: their weights, and what they answer.
+
+        Constants and operations outside of the weights show in the answers only.
+        """
+        return [loaded.sha256, answers_sha256(loaded.model, self.images.x)]
 
 
 def load_target(config: EvalConfig) -> EvalTarget:
