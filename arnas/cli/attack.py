@@ -16,8 +16,8 @@ def attack(
     model: Annotated[
         str,
         typer.Option(
-            help="A model of the zoo with --weights, FILE.safetensors or FILE.pt of weights, or "
-            "package.module:factory."
+            help="A model of the zoo, torchvision:NAME or timm:NAME with --weights, "
+            "FILE.safetensors or FILE.pt of weights, or package.module:factory."
         ),
     ],
     data: Annotated[
@@ -53,8 +53,28 @@ def attack(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     n: Annotated[int | None, typer.Option(help="Images, from the first; all by default.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="For a folder: resize to squares of so many pixels.")
+    normalise: Annotated[
+        str | None,
+        typer.Option(
+            help="What the network expects: cifar10, cifar100, imagenet or MEAN:STD in input "
+            "units; put in front of it."
+        ),
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Of a model of another library; else as the images.")
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="For a folder: resize the shorter side to so many pixels.")
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="For a folder: side of the centre that is kept.")
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a folder: a file with the names of the folders, one a line, in the "
+            "order of the model's outputs."
+        ),
     ] = None,
     grey: Annotated[bool, typer.Option("--grey", help="For a folder: read one channel.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
@@ -75,6 +95,13 @@ def attack(
     out: Annotated[
         Path | None,
         typer.Option(help="Where OUT.json and OUT.html go; results/attacks/ by default."),
+    ] = None,
+    expect_clean: Annotated[
+        float | None,
+        typer.Option(help="Published clean accuracy in percent: off by its interval is a FAIL."),
+    ] = None,
+    expect_robust: Annotated[
+        float | None, typer.Option(help="Published robust accuracy in percent, likewise.")
     ] = None,
     fail_under: Annotated[
         float | None,
@@ -102,7 +129,7 @@ def attack(
 
     ARNAS_DEVICE, ARNAS_GPUS and ARNAS_THREADS say where it runs.
     """
-    from arnas.pipeline.attack import EvalConfig
+    from arnas.pipeline.attack import EvalConfig, read_classes
     from arnas.pipeline.attack_outputs import Outputs, attack_and_write
 
     config = EvalConfig(
@@ -120,8 +147,14 @@ def attack(
         expectation=eot,
         sources=tuple(transfer_from or ()),
         curve=tuple(amount.strip() for amount in curve.split(",") if amount.strip()),
-        image_size=image_size,
+        image_size=crop or resize,
         grey=grey,
+        resize=resize,
+        classes=read_classes(classes),
+        normalise=normalise,
+        num_classes=num_classes,
+        expect_clean=expect_clean,
+        expect_robust=expect_robust,
         corruptions=corruptions,
     )
     outputs = Outputs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -64,6 +65,8 @@ class NamedImages:
     """Which images they are."""
     warnings: tuple[str, ...] = ()
     """Clauses without a full stop."""
+    classes: tuple[str, ...] = ()
+    """Their names by number, where the images have some."""
 
 
 class _Found(NamedTuple):
@@ -133,6 +136,8 @@ def load_images(
     choice: Choice = "first",
     image_size: int | None = None,
     grey: bool = False,
+    resize: int | None = None,
+    classes: Sequence[str] = (),
     download: bool = False,
 ) -> NamedImages:
     """Load labelled images by name, as pixels in [0, 1].
@@ -156,6 +161,8 @@ def load_images(
     image_size, grey
         For a folder: resize the shorter side to so many pixels and keep the centre; read one
         channel. By default the images must be squares of one size.
+    resize, classes
+        For a folder, see `arnas.data.sources.image_folder.read_image_folder`.
     download
         Fetch a public dataset that is not there.
 
@@ -179,7 +186,7 @@ def load_images(
     elif spec in OFFICIAL:
         found = _official(spec, split, download)
     else:
-        found = _of_path(spec, split, image_size, grey)
+        found = _of_path(spec, split, image_size, grey, resize, classes)
     return _named(found, count, seed, choice)
 
 
@@ -214,7 +221,14 @@ def _official(name: str, split: str, download: bool) -> _Found:
     return _Found(_chosen_split(raw, split, name), name, f"in the official {split} set of {name}")
 
 
-def _of_path(spec: str, split: str, image_size: int | None, grey: bool) -> _Found:
+def _of_path(
+    spec: str,
+    split: str,
+    image_size: int | None,
+    grey: bool,
+    resize: int | None,
+    classes: Sequence[str],
+) -> _Found:
     """Return the images of a file or a folder."""
     path, shown = Path(spec), one_line(spec, 200)
     # os.path, which finds no fault with names that are too long
@@ -223,7 +237,12 @@ def _of_path(spec: str, split: str, image_size: int | None, grey: bool) -> _Foun
 
         if image_size is not None and not 8 <= image_size <= 1024:
             raise UserError(f"image_size is {image_size}: allowed are 8 to 1024.")
-        raw, name = read_image_folder("", spec, image_size, grey), path.resolve().name
+        if resize is not None and not (image_size or 1024) <= resize <= 2048:
+            raise UserError(
+                f"resize is {resize}: allowed are the size of the crop, {image_size}, to 2048."
+            )
+        raw = read_image_folder("", spec, image_size, grey, classes=classes, resize=resize)
+        name = path.resolve().name
     elif not spec or not os.path.lexists(path):
         raise UserError(
             f"there is no '{shown}': allowed are {', '.join(NAMES)}, the path of an npz file or of "
@@ -284,6 +303,7 @@ def _named(found: _Found, count: int | None, seed: int, choice: Choice) -> Named
         raw.num_classes,
         f"{which} {found.words}",
         tuple(notes),
+        raw.classes,
     )
 
 

@@ -132,6 +132,20 @@ class EvalResult:
         """Return whether no check failed."""
         return not self.failed
 
+    def summary(self) -> str:
+        """Return in a sentence or two how robust the model is, and whether that can be trusted."""
+        robust, threat = self.robust_accuracy, self.threat
+        text = (
+            f"Of {self.n} images, {robust.percent:.1f} % (95 % interval {robust.low:.1f} to "
+            f"{robust.high:.1f}) are classified correctly however the attacks change them within "
+            f"{threat}; without attack it is {self.clean:.1f} %."
+        )
+        if not self.reliable:
+            return f"{text} Do not rely on this number: {', '.join(self.failed)} failed."
+        if not self.checks:
+            return f"{text} No check was run, so nothing shows whether the number can be relied on."
+        return f"{text} No check found a reason not to rely on this number."
+
     def per_class(self) -> dict[int, tuple[Accuracy, Accuracy]]:
         """Return each class's clean and robust accuracy, for the classes that have images."""
         robust, clean = self.robust_flags, self.outcomes["clean"] == ROBUST

@@ -28,11 +28,13 @@ from arnas.models.loading.load import LoadedModel, load_model
 from arnas.models.sharing import share_batches
 from arnas.models.weights import answers_sha256
 from arnas.pipeline.session import Session, say, session, worker_session
-from arnas.runtime.errors import UserError
+from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import digest, sha256_file
 from arnas.runtime.history import state_folder
 from arnas.runtime.ranks import rank_info
 
+PREPARED = ("normalise", "resize", "image_size", "expect_clean", "expect_robust")
+"""Of a config, what the record holds where it is set."""
 VERSION = 3
 """Raised when an evaluation could come out differently; a state of before is not gone on from."""
 
@@ -67,6 +69,18 @@ class EvalConfig:
     """Of a folder of images: the side that they are brought to, in pixels."""
     grey: bool = False
     """Of a folder of images: whether one channel is read."""
+    resize: int | None = None
+    """Of a folder of images: what the shorter side is resized to before the centre is cut out."""
+    classes: tuple[str, ...] = ()
+    """Of a folder of images: the names of the folders in the order of the classes."""
+    normalise: str | None = None
+    """See `arnas.models.loading.outside.normalisation`."""
+    num_classes: int | None = None
+    """Of a model of another library; by default those of the images."""
+    expect_clean: float | None = None
+    """Clean accuracy that the model is known for, in percent."""
+    expect_robust: float | None = None
+    """Robust accuracy that the model is known for, in percent."""
     corruptions: bool = False
     """Whether accuracy on corrupted images is measured too."""
 
@@ -119,6 +133,29 @@ class EvalTarget:
         return [loaded.sha256, answers_sha256(loaded.model, self.images.x)]
 
 
+def read_classes(path: Path | None) -> tuple[str, ...]:
+    """Return the names in a file, one a line in the order of the classes; none without a file.
+
+    Raises
+    ------
+    UserError
+        When it cannot be read, or a name is there twice.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"classes is {one_line(path)}, which cannot be read ({one_line(error, 100)}): name a "
+            "text file with the name of a folder in each line."
+        ) from None
+    names = tuple(filter(None, map(str.strip, lines)))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path} has '{one_line(twice[0], 60)}' twice: name each class once.")
+    return names
+
+
 def load_target(config: EvalConfig) -> EvalTarget:
     """Load the model and the images that a config names, cheapest refusals first.
 
@@ -138,19 +175,27 @@ def load_target(config: EvalConfig) -> EvalTarget:
         count=config.count,
         image_size=config.image_size,
         grey=config.grey,
+        resize=config.resize,
+        classes=config.classes,
     )
     channels, height, width = images.x.shape[1:]
 
-    def load(spec: str, weights: Path | None = None) -> LoadedModel:
+    def load(
+        spec: str,
+        weights: Path | None = None,
+        num_classes: int | None = None,
+        normalise: str | None = None,
+    ) -> LoadedModel:
         return load_model(
             spec,
             weights=weights,
-            num_classes=images.num_classes,
+            num_classes=images.num_classes if num_classes is None else num_classes,
             in_channels=channels,
             image_size=(height, width),
+            normalise=normalise,
         )
 
-    model = load(config.model, config.weights)
+    model = load(config.model, config.weights, config.num_classes, config.normalise)
     return EvalTarget(config, threat, model, images, {spec: load(spec) for spec in config.sources})
 
 
@@ -177,6 +222,9 @@ def assess(target: EvalTarget) -> Iterator[EvalResult | None]:
         say("attack", f"{target.title}: {target.images.words}")
         for warning in (*target.model.warnings, *target.images.warnings):
             say("attack", f"warning: {warning}")
+        if target.images.classes:
+            pairs = (f"{number} {name}" for number, name in enumerate(target.images.classes))
+            say("attack", f"classes by folder: {one_line(', '.join(pairs))}")
         found = _evaluate(target, running)
         target.model.model.cpu()
         yield found
@@ -197,6 +245,8 @@ def _evaluate(target: EvalTarget, running: Session) -> EvalResult:
         "dataset_size": images.dataset_size,
         "warnings": [*target.model.warnings, *images.warnings],
         "epsilon_written": config.threat.partition(":")[2],
+        **({"classes": list(images.classes)} if images.classes else {}),
+        **{name: value for name in PREPARED if (value := getattr(config, name)) is not None},
     }
     if config.corruptions:
         table = corruption_accuracy(
@@ -240,5 +290,6 @@ def default_stem(target: EvalTarget) -> Path:
     """Return where the results go unless it is said: a name made of what was evaluated."""
     stems = (Path(name).stem for name in (target.model.name, target.images.name))
     name = "_".join([*stems, target.config.threat, target.config.suite])
-    safe = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in name)
-    return Path("results/attacks") / safe
+    safe = "".join(s if s.isascii() and (s.isalnum() or s in "._-") else "-" for s in name)
+    # The key tells apart what is not in the name: weights, images, seed.
+    return Path("results/attacks") / f"{safe[:120]}_{target.key[:8]}"

@@ -25,6 +25,7 @@ from arnas.reporting.model.files import (
 )
 from arnas.reporting.model.page import write_page
 from arnas.reporting.model.robustbench import write_robustbench
+from arnas.runtime.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,6 +44,10 @@ class Outputs:
     robustbench: Path | None = None
     card: Path | None = None
     allow_flagged: bool = False
+
+
+LONGEST_NAME = 200
+"""Of a file, in bytes: what systems allow less the endings."""
 
 
 class Done(NamedTuple):
@@ -64,17 +69,37 @@ def attack_and_write(config: EvalConfig, outputs: Outputs) -> Done | None:
     """
     if outputs.fail_under is not None:
         check_percentage(outputs.fail_under)
+    if outputs.stem is not None:
+        _check_name(outputs.stem)
     target = load_target(config)
     start = time.monotonic()
     with assess(target) as found:
         if found is None:
             return None
         took = f"Took {time.monotonic() - start:.0f} s."
-        lines = [*_remarks(found), *_written(target, found, outputs), took]
+        lines = [*_remarks(found), *_written(target, found, outputs), took, found.summary()]
     refusal = None
     if outputs.fail_under is not None:
         refusal = gate(found, outputs.fail_under, allow_flagged=outputs.allow_flagged)
     return Done(as_table(found, target.title), lines, refusal)
+
+
+def _check_name(stem: Path) -> None:
+    """Refuse a name that no file can have, before anything is attacked."""
+    name = stem.name
+    if not name or name == ".." or stem.is_dir():
+        raise UserError(
+            f"out is '{one_line(stem)}', a folder: name the files without their ending, as in "
+            "results/mine."
+        )
+    try:
+        long = len(name.encode()) > LONGEST_NAME
+    except UnicodeEncodeError:
+        raise UserError(f"out is '{one_line(stem)}': write its name in UTF-8.") from None
+    if long:
+        raise UserError(
+            f"out has a name of {len(name)} characters: allowed are {LONGEST_NAME} bytes."
+        )
 
 
 def _remarks(assessment: EvalResult) -> Iterator[str]:

@@ -28,6 +28,7 @@ def decode(
     grey: bool = False,
     check: Callable[[int, int], None] | None = None,
     side: int | None = None,
+    resize: int | None = None,
 ) -> np.ndarray:
     """Decode an image file of any format that Pillow reads into uint8 of shape (C, H, W).
 
@@ -40,7 +41,9 @@ def decode(
     check
         Called with width and height before the pixels are read; raises `ValueError` to refuse.
     side
-        If given, the shorter side is resized to it with antialiasing and the centre is kept.
+        If given, the centre of so many pixels is kept.
+    resize
+        What the shorter side is resized to before, with antialiasing; by default `side`.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def decode(
                 check(*image.size)
             # Before the resizing: a palette's numbers cannot be averaged.
             channels = image.convert("L" if grey else "RGB")
-        pixels = np.asarray(channels if side is None else _resized(channels, side))
+        pixels = np.asarray(channels if side is None else _resized(channels, side, resize or side))
         return pixels[None] if grey else pixels.transpose(2, 0, 1)
     except UnidentifiedImageError:
         reason = "it is empty" if not data else "its format is unknown"
@@ -83,14 +86,14 @@ def _is_deep(image: ImageFile.ImageFile) -> bool:
     return False
 
 
-def _resized(image: Image.Image, side: int) -> Image.Image:
-    """Return the centre of an image whose shorter side is made `side` pixels long."""
+def _resized(image: Image.Image, side: int, resize: int) -> Image.Image:
+    """Return the centre of an image whose shorter side is made `resize` pixels long."""
     width, height = image.size
     if max(width, height) > LONGEST * min(width, height):
         raise ValueError(
             f"it has {width}x{height} pixels, allowed is one side {LONGEST} times the other"
         )
-    small: Image.Image = functional.resize(image, side)
+    small: Image.Image = functional.resize(image, resize)
     centre: Image.Image = functional.center_crop(small, side)
     return centre
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,14 @@ def read_image_folder(
     image_size: int | None = None,
     grey: bool = False,
     sha256: str | None = None,
+    classes: Sequence[str] = (),
+    resize: int | None = None,
 ) -> RawImages:
     """Read a folder with a folder of images for each class, or with splits of that form.
 
     The splits are ``train``, ``test`` and ``val``. ``test`` is the test set, else ``val``; beside
-    ``test`` it is `val`. Classes are numbered in the order of their names. Within a split the
+    ``test`` it is `val`. Classes are numbered in the order of their names, or of their numbers if
+    the names are numbers; a folder without images keeps its number. Within a split the
     images are stored in an order that the sha256 of their relative names decides, so that the
     first so many of them are of all classes.
 
@@ -40,6 +44,12 @@ def read_image_folder(
         Path of the dataset's settings, for messages; empty if there are none.
     path, image_size, grey, sha256
         See `arnas.data.sources.registry.ImageFolderOptions`.
+    classes
+        Names of the folders in the order of the classes, where that is another one; a name without
+        a folder keeps its number.
+    resize
+        Pixels that the shorter side is resized to before the centre is cut out; by default
+        `image_size`.
 
     Raises
     ------
@@ -57,24 +67,32 @@ def read_image_folder(
     folders = _splits(where, root)
     seen: set[str] = set()
     listed = {split: _listed(where, folder, seen) for split, folder in folders.items()}
-    classes = list(listed[next(iter(listed))])
+    names = list(listed[next(iter(listed))])
     for split, listing in listed.items():
-        if odd := sorted(set(classes) ^ set(listing)):
+        if odd := sorted(set(names) ^ set(listing)):
             raise UserError(
                 f"{where}{_shown(folders[split])} and {_shown(folders['train'])} have "
                 f"different classes ('{one_line(odd[0])}' is in one of them only): give both the "
                 "same folders."
             )
+    classes = classes or names
+    if odd := sorted(set(names) - set(classes)):
+        raise UserError(
+            f"{where}{_shown(root)} has the folder '{one_line(odd[0])}', which is not among the "
+            f"{len(classes)} classes given: add its name to them, or remove the folder."
+        )
     if len(classes) < 2:
         raise UserError(
             f"{where}{_shown(root)} has one class, '{one_line(classes[0])}': needed are "
             "two folders or more."
         )
     samples = {
-        split: [(path, label) for label, paths in enumerate(listing.values()) for path in paths]
+        split: [
+            (path, label) for label, name in enumerate(classes) for path in listing.get(name, ())
+        ]
         for split, listing in listed.items()
     }
-    reader = _Reader(settings, root, image_size, grey)
+    reader = _Reader(settings, root, image_size, grey, resize)
     splits = reader.read(samples)
     total = hashlib.sha256()
     for relative, of_file in sorted(reader.digests):
@@ -85,8 +103,31 @@ def read_image_folder(
             f"{settings}sha256 is {sha256}, but the images in {_shown(root)} have {digest}: "
             "restore them, or write the new value if the change is meant."
         )
-    raw = joined(splits, len(classes), digest)
+    raw = joined(splits, len(classes), digest)._replace(
+        classes=tuple(classes), warnings=_oddities(classes, listed)
+    )
     return raw if len(splits) > 1 else raw._replace(split=None)
+
+
+def _oddities(
+    classes: Sequence[str], listed: Mapping[str, Mapping[str, Sequence[Path]]]
+) -> tuple[str, ...]:
+    """Return what is odd about the numbers of the classes, in clauses."""
+    found = []
+    empty = [name for name in classes if not any(part.get(name) for part in listed.values())]
+    if empty:
+        words = one_line(", ".join(empty[:4]), 100)
+        found.append(f"{len(empty)} classes have no image and keep their number: {words}")
+    if list(classes) == sorted(classes, key=_by_number) != sorted(classes):
+        found.append(
+            "folders whose names are numbers are in the order of the numbers, not of the text as "
+            "in torchvision's ImageFolder; --classes FILE gives another order"
+        )
+    return tuple(found)
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    return (int(name), name) if name.isdecimal() else (0, name)
 
 
 def _splits(where: str, root: Path) -> dict[str, Path]:
@@ -137,19 +178,21 @@ def _listed(where: str, folder: Path, seen: set[str]) -> dict[str, list[Path]]:
                 if entry.is_file() and entry.name.lower().endswith(IMG_EXTENSIONS)
             ]
         listing[name] = images
-    empty = [name for name, images in listing.items() if not images]
-    if empty or not listing:
+    if not any(listing.values()):
         reason = (
-            f"no image is in {one_line(', '.join(empty))}, allowed are the endings "
+            f"no image is in {one_line(', '.join(listing))}, allowed are the endings "
             f"{', '.join(ending[1:] for ending in IMG_EXTENSIONS)}"
-            if empty
+            if listing
             else "it has no folder"
         )
         raise UserError(
             f"{where}{_shown(folder)} is not a folder with a folder of images for each "
-            f"class ({reason}): add images, or remove empty folders."
+            f"class ({reason}): add images."
         )
-    return listing
+    numbered = all(name.isdecimal() for name in listing)
+    return (
+        dict(sorted(listing.items(), key=lambda item: _by_number(item[0]))) if numbered else listing
+    )
 
 
 def _visit(where: str, folder: Path, here: Path, seen: set[str]) -> None:
@@ -206,8 +249,11 @@ def _refused(where: str, path: Path, error: OSError) -> UserError:
 class _Reader:
     """Reads images of one size, and notes their digests."""
 
-    def __init__(self, settings: str, root: Path, image_size: int | None, grey: bool) -> None:
+    def __init__(
+        self, settings: str, root: Path, image_size: int | None, grey: bool, resize: int | None
+    ) -> None:
         self.settings, self.root, self.image_size, self.grey = settings, root, image_size, grey
+        self.resize = resize
         self.where = f"{settings}path: " if settings else ""
         self.digests: list[tuple[bytes, str]] = []
         self.side: int | None = None
@@ -247,6 +293,7 @@ class _Reader:
             grey=self.grey,
             check=self._square if self.image_size is None else None,
             side=self.image_size,
+            resize=self.resize,
         )
 
     def _square(self, width: int, height: int) -> None:

@@ -22,6 +22,8 @@ class RawImages(NamedTuple):
     """The split of each image, shape (N,), if the source is divided."""
     sha256: str | None = None
     """Digest of the user's own files that were read, where the settings may demand one."""
+    classes: tuple[str, ...] = ()
+    """Their names by number, where the images have some."""
     warnings: tuple[str, ...] = ()
     """What is odd about the images, in clauses without a full stop."""
 

@@ -97,6 +97,7 @@ _ENTRIES = (
     CheckEntry("silent_success", "attacks", "strength", PINTOR, "expensive", "deterministic"),
     CheckEntry("loss_still_rising", "attacks", "strength", PINTOR, "expensive", "deterministic"),
     CheckEntry("linear_control", "attacks", "linear_control", tier="expensive"),
+    CheckEntry("expected_accuracy", "attacks", "labels", ROBUSTBENCH, applies="attacked"),
     CheckEntry("selection", "attacks", "training", RICE),
     CheckEntry("catastrophic_overfitting", "attacks", "training", WONG),
     CheckEntry("corruptions", "attacks", "training", HENDRYCKS),

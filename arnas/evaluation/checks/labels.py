@@ -8,7 +8,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from arnas.evaluation.checks.base import CheckContext, NotApplicableError, grade
-from arnas.evaluation.result import Check
+from arnas.evaluation.result import ROBUST, Check, robust_images
 from arnas.evaluation.statistics import wilson
 
 LUCK = 0.05
@@ -74,6 +74,37 @@ def labels_match(context: CheckContext) -> Check:
         grade(fail=fail),
         evidence,
         "number the classes of the images as those of the model's outputs",
+    )
+
+
+def expected_accuracy(context: CheckContext) -> Check:
+    """Fail if the accuracy is not the one that the model is known for."""
+    measured = {
+        "clean": context.outcomes["clean"] == ROBUST,
+        "robust": robust_images(context.outcomes),
+    }
+    evidence, wrong = [], []
+    for kind, flags in measured.items():
+        expected = context.known.get(f"expect_{kind}")
+        if expected is None:
+            continue
+        found = wilson(int(flags.sum()), len(flags))
+        evidence.append(
+            f"{kind} accuracy {found.percent:.1f} % (95 % interval {found.low:.1f} to "
+            f"{found.high:.1f}), expected {expected:g} %"
+        )
+        if not found.low <= expected <= found.high:
+            wrong.append(kind)
+    if not evidence:
+        raise NotApplicableError(
+            "no accuracy is expected", "give the published one: --expect-clean 94.8"
+        )
+    return Check(
+        "expected_accuracy",
+        grade(fail=wrong),
+        "; ".join(evidence),
+        "look at the preprocessing (mean and std, RGB or BGR, rows and columns), at the order of "
+        "the labels, and at the weights",
     )
 
 

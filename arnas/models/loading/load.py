@@ -14,6 +14,13 @@ from torch import Tensor, nn
 
 from arnas.data.untrusted import HEAD, read_foreign
 from arnas.models.factory import make_model
+from arnas.models.loading.outside import (
+    build_outside,
+    is_outside,
+    needs_weights,
+    normalisation,
+    normalised,
+)
 from arnas.models.loading.torch_files import ENDINGS, StateDict, read_state_dict
 from arnas.models.registry import MODELS, build_model
 from arnas.models.weight_files import load_weights
@@ -88,6 +95,7 @@ def load_model(
     num_classes: int | None = None,
     in_channels: int | None = None,
     image_size: int | tuple[int, int] | None = None,
+    normalise: str | None = None,
 ) -> LoadedModel:
     """Load the model that a text names. Only a factory runs code of the user's.
 
@@ -97,12 +105,16 @@ def load_model(
         One of: a name of `arnas.models.registry.MODELS`, with `weights`; a weight file that
         `arnas.models.registry.save_weights` has written, or the folder of one;
         ``package.module:factory``, a function that returns a module; it gets the sizes below that
-        it takes.
+        it takes; ``torchvision:NAME`` or ``timm:NAME``, with `weights`.
     weights
         For a name or a factory: a safetensors file, or a state dict of ``torch.save``.
     num_classes, in_channels, image_size
         Of the images that it is to be attacked on, the size in pixels, (height, width) where they
         differ. None where it is not known; with the last two, the model is tried on two images.
+
+    normalise
+        What the network expects its images to be normalised by, see
+        `arnas.models.loading.outside.normalisation`; it is put in front of the network.
 
     Returns
     -------
@@ -125,6 +137,10 @@ def load_model(
             )
         side = image_size if isinstance(image_size, int) else min(image_size or [SIDE])
         loaded = _of_zoo(spec, path, num_classes, in_channels or 3, side)
+    elif is_outside(spec):
+        network = build_outside(spec, num_classes or 1000)
+        path = needs_weights(spec, path)
+        loaded = _with_weights(network, spec, one_line(path), _read(path))
     elif is_reference(spec):
         sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
         loaded = _of_user(spec, path, {k: v for k, v in sizes.items() if isinstance(v, int)})
@@ -135,6 +151,12 @@ def load_model(
         )
     else:
         loaded = _of_file(_weight_file(Path(spec)))
+    if normalise is not None:
+        constants = normalisation(normalise, in_channels or 3)
+        model = normalised(loaded.model, constants)
+        known = {key: getattr(constants, key).flatten().tolist() for key in ("mean", "std")}
+        info = replace(loaded.info, model_sha256=weights_sha256(model), **known)
+        loaded = replace(loaded, model=model, info=info)
     if in_channels is None or image_size is None:
         return loaded
     notes = _try_on_images(loaded, num_classes, in_channels, image_size)
