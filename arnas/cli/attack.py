@@ -51,6 +51,9 @@ def attack(
     weights: Annotated[
         Path | None, typer.Option(help="Weights for a model of the zoo or a factory.")
     ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option(help="Which weights of a file that holds several, such as ema.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     n: Annotated[int | None, typer.Option(help="Images, from the first; all by default.")] = None,
     normalise: Annotated[
@@ -152,6 +155,7 @@ def attack(
         resize=resize,
         classes=read_classes(classes),
         normalise=normalise,
+        weights_key=weights_key,
         num_classes=num_classes,
         expect_clean=expect_clean,
         expect_robust=expect_robust,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,12 @@ from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes
 from arnas.runtime.seeds import make_generator, seeded
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What wrappers put before every name: data parallelism, compilation, training frameworks."""
+WRAPPERS = {"module", "_orig_mod"}
+"""What data parallelism, averaging and compilation put into names."""
+AVERAGED = {"n_averaged"}
+"""What averaging keeps beside the weights."""
+DEEPEST = 4
+"""Segments of a name from which no prefix is looked for."""
 PROBES = 16
 """Images, and as many of noise, whose logits tell models apart."""
 SHOWN = 3
@@ -64,8 +69,9 @@ def load_state_dict_checked(
 ) -> list[str]:
     """Copy weights into a model, which keeps its dtypes, if names, shapes and kinds of numbers fit.
 
-    A prefix of `PREFIXES` that all names have is left out where the model's lack it. `shown` is the
-    file, for messages.
+    Names may have the segments of wrappers and a prefix, beside other networks, and the weights may
+    be those of a part of the model whose rest has buffers only, such as a normalisation. `shown` is
+    the file, for messages.
 
     Returns
     -------
@@ -78,14 +84,25 @@ def load_state_dict_checked(
         When they are those of another network.
     """
     wanted = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    found = _unwrapped(tensors, wanted)
-    if problem := _misfit(found, wanted):
+    tensors = {key: value for key, value in tensors.items() if key not in AVERAGED}
+    found, prefix, within = _fit(tensors, wanted, shown)
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    kept = {key for key in wanted if not key.startswith(within) and key not in parameters}
+    needed = {key: value for key, value in wanted.items() if key not in kept}
+    found |= _tied(model, found, needed)
+    if problem := _misfit(found, needed):
         raise UserError(
             f"{shown} does not fit the network ({problem}): name the network, in the size, that it "
             "was written for."
         )
-    notes = [f"{shown}: {note}" for note in _conversions(found, wanted)]
-    if absent := wanted.keys() - found.keys():
+    notes = [f"{shown}: {note}" for note in _conversions(found, needed)]
+    if kept - found.keys():
+        notes.append(f"{shown} has no {_some(sorted(kept))}, which the network sets itself")
+    if left := [key for key in tensors if not _without_wrappers(key).startswith(prefix)]:
+        notes.append(
+            f"{shown}: {len(left)} tensors are left out, {_some(left)}; used are {prefix}*"
+        )
+    if absent := {key for key in needed if key not in found and key.endswith(COUNTERS)}:
         notes.append(f"{shown} lacks {len(absent)} counters of batches, which are not used here")
     try:
         model.load_state_dict(found, strict=False)
@@ -132,16 +149,74 @@ def _finite(value: Tensor) -> bool:
     return bool(torch.isfinite(plain).all())
 
 
-def _unwrapped(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without the prefixes of wrappers, as far as names then fit better."""
-    best = names = dict(tensors)
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in names)), None):
-        if not names:
-            break
-        names = {key.removeprefix(prefix): value for key, value in names.items()}
-        if len(names.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
-            best = names
+def _tied(
+    model: nn.Module, found: Mapping[str, Tensor], needed: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return tensors that a file holds once, under another of the names that the network has."""
+    names: dict[int, list[str]] = {}
+    for name, value in _named_tensors(model):
+        names.setdefault(id(value), []).append(name)
+    return {
+        name: next(found[other] for other in group if other in found)
+        for group in names.values()
+        for name in group
+        if name in needed and name not in found and any(other in found for other in group)
+    }
+
+
+class _Fit(NamedTuple):
+    """How the names in a file become those of a network."""
+
+    tensors: dict[str, Tensor]
+    """By the network's names."""
+    prefix: str
+    """Of the names in the file, without wrappers; the others are left out."""
+    within: str
+    """Part of the network that the tensors are for; the rest of it keeps its own values."""
+
+
+def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], shown: str) -> _Fit:
+    """Return the way to read a file's names under which most tensors fit the network.
+
+    Segments that wrappers add, ``module`` and ``_orig_mod``, are dropped wherever they stand. Then
+    the tensors of one prefix, for which frameworks keep other networks and states beside, are those
+    of the network or of a part of it, such as the one behind a normalisation.
+    """
+    plain = {_without_wrappers(key): value for key, value in tensors.items()}
+    if len(plain) < len(tensors) or tensors.keys() <= wanted.keys():
+        return _Fit(dict(tensors), "", "")
+    bare = {_without_wrappers(key): key for key in wanted}
+    best, most = _Fit(dict(tensors), "", ""), 0
+    equals: set[str] = set()
+    for prefix in _prefixes(plain):
+        inner = {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)}
+        for within in _prefixes(bare):
+            named = {bare.get(within + key, within + key): value for key, value in inner.items()}
+            fits = sum(key in wanted and wanted[key].shape == v.shape for key, v in named.items())
+            if fits > most:
+                best, most, equals = _Fit(named, prefix, within), fits, {prefix}
+            elif fits == most > 0 and prefix.count(".") == best.prefix.count("."):
+                equals.add(prefix)
+    if len(equals) > 1:
+        words = " and ".join(f"'{prefix[:-1]}'" for prefix in sorted(equals))
+        raise UserError(
+            f"{shown} holds several networks that fit, under {words}: choose one of them with "
+            "--weights-key."
+        )
     return best
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """Return the prefixes of names that end with a dot, the shortest, which is empty, first."""
+    found = {""}
+    for name in names:
+        parts = name.split(".")
+        found |= {".".join(parts[:depth]) + "." for depth in range(1, min(len(parts), DEEPEST))}
+    return sorted(found, key=lambda prefix: (prefix.count("."), prefix))
 
 
 def _misfit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:

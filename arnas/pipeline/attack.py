@@ -75,6 +75,8 @@ class EvalConfig:
     """Of a folder of images: the names of the folders in the order of the classes."""
     normalise: str | None = None
     """See `arnas.models.loading.outside.normalisation`."""
+    weights_key: str | None = None
+    """See `arnas.models.loading.load.load_model`."""
     num_classes: int | None = None
     """Of a model of another library; by default those of the images."""
     expect_clean: float | None = None
@@ -185,6 +187,7 @@ def load_target(config: EvalConfig) -> EvalTarget:
         weights: Path | None = None,
         num_classes: int | None = None,
         normalise: str | None = None,
+        weights_key: str | None = None,
     ) -> LoadedModel:
         return load_model(
             spec,
@@ -193,9 +196,12 @@ def load_target(config: EvalConfig) -> EvalTarget:
             in_channels=channels,
             image_size=(height, width),
             normalise=normalise,
+            weights_key=weights_key,
         )
 
-    model = load(config.model, config.weights, config.num_classes, config.normalise)
+    model = load(
+        config.model, config.weights, config.num_classes, config.normalise, config.weights_key
+    )
     return EvalTarget(config, threat, model, images, {spec: load(spec) for spec in config.sources})
 
 

@@ -96,6 +96,7 @@ def load_model(
     in_channels: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     normalise: str | None = None,
+    weights_key: str | None = None,
 ) -> LoadedModel:
     """Load the model that a text names. Only a factory runs code of the user's.
 
@@ -108,6 +109,9 @@ def load_model(
         it takes; ``torchvision:NAME`` or ``timm:NAME``, with `weights`.
     weights
         For a name or a factory: a safetensors file, or a state dict of ``torch.save``.
+    weights_key
+        Where in the file of `weights` the network is, if there are several: the key of a state dict
+        or the first part of the tensors' names.
     num_classes, in_channels, image_size
         Of the images that it is to be attacked on, the size in pixels, (height, width) where they
         differ. None where it is not known; with the last two, the model is tried on two images.
@@ -136,14 +140,15 @@ def load_model(
                 "weight file itself as the model."
             )
         side = image_size if isinstance(image_size, int) else min(image_size or [SIDE])
-        loaded = _of_zoo(spec, path, num_classes, in_channels or 3, side)
+        loaded = _of_zoo(spec, path, num_classes, in_channels or 3, side, weights_key)
     elif is_outside(spec):
         network = build_outside(spec, num_classes or 1000)
         path = needs_weights(spec, path)
-        loaded = _with_weights(network, spec, one_line(path), _read(path))
+        loaded = _with_weights(network, spec, one_line(path), _read(path, weights_key))
     elif is_reference(spec):
         sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-        loaded = _of_user(spec, path, {k: v for k, v in sizes.items() if isinstance(v, int)})
+        taken = {k: v for k, v in sizes.items() if isinstance(v, int)}
+        loaded = _of_user(spec, path, taken, weights_key)
     elif path is not None:
         raise UserError(
             f"the model is '{one_line(spec, 100)}' and the weights are {one_line(path, 100)}: "
@@ -188,7 +193,9 @@ def _with_weights(model: nn.Module, name: str, file: str, content: StateDict) ->
     return _loaded(model, name, f"{what} with the weights of {file}", (*content.warnings, *notes))
 
 
-def _of_user(spec: str, path: Path | None, sizes: Mapping[str, int]) -> LoadedModel:
+def _of_user(
+    spec: str, path: Path | None, sizes: Mapping[str, int], key: str | None
+) -> LoadedModel:
     """Return a model of the user's own code, with the weights of a file if there is one."""
     if path is None:
         return _loaded(
@@ -197,7 +204,7 @@ def _of_user(spec: str, path: Path | None, sizes: Mapping[str, int]) -> LoadedMo
     described = _described(path)
     if described is not None and described.get("model") == spec:
         return _own(path, run_own_code=True)
-    content = _read(path)  # first: whoever made it is less known than the code
+    content = _read(path, key)  # first: whoever made it is less known than the code
     return _with_weights(make_model(spec, sizes), spec, one_line(path), content)
 
 
@@ -236,7 +243,12 @@ def _of_file(path: Path) -> LoadedModel:
 
 
 def _of_zoo(
-    name: str, path: Path, num_classes: int | None, in_channels: int, image_size: int
+    name: str,
+    path: Path,
+    num_classes: int | None,
+    in_channels: int,
+    image_size: int,
+    key: str | None,
 ) -> LoadedModel:
     """Return a model of the zoo with the weights of a file."""
     shown, described = one_line(path), _described(path)
@@ -249,7 +261,7 @@ def _of_zoo(
                 "the model."
             )
         return _own(path)
-    content = _read(path)
+    content = _read(path, key)
     rows = [value for key, value in content.tensors.items() if key.endswith(LAST_LAYER)]
     classes = len(rows[0]) if len(rows) == 1 and rows[0].ndim == 2 else num_classes
     if classes is None:
@@ -319,11 +331,11 @@ def _history(path: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {"training_history": course} if fits and len(rows) == provenance.get("epochs") else {}
 
 
-def _read(path: Path) -> StateDict:
-    """Return the tensors of a weight file of any kind."""
+def _read(path: Path, key: str | None = None) -> StateDict:
+    """Return the tensors of a weight file of any kind, those of a key if there is one."""
     shown, name = one_line(path), path.name.lower()
     if name.endswith(ENDINGS):
-        content, verified = read_state_dict(path), False
+        content, verified = read_state_dict(path, key), False
     elif name.endswith(".safetensors"):
         sha256 = sha256_bytes(read_foreign(path, frozenset({"safetensors"})))
         with warnings.catch_warnings(record=True) as unverified:
@@ -337,6 +349,9 @@ def _read(path: Path) -> StateDict:
             f"{shown} is no weight file by its name: allowed are the endings .safetensors, "
             f"{', '.join(ENDINGS)}."
         )
+    if key is not None:
+        part = {k: v for k, v in content.tensors.items() if k.startswith(f"{key}.")}
+        content = content._replace(tensors=part or content.tensors)
     if verified:
         return content
     note = f"{shown} comes without a recorded sha256 to verify it by; it has {content.sha256}"

@@ -66,13 +66,15 @@ class StateDict(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def read_state_dict(path: Path) -> StateDict:
+def read_state_dict(path: Path, key: str | None = None) -> StateDict:
     """Read a state dict, or a checkpoint that has one under a key of `CONTAINERS`.
 
     Parameters
     ----------
     path
         A file of ``torch.save``, as an archive or in the form used until PyTorch 1.5.
+    key
+        Of the state dict in a checkpoint that has several.
 
     Returns
     -------
@@ -92,7 +94,7 @@ def read_state_dict(path: Path) -> StateDict:
         notes += _check_archive(data, shown)
     _check_names(data, shown)
     content = _unpickled(data, shown)
-    name, tensors = _weights(content, shown)
+    name, tensors = _weights(content, shown, key)
     _check_tensors(tensors, len(data), shown)
     unused = [key for key, value in content.items() if key != name and _holds_weights(value)]
     if name is not None and unused:
@@ -261,13 +263,16 @@ def _holds_weights(value: object) -> bool:
     )
 
 
-def _weights(content: dict[Any, Any], shown: str) -> tuple[str | None, dict[str, Any]]:
+def _weights(
+    content: dict[Any, Any], shown: str, key: str | None
+) -> tuple[str | None, dict[str, Any]]:
     """Return the state dict of a checkpoint with its key, which is None if it is the whole."""
+    if key is not None and _holds_weights(content.get(key)):
+        return key, content[key]
     found = [key for key in CONTAINERS if _holds_weights(content.get(key))]
     if len(found) > 1:
         raise UserError(
-            f"{shown} holds weights under {_listed(found)}: keep the ones to attack in a file of "
-            "their own."
+            f"{shown} holds weights under {_listed(found)}: choose one of them with --weights-key."
         )
     if found:
         return found[0], content[found[0]]
