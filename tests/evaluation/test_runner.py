@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import arnas
 from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams
 from arnas.attacks.suites import Component, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
@@ -291,3 +292,56 @@ def test_the_most_likely_other_classes_come_first() -> None:
     assert sorted(found[1].tolist()) == [0, 1, 3]
     # Also where the true class is not the largest.
     assert targets_of(logits, torch.tensor([1, 0]), 1).tolist() == [[0], [2]]
+
+
+# Models that draw random numbers
+
+
+class Pick(nn.Module):
+    """One of several networks, drawn for each batch."""
+
+    def __init__(self, *nets: nn.Module) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.nets[int(torch.randint(len(self.nets), (1,)))](x)
+        return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_random_model_is_judged_by_its_expected_accuracy(seed: int) -> None:
+    """A robust network or one without a robust image, drawn with equal chances."""
+    count, threat = 60, Threat("linf", 0.1)
+    generator = torch.Generator().manual_seed(0)
+    x = 0.3 + 0.4 * torch.rand(count, 1, 4, 4, generator=generator)
+    y = torch.arange(count) % 2
+    x[y == 1, :, 0, 0], x[y == 0, :, 0, 0] = 0.9, 0.1  # 0.4 away from the boundary
+    x[:, :, 0, 1] = 0.5 + 0.02 * (2 * y - 1)[:, None]  # 0.02 away from it
+
+    class Pixel(nn.Module):
+        def __init__(self, place: int) -> None:
+            super().__init__()
+            self.place = place
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = 20 * (x[:, 0, 0, self.place] - 0.5)
+            return torch.stack([-z, z], 1)
+
+    model = Pick(Pixel(0), Pixel(1)).eval()
+    found = arnas.evaluate(model, x, y, threat, "rand", checks="cheap", seed=seed)
+    assert found.clean_accuracy.correct == count
+    assert abs(found.robust_accuracy.correct - count / 2) <= 4
+    statuses = {check.id: check.status for check in found.checks}
+    assert (statuses["determinism"], statuses["examples_reproduce"]) == ("WARN", "PASS")
+
+
+def test_what_was_found_of_another_model_is_not_gone_on_from() -> None:
+    run = run_of(build_suite("fgsm", "linf", 5))
+    state = finish(run)
+    assert run.reproduces(state)
+    other = network()
+    with torch.no_grad():
+        other[3].bias.copy_(torch.linspace(-1, 1, 5))
+    assert not replace(run, model=other).reproduces(state)
+    assert run.reproduces(SuiteState())

@@ -151,9 +151,9 @@ def _numbering(y: Tensor, predictions: Tensor, classes: int) -> Tensor:
 def _words(numbering: Tensor, y: Tensor) -> str:
     """Return which label is which output, as far as they differ."""
     labels = y.bincount().nonzero().flatten()
-    shift = (numbering[labels] - labels).bincount().nonzero().flatten()
+    shift = ((numbering[labels] - labels) % len(numbering)).bincount().nonzero().flatten()
     if len(shift) == 1:
-        return f"every output is its label {int(shift):+d}"
+        return f"the output is the label plus {int(shift)}, modulo {len(numbering)}"
     moved = [int(label) for label in labels if numbering[label] != label]
     text = ", ".join(f"label {label} is output {int(numbering[label])}" for label in moved[:SHOWN])
     return text + (f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else "")
