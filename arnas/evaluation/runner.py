@@ -35,8 +35,8 @@ BATCHES = 4
 """Batches whose images are attacked together: as images leave, the others are regrouped, and only
 the last of the batches is not full."""
 JUDGING_PASSES = 400
-"""Passes over an adversarial example by which a model that draws random numbers is judged. Images of
-a batch may share what is drawn, so that the error of a share, 0.025 at most, is theirs in common."""
+"""Passes over an adversarial example by which a model that draws random numbers is judged. A batch
+may share what is drawn, so that its images have the error of a share, 0.025 at most, in common."""
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, are spread evenly."""
 SAME = 1e-4

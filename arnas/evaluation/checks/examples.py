@@ -18,7 +18,7 @@ TIE = 1e-4
 """Difference of the two largest logits, over the size of the logits, that rounding can turn."""
 NOISE = 2.58
 """Standard deviations that random answers may differ by: 99 % of a normal distribution."""
-RECOUNTS = 20
+RECOUNTS = 100
 """Passes over the examples of a random model."""
 
 
@@ -139,12 +139,12 @@ def _recount_random(context: CheckContext, claimed: Tensor) -> Check:
     """
     x_adv, y = _examples(context), context.y.cpu()
     right = context.outcomes["clean"].cpu() == ROBUST
-    passes = [
-        float((~misclassified(context.logits(x_adv), y))[right].sum()) for _ in range(RECOUNTS)
-    ]
-    mean, n = sum(passes) / RECOUNTS, int(right.sum())
-    share = (mean + int(claimed.sum())) / max(2 * n, 1)
-    noise = 1 + NOISE * (share * (1 - share) * n) ** 0.5
+    passes = torch.tensor(
+        [float((~misclassified(context.logits(x_adv), y))[right].sum()) for _ in range(RECOUNTS)]
+    )
+    mean, n = float(passes.mean()), int(right.sum())
+    # The number claimed is the mean of more passes, rounded image by image.
+    noise = 2 + 2 * NOISE * float(passes.std()) / RECOUNTS**0.5
     return Check(
         "examples_reproduce",
         grade(fail=abs(mean - int(claimed.sum())) > noise),
