@@ -206,11 +206,6 @@ def too_small(mine: Path) -> None:
         noise(0, 7, 7).save(path)
 
 
-def no_images(mine: Path) -> None:
-    (mine / "dog").mkdir()
-    (mine / "dog/notes.txt").write_text("soon")
-
-
 WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "missing": (shutil.rmtree, {}, "data.mine.path is '{0}', but there is no such"),
     "a file": (lambda p: (shutil.rmtree(p), p.write_text("")), {}, "but that is a file"),
@@ -219,7 +214,6 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "{0} is not a folder with a folder of images",
     ),
-    "class without images": (no_images, {}, "(no image is in dog, allowed are the endings jpg, "),
     "one class": (
         lambda p: [shutil.rmtree(p / name) for name in ("bee", "cat")],
         {},

@@ -11,7 +11,10 @@ import torch
 import yaml
 from folder_cases import CLASSES, listed, noise, write_classes
 from official_cases import Cifar, use
+from PIL import Image
 from refusals import refusal_of
+from torch import Tensor
+from torchvision.transforms import functional
 
 from arnas.data.load import CUT, NamedImages, images_sha256, load_dataset, load_images
 from arnas.data.splits import save_splits
@@ -45,7 +48,10 @@ def sound(found: NamedImages) -> bool:
 
 @pytest.mark.parametrize("name", CUT)
 def test_the_parts_are_those_of_the_default_settings(name: str) -> None:
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text())["data"][name]
+    file, key = {"mnist5k": ("workflow/presets/mnist5k.yaml", "mnist")}.get(
+        name, ("params.yaml", name)
+    )
+    settings = yaml.safe_load((ROOT / file).read_text())["data"][key]
     assert type(CUT[name])(**settings) == CUT[name]
 
 
@@ -177,6 +183,55 @@ def test_a_folder_with_splits_is_read_by_them(divided: Path) -> None:
     assert "has test, train: choose one" in refusal(divided, split="val")
 
 
+def labels_by_folder(found: NamedImages, folder: Path) -> dict[str, int]:
+    """Return the label of each folder's images, which are all different."""
+    by_pixels = {image.numpy().tobytes(): int(y) for image, y in zip(found.x, found.y, strict=True)}
+    return {
+        path.parent.name: by_pixels[pixels(path).numpy().tobytes()]
+        for path in folder.glob("*/*")
+        if path.suffix == ".png"
+    }
+
+
+def pixels(path: Path) -> Tensor:
+    return functional.to_tensor(Image.open(path).convert("RGB"))
+
+
+def test_folders_of_numbers_are_in_the_order_of_the_numbers(flat: Path) -> None:
+    for old, new in zip(CLASSES, ("10", "9", "2"), strict=True):
+        (flat / old).rename(flat / new)
+    found = load_images(str(flat))
+    assert labels_by_folder(found, flat) == {"2": 0, "9": 1, "10": 2}
+    assert found.classes == ("2", "9", "10")
+    assert "in the order of the numbers, not of the text" in found.warnings[0]
+
+
+def test_a_folder_without_images_keeps_its_number(flat: Path) -> None:
+    (flat / "aardvark").mkdir()
+    found = load_images(str(flat))
+    assert labels_by_folder(found, flat) == {name: n for n, name in enumerate(CLASSES, 1)}
+    assert found.num_classes == len(CLASSES) + 1
+    assert found.warnings == ("1 classes have no image and keep their number: aardvark",)
+
+
+def test_the_order_of_the_classes_may_be_given(flat: Path) -> None:
+    order = (CLASSES[2], "elsewhere", CLASSES[0], CLASSES[1])
+    found = load_images(str(flat), classes=order)
+    assert labels_by_folder(found, flat) == {CLASSES[2]: 0, CLASSES[0]: 2, CLASSES[1]: 3}
+    assert "which is not among the 2 classes given" in refusal(flat, classes=CLASSES[:2])
+
+
+def test_the_shorter_side_is_resized_and_the_centre_cut_out(flat: Path) -> None:
+    noise(1, 40, 24).save(flat / CLASSES[0] / "other.png")
+    found = load_images(str(flat), image_size=8, resize=12)
+    image = Image.open(flat / CLASSES[0] / "other.png")
+    expected = functional.center_crop(functional.resize(image, 12), 8)
+    assert any(torch.equal(x, functional.to_tensor(expected)) for x in found.x)
+    assert "resize is 6: allowed are the size of the crop, 8, to" in refusal(
+        flat, image_size=8, resize=6
+    )
+
+
 def test_images_of_a_folder_may_be_resized_and_made_grey(flat: Path) -> None:
     noise(1, 20, 12).save(flat / CLASSES[0] / "other.png")
     assert "it has 20x12 pixels, needed are 10x10, or image_size to resize all to" in refusal(flat)
@@ -197,7 +252,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["nothing", "CIFAR10", "", "x" * 5000, "a\0b", "absent.npz"])
 def test_what_is_not_there_is_refused_with_what_is_allowed(spec: str) -> None:
-    assert "allowed are digits, shapes, cifar10, " in refusal(spec)
+    assert "allowed are digits, mnist5k, shapes, cifar10, " in refusal(spec)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.npy", "a.pt"])

@@ -268,10 +268,10 @@ class Offset(Sign):
 
 
 @pytest.mark.parametrize(
-    ("right_again", "status"), [(0, "PASS"), (8, "PASS"), (14, "WARN"), (-8, "PASS"), (-16, "FAIL")]
+    ("right_again", "status"), [(0, "PASS"), (2, "PASS"), (8, "FAIL"), (-2, "PASS"), (-16, "FAIL")]
 )
 def test_random_answers_may_differ_by_their_noise(right_again: int, status: str) -> None:
-    """23 of 40 are claimed; 2.58 standard deviations of a difference are about 11 images."""
+    """23 of 40 are claimed; passes that never differ leave room for rounding only."""
     context = judged(expectation=20)
     assert context.x_adv is not None
     places = range(2, 2 + right_again) if right_again > 0 else range(20, 20 - right_again)
@@ -279,7 +279,7 @@ def test_random_answers_may_differ_by_their_noise(right_again: int, status: str)
         context.x_adv[place, 0, 0, 0] = 1 - context.x_adv[place, 0, 0, 0]
     check = run_check("examples_reproduce", context)
     assert check.status == status
-    assert f"{23 + right_again} are when" in check.evidence
+    assert f"{23 + right_again}.0 are in the mean of 100 passes" in check.evidence
 
 
 def test_an_attack_without_a_budget_must_change_nothing() -> None:
@@ -480,7 +480,8 @@ def test_honest_networks_fail_no_check(name: str) -> None:
     found = {check.id: check.status for check in run_checks(context, "attacks")}
     assert {name for name, status in found.items() if status == "WARN"} <= {"attack_converged"}
     skipped = {name for name, status in found.items() if status == "SKIP"}
-    assert skipped == {name for name, entry in CHECKS.items() if entry.attacks}
+    compared = {name for name, entry in CHECKS.items() if entry.attacks}
+    assert skipped == {*compared, "expected_accuracy"}
     assert "FAIL" not in found.values()
 
 

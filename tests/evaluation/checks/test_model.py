@@ -41,7 +41,12 @@ EXPECTED = {
     "log_softmax": {"logits": "WARN"},
     "detached_branch": {"finite_differences": "FAIL"},
     "nan_head": {"logits": "FAIL", "gradient": "FAIL"},
-    "constant": {"logits": "FAIL", "gradient": "FAIL", "finite_differences": "SKIP"},
+    "constant": {
+        "above_chance": "FAIL",
+        "logits": "FAIL",
+        "gradient": "FAIL",
+        "finite_differences": "SKIP",
+    },
     "two_classes": {"logits": "WARN"},
     "three_classes": {"logits": "WARN"},
     "batch_statistics": {
