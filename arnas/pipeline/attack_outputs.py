@@ -87,7 +87,7 @@ def attack_and_write(config: EvalConfig, outputs: Outputs) -> Done | None:
 def _check_name(stem: Path) -> None:
     """Refuse a name that no file can have, before anything is attacked."""
     name = stem.name
-    if not name or name == ".." or stem.is_dir():
+    if name in {"", ".."}:
         raise UserError(
             f"out is '{one_line(stem)}', a folder: name the files without their ending, as in "
             "results/mine."

@@ -8,13 +8,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from attackable import write_factory
 from calls import Arnas, caller
 from PIL import Image
 from pyautoattack.state import EvaluationState
+from torch import nn
+from torchvision.models import get_model
 
 from arnas.evaluation.checks import CHECKS
 from arnas.evaluation.record import read_record
+from arnas.models.loading.outside import normalisation
 
 LINE = "attack --model mine:build --data digits.npz --threat linf:0.1 --suite pgd20,apgd_ce"
 
@@ -90,6 +94,50 @@ def test_the_gate(arnas: Arnas) -> None:
     assert not read_record(Path("masked.json")).reliable
 
 
+def test_the_claimed_accuracy_is_compared(arnas: Arnas) -> None:
+    arnas(f"{LINE} --out a")
+    clean = read_record(Path("a.json")).clean
+    ended = arnas(f"{LINE} --out b --expect-clean {clean} --fail-under 1")
+    assert ended.code in (0, None)
+    assert "No check found a reason not to rely on this number." in ended.out.splitlines()[-1]
+    ended = arnas(f"{LINE} --out c --expect-clean {clean - 30:g} --fail-under 1")
+    assert ended.code == 1
+    assert "Do not rely on this number: expected_accuracy failed." in ended.out
+    assert read_record(Path("c.json")).provenance["expect_clean"] == clean - 30
+
+
+def test_other_evaluations_have_other_default_files(arnas: Arnas) -> None:
+    short = LINE.replace("pgd20,apgd_ce", "fgsm --checks none")
+    for line in (
+        short,
+        f"{short} --n 20",
+        f"{short} --seed 1",
+        short.replace("build", "other"),
+        short,
+    ):
+        arnas(line)
+    assert len(list(Path("results/attacks").glob("*.json"))) == 4
+
+
+def test_a_network_of_torchvision_is_attacked_behind_its_normalisation(arnas: Arnas) -> None:
+    x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    net = get_model("resnet18", weights=None, num_classes=4).eval()
+    with torch.no_grad():
+        y = nn.Sequential(normalisation("imagenet", 3), net)(x).argmax(1)
+    np.savez("colour.npz", x=x.numpy(), y=y.numpy())
+    torch.save({"ema": net.state_dict(), "model": get_model("resnet34").state_dict()}, "w.pt")
+    ended = arnas(
+        "attack --model torchvision:resnet18 --weights w.pt --weights-key ema --num-classes 4 "
+        "--normalise imagenet --data colour.npz --threat linf:1/255 --suite fgsm --checks none "
+        "--out tv"
+    )
+    assert ended.code in (0, None), ended.err
+    found = read_record(Path("tv.json"))
+    assert found.clean == 100
+    assert found.provenance["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert found.provenance["normalise"] == "imagenet"
+
+
 def test_two_models_are_compared(arnas: Arnas) -> None:
     arnas(f"{LINE} --out a")
     arnas(f"{LINE.replace('0.1', '0.02')} --out b")
@@ -128,6 +176,13 @@ def test_two_models_are_compared(arnas: Arnas) -> None:
         ("--fail-under 0.4", ["40"]),
         ("--corruptions", ["32"]),
         ("--split moon", ["moon"]),
+        ("--out .", ["out is '.'", "results/mine"]),
+        (f"--out {'a' * 300}", ["300 characters", "200"]),
+        ("--normalise mars", ["mars", "cifar10", "MEAN:STD"]),
+        ("--normalise 0.5,0.5:0.2", ["2 channels", "have 1"]),
+        ("--model torchvision:resnet18", ["torchvision:resnet18", "--weights"]),
+        ("--model torchvision:resnet19 --weights digits.npz", ["resnet19"]),
+        ("--classes away.txt", ["away.txt"]),
     ],
 )
 def test_a_mistake_is_one_sentence(arnas: Arnas, options: str, words: list[str]) -> None:
