@@ -22,6 +22,7 @@ from arnas.attacks.oracle import (
     LossAndGrad,
     Oracle,
     RandomStreams,
+    misclassified,
 )
 from arnas.attacks.pgd import check_attack
 from arnas.attacks.projection import TINY, draw_noise, length, shaped, vector_length
@@ -251,7 +252,7 @@ def _step(oracle: Oracle, state: _State, rows: Tensor, threat: Threat, found: At
         if labels.ndim == 1
         else oracle.slope(point, labels, targeted_margin)
     )
-    wrong = oracle.misclassified(surface.logits, state.y[rows])
+    wrong = misclassified(surface.logits, state.y[rows])
     stays = _record(state, rows, wrong, threat, found)
     if not bool(stays.all()):
         rows, point, wrong = rows[stays], point[stays], wrong[stays]

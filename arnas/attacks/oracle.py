@@ -98,7 +98,7 @@ class Oracle:
 
     def is_wrong(self, x: Tensor, y: Tensor) -> Tensor:
         """Return which images are misclassified, bool of shape (N,)."""
-        return self.misclassified(self.logits(x), y)
+        return misclassified(self.logits(x), y)
 
     def misclassified(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return which logits end an attack, bool of shape (N,): none of a random model."""

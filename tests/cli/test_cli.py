@@ -44,7 +44,7 @@ def arnas(
         ("derive --search dsara --seed 0", ["multiobjective/state.safetensors is missing"]),
         ("tables", ["is missing", "snakemake --cores all"]),
         ("results", ["results/tables/digits/whitebox.csv is missing"]),
-        ("params use nothing", ["no preset 'nothing'", "digits, digits_zoo, smoke"]),
+        ("params use nothing", ["no preset 'nothing'", "digits, digits_zoo, mnist5k, smoke"]),
         ("params show --params nowhere.yaml", ["nowhere.yaml is missing"]),
         ("reproduces here there", ["here/whitebox.csv is missing"]),
     ],

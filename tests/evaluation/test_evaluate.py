@@ -43,7 +43,7 @@ X, Y = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch
         ({"x": X[0]}, "one label for each"),
         ({"x": X[:0], "y": Y[:0]}, "n from 1 up"),
         ({"y": Y[:3]}, "one label for each"),
-        ({"y": Y.float()}, "int64"),
+        ({"y": Y.float()}, "y is torch.float32: needed are labels"),
         ({"y": Y - 1}, "label -1"),
         ({"y": Y + 1}, "4 classes and the labels run up to 4"),
         ({"model": nn.Linear(5, 5)}, "does not take an image"),

@@ -203,7 +203,7 @@ def test_any_channels_and_image_size(name: str, in_channels: int, side: int) -> 
 def test_every_parameter_and_pixel_receives_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     side = max(8, MODELS[name].min_image_size)
-    model = build_model(name, num_classes=5, image_size=side, in_channels=1, channels=4).double()
+    model = build_model(name, num_classes=5, image_size=side, in_channels=1, channels=8).double()
     x = torch.rand(6, 1, side, side, dtype=torch.float64, requires_grad=True)
     model(x).square().sum().backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None]

@@ -223,6 +223,9 @@ def recipes(draw: st.DrawFn) -> Any:
     recipe = draw(block("RetrainOptions"))
     epochs = recipe.setdefault("epochs", 3)
     recipe["warmup_epochs"] = min(recipe.get("warmup_epochs", 0), epochs)
+    if "attack" in recipe:
+        warmup = recipe["attack"].get("epsilon_warmup_epochs", 0)
+        recipe["attack"]["epsilon_warmup_epochs"] = min(warmup, epochs - 1)
     recipe["milestones"] = []
     if recipe.get("schedule") != "cosine" and epochs > 1:
         milestones = st.lists(st.integers(1, epochs - 1), unique=True)

@@ -27,6 +27,8 @@ SHOWN = 6
 def above_chance(context: CheckContext) -> Check:
     """Fail if the clean accuracy is no better than guessing."""
     predictions, classes = _predictions(context)
+    if classes == 1:
+        raise NotApplicableError("the model has one class only", "look at the check logits")
     y, n = context.y.cpu(), len(context.y)
     clean = wilson(int((predictions == y).sum()), n)
     chance = 1 / classes
@@ -55,7 +57,7 @@ def labels_match(context: CheckContext) -> Check:
     predictions, classes = _predictions(context)
     y = context.y.cpu()
     if classes == 1 or len(y) < 2:
-        raise NotApplicableError("one class or one image has nothing to be numbered")
+        raise NotApplicableError("one class or one image has no numbering", "give more images")
     half = torch.arange(len(y)) % 2 == 0
     renumbered = sum(
         int((_numbering(y[fit], predictions[fit], classes)[y[~fit]] == predictions[~fit]).sum())
@@ -112,7 +114,7 @@ def input_channels(context: CheckContext) -> Check:
     """Warn if the model takes images of one channel for images of three."""
     name, x = "input_channels", context.x[: min(8, context.batch_size)]
     if x.ndim != 4 or x.shape[1] != 1:
-        raise NotApplicableError("the images have several channels")
+        raise NotApplicableError("the images have several channels", "this is for grey images")
     own = context.logits(x)
     try:
         copied = context.logits(x.expand(-1, 3, -1, -1).contiguous())
