@@ -267,13 +267,14 @@ def test_relu_networks_in_every_norm(source: str, norm: str, hidden: tuple[int, 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("norm", "epsilon", "least"),
-    [("linf", 0.05, 200), ("linf", 0.1, 150), ("l2", 0.2, 100), ("l1", 0.3, 30)],
+    [("linf", 0.05, 100), ("linf", 0.1, 75), ("l2", 0.2, 50), ("l1", 0.3, 15)],
 )
 def test_no_certified_digit_falls(norm: str, epsilon: float, least: int) -> None:
     net, data = bounded_net(), pictures(tuple(range(10)))
-    certified = interval_lead(net, data.test_x, data.test_y, norm, epsilon) < 0
+    x, y = data.test_x[::2], data.test_y[::2]
+    certified = interval_lead(net, x, y, norm, epsilon) < 0
     assert certified.sum() >= least
-    found = attacked(net, data.test_x, data.test_y, norm, epsilon, "standard")
+    found = attacked(net, x, y, norm, epsilon, "standard")
     judge(found, certified, torch.zeros_like(certified))
 
 

@@ -18,7 +18,7 @@ from arnas.runtime.files import load_tensors
 
 pytestmark = pytest.mark.long
 
-CLASSES, IMAGES, SIDE = 4, 60, 32
+CLASSES, IMAGES, SIDE = 4, 40, 32
 
 
 @pytest.mark.parametrize("preset", ["cifar10", "cifar100"])
@@ -48,7 +48,7 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
     settings["data"]["cifar10"] = {
         "source": "image_folder",
         "path": "photos",
-        "test_images": 40,
+        "test_images": 30,
         "val_images": 20,
     }
     settings["run"] |= {
@@ -66,13 +66,14 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
         "mobilenet_v2": {"model": "mobilenet_v2", "channels": 8},
     }
     recipe = settings["retrain"]["cifar10"]
-    recipe |= {"epochs": 3, "milestones": [1], "batch_size": 30}
+    recipe |= {"epochs": 2, "milestones": [1], "batch_size": 30}
     recipe["attack"]["steps"] = 1
     recipe["selection"] |= {"first_epoch": 2, "last_epoch": 2, "steps": 1, "train_images": 20}
     settings["whitebox"] |= {
         "attacks": ["fgsm", "pgd20"],
         "epsilon_curve": [0, "8/255", 1],
         "curve_images": 10,
+        "checks": "cheap",
     }
     settings["blackbox"] |= {"steps": 2, "square_queries": 10, "square_images": 10}
     return settings
