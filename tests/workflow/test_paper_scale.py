@@ -66,7 +66,7 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
         "mobilenet_v2": {"model": "mobilenet_v2", "channels": 8},
     }
     recipe = settings["retrain"]["cifar10"]
-    recipe |= {"epochs": 2, "milestones": [1], "batch_size": 30}
+    recipe |= {"epochs": 3, "milestones": [1], "batch_size": 30}
     recipe["attack"]["steps"] = 1
     recipe["selection"] |= {"first_epoch": 2, "last_epoch": 2, "steps": 1, "train_images": 20}
     settings["whitebox"] |= {
