@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,16 @@ def check_yaml(path: Path) -> None:
     """Check that a settings file is strict YAML before Snakemake reads it with its own parser."""
     with one_sentence():
         read_yaml(path)
+
+
+def use_checkout(folder: Path) -> None:
+    """Let the processes that this one starts import the package of a checkout, if it is one.
+
+    They run in the user's folder, which need not be the checkout.
+    """
+    if (folder / "arnas").is_dir():
+        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def hand_off(config: dict[str, Any], overrides: Mapping[str, Any]) -> str:
