@@ -113,7 +113,10 @@ def _read(where: str, options: SplitOptions) -> RawImages:
 
 
 def _first_tests(raw: RawImages, count: int, where: str) -> RawImages:
-    """Return the first so many test images, which come last, if the source has its own."""
+    """Return so many test images, which come last, if the source has its own.
+
+    The first ones, or evenly spaced ones if they are sorted by class.
+    """
     tests = 0 if raw.split is None else int((raw.split == "test").sum())
     if not tests:
         return raw
@@ -123,8 +126,13 @@ def _first_tests(raw: RawImages, count: int, where: str) -> RawImages:
             "leave it out for all of them."
         )
     assert raw.split is not None
-    end = len(raw.labels) - tests + count
-    return raw._replace(images=raw.images[:end], labels=raw.labels[:end], split=raw.split[:end])
+    start = len(raw.labels) - tests
+    labels = raw.labels[start:]
+    taken = np.arange(count)
+    if bool((np.diff(labels) >= 0).all()):  # sorted by class: the first would be of few classes
+        taken = np.linspace(0, tests - 1, count).round().astype(np.int64)
+    kept = np.concatenate([np.arange(start), start + taken])
+    return raw._replace(images=raw.images[kept], labels=raw.labels[kept], split=raw.split[kept])
 
 
 def load_images(
@@ -252,6 +260,7 @@ def _of_path(
         return _of_splits(load_splits(path), split, f"as {shown} has it")
     elif path.suffix == ".npz":
         pairs = [("x", "y"), *STORED, (f"x_{split}", f"y_{split}")]
+        pairs += [(f"{split}_images", f"{split}_labels")]  # as MedMNIST names them
         raw, name = read_npz_file(path, pairs), path.stem
     else:
         raise UserError(

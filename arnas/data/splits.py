@@ -95,6 +95,8 @@ def cut(
 ) -> Splits:
     """Divide a dataset into its four splits.
 
+    Images keep their order, but test images that are sorted by class are shuffled.
+
     Parameters
     ----------
     images
@@ -143,11 +145,16 @@ def cut(
         count = share_of(len(rest), fraction)
         place = f"{where}.search_val_fraction"
         rest, indices["search_val"] = _take(rest, labels, count, options, place)
-    indices["train"] = rest
+    indices = {name: np.sort(found) for name, found in (indices | {"train": rest}).items()}
+    tests = labels[indices["test"]]
+    if tests[0] < tests[-1] and bool((np.diff(tests) >= 0).all()):
+        # Slow attacks take the first test images, which must not all be of one class.
+        shuffled = np.random.default_rng(options.split_seed).permutation(len(tests))
+        indices["test"] = indices["test"][shuffled]
     return Splits(
         torch.from_numpy(np.ascontiguousarray(images)),
         torch.from_numpy(labels.astype(np.int64)),
-        {name: torch.from_numpy(np.sort(indices[name])) for name in SPLITS},
+        {name: torch.from_numpy(indices[name]) for name in SPLITS},
         info,
         sha256,
     )

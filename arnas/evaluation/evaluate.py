@@ -21,6 +21,7 @@ from arnas.evaluation.curve import accuracy_curve
 from arnas.evaluation.options import Tier
 from arnas.evaluation.result import (
     BROKEN,
+    FURTHER,
     ROBUST,
     SKIPPED,
     AttackResult,
@@ -163,20 +164,25 @@ def evaluate(
         if not run.reproduces(state):
             report(0, 100, "what was saved does not hold for this model: starting again")
             state = SuiteState()
-        found = _checked(context, "model", checks, state, checkpointer)
+        found = _checked(context, "model", checks, run, state)
         run.finish(state)
         context.attacks, context.outcomes = _results(chosen, state), state.outcomes
         context.x_adv, context.monitor = state.tensors["x_adv"].to(device), state.monitor
-        found += _checked(context, "attacks", checks, state, checkpointer)
+        found += _checked(context, "attacks", checks, run, state)
         robust = accuracy_curve(context, threats, state, checkpointer, curve_images)
+        within = [one.epsilon <= threat.epsilon for one in threats.values()]
+        broken = (~robust[torch.tensor(within, dtype=torch.bool)]).any(0).nonzero().flatten()
+        run.add(state, broken, x[broken] + state.tensors["curve_delta"][broken])
+    attacks = _results(chosen, state)
+    outcomes = {name: state.tensors[name] for name in ("clean", *attacks)}
     return EvalResult(
         threat=threat,
         suite=suite,
         combine=combine,
-        clean_accuracy=_share(context.outcomes["clean"] == ROBUST),
-        robust_accuracy=_share(robust_images(context.outcomes)),
-        attacks=context.attacks,
-        outcomes=context.outcomes,
+        clean_accuracy=_share(outcomes["clean"] == ROBUST),
+        robust_accuracy=_share(robust_images(outcomes)),
+        attacks=attacks,
+        outcomes=outcomes,
         labels=y,
         x_adv=state.tensors["x_adv"].float(),
         checks=tuple(found),
@@ -195,15 +201,21 @@ def _checked(
     context: CheckContext,
     phase: Literal["model", "attacks"],
     tier: Tier,
+    run: SuiteRun,
     state: SuiteState,
-    checkpointer: Checkpointer,
 ) -> list[Check]:
-    """Run the checks of a phase, save each, and stop between two after a signal."""
+    """Run the checks of a phase, save each, and stop between two after a signal.
+
+    What they break within the threat counts as broken.
+    """
     done = {values["id"]: read_check(values) for values in state.checks}
 
     def between() -> None:
+        for images, x_adv in context.notes.pop(FURTHER, []):
+            run.add(state, images, x_adv)
+            context.outcomes = state.outcomes
         state.checks = [check._asdict() for check in context.notes["checks"]]
-        checkpointer.maybe_save(state.snapshot)
+        run.checkpointer.maybe_save(state.snapshot)
 
     return run_checks(context, phase, tier, between=between, done=done)
 
@@ -217,6 +229,12 @@ def _check_images(x: Tensor, y: Tensor) -> None:
         )
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise UserError(f"y is {y.dtype}: needed are labels, whole numbers from 0 up.")
+    odd = ~x.flatten(1).isfinite().all(1)
+    if bool(odd.any()):
+        raise UserError(
+            f"x holds NaN or infinity in {int(odd.sum())} of {len(x)} images, the first at "
+            f"{int(odd.nonzero()[0])}: remove these images, or look at how they were read."
+        )
     low, high = float(x.min()), float(x.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         way_out = (
@@ -236,6 +254,12 @@ def _count_classes(model: nn.Module, image: Tensor, y: Tensor, who: str) -> int:
         with frozen_eval(model), torch.no_grad():
             logits = model(image)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        types = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
+        if len(types) > 1:
+            raise UserError(
+                f"{who} has weights in {' and '.join(sorted(types))} and fails on an image: "
+                f"{one_line(error, 120)}; convert all of it by model.float()."
+            ) from None
         raise UserError(
             f"{who} does not take an image of shape {tuple(image.shape[1:])} and type "
             f"{image.dtype}: {one_line(error, 120)}; evaluate it on images of the size that it "
@@ -259,12 +283,15 @@ def _results(suite: Suite, state: SuiteState) -> dict[str, AttackResult]:
     """Return the result of each attack."""
     seen = {"clean": state.tensors["clean"]}
     results = {}
-    for name, component in suite.components.items():
+    attacks = {name: (one.settings, one.citation) for name, one in suite.components.items()}
+    if FURTHER in state.tensors and bool((state.tensors[FURTHER] == BROKEN).any()):
+        attacks[FURTHER] = ("what only the attacks of the checks and of the curve break", "")
+    for name, (settings, citation) in attacks.items():
         outcome = seen[name] = state.tensors[name]
         results[name] = AttackResult(
             name,
-            component.settings,
-            component.citation,
+            settings,
+            citation,
             int((outcome != SKIPPED).sum()),
             int((outcome == BROKEN).sum()),
             _share(robust_images(seen)),

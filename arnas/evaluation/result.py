@@ -20,6 +20,8 @@ Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 Passes = Annotated[int, Field(ge=0, le=2**53)]
 BROKEN, ROBUST, SKIPPED = 0, 1, 2
 """Outcomes of an image under an attack; skipped are those that it had no need to attack."""
+FURTHER = "checks and curve"
+"""Name of the outcomes of what the checks and the accuracy curve broke besides the suite."""
 FORMAT = "arnas evaluation 2"
 """Of the record; raised by one when a reader of the present format could not read the next."""
 

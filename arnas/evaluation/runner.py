@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from arnas.attacks.suites import Component, Suite, targets_of
 from arnas.attacks.threat import Threat
 from arnas.evaluation.monitor import EvalMonitor
 from arnas.evaluation.predict import logits
-from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Combine, robust_images
+from arnas.evaluation.result import BROKEN, FURTHER, ROBUST, SKIPPED, Combine, robust_images
+from arnas.runtime.errors import Preempted, UserError, one_line
 from arnas.runtime.progress import Report, silent
 from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, Snapshot
 from arnas.runtime.seeds import per_image_normal, per_image_uniform
@@ -145,6 +147,37 @@ class SuiteRun:
         state.monitor = live
         self.checkpointer.maybe_save(state.snapshot, now=True)
 
+    def add(self, state: SuiteState, images: Tensor, x_adv: Tensor) -> None:
+        """Count what was found besides the suite, by checks or the accuracy curve.
+
+        Parameters
+        ----------
+        images
+            int64 of shape (N,): positions in `x`.
+        x_adv
+            float of shape (N, C, H, W): examples within the threat.
+        """
+        images, x_adv = images.cpu(), x_adv.to(self.x)
+        left = robust_images(state.outcomes)[images]
+        images, x_adv = images[left], x_adv[left]
+        if not len(images):
+            return
+        skipped = torch.full_like(self.y, SKIPPED, dtype=torch.uint8)
+        outcome = state.tensors.setdefault(FURTHER, skipped)
+        state.passes.setdefault(FURTHER, [0, 0])[0] += len(images)
+        with frozen_eval(self.model):
+            share = self._misclassified(x_adv, self.y[images])
+        broken = self._broken(share, images)
+        outcome[images] = torch.where(broken, BROKEN, ROBUST).to(torch.uint8)
+        self._keep(state, images, share, x_adv)
+
+    @staticmethod
+    def _keep(state: SuiteState, images: Tensor, share: Tensor, x_adv: Tensor) -> None:
+        """Keep the examples that are misclassified more often than the present ones."""
+        better = share > state.tensors["share"][images]  # of equals the first example is kept
+        state.tensors["x_adv"][images[better]] = x_adv[better]
+        state.tensors["share"][images[better]] = share[better]
+
     def _run(
         self, name: str, component: Component, state: SuiteState, live: EvalMonitor, copy: nn.Module
     ) -> None:
@@ -162,11 +195,22 @@ class SuiteRun:
             images = images[: BATCHES * self.batch_size]
             together = min(component.tries - first, max(1, self.batch_size // len(images)))
             some = range(first, first + together)
-            share, x_adv = self._try(name, component, images, some, live, copy)
+            try:
+                share, x_adv = self._try(name, component, images, some, live, copy)
+            except (UserError, Preempted, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                if not _raised_in_model(error):
+                    raise
+                self.checkpointer.maybe_save(state.snapshot, now=True)
+                places = self.indices[images]
+                raise UserError(
+                    f"the model raises {type(error).__name__} ({one_line(error, 200)}) under "
+                    f"{name}, on {len(places)} images between {int(places.min())} and "
+                    f"{int(places.max())}: mend the model, then run the same command again."
+                ) from error
             outcome[images[self._broken(share, images)]] = BROKEN
-            better = share > tensors["share"][images]  # of equals the first example is kept
-            tensors["x_adv"][images[better]] = x_adv[better]
-            tensors["share"][images[better]] = share[better]
+            self._keep(state, images, share, x_adv)
             tries[images] += together
             state.count(name, live)
             self._tell(state, name)
@@ -267,6 +311,12 @@ class SuiteRun:
             for model in {id(model): model for model in (self.model, copy)}.values():
                 hooks.enter_context(model.register_forward_pre_hook(look, prepend=True))
             yield
+
+
+def _raised_in_model(error: Exception) -> bool:
+    """Return whether an exception passed through the forward pass of a module."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(isinstance(frame.f_locals.get("self"), nn.Module) for frame in frames)
 
 
 def faster_copy(model: nn.Module, x: Tensor) -> nn.Module:

@@ -16,7 +16,7 @@ from arnas.evaluation.checks import run as checks
 from arnas.evaluation.evaluate import evaluate
 from arnas.evaluation.options import AUTOATTACK, Tier
 from arnas.evaluation.predict import predict
-from arnas.evaluation.result import ROBUST, Check, EvalResult, to_record
+from arnas.evaluation.result import FURTHER, ROBUST, Check, EvalResult, to_record
 from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import StageContext
@@ -74,7 +74,7 @@ def run(context: StageContext) -> None:
         "attacks": {
             name: {"settings": attack_entry(name).settings, "citation": attack_entry(name).citation}
             for name in dict.fromkeys(key.split(".", 1)[-1] for key in tensors)
-            if name not in ("clean", "curve")
+            if name not in ("clean", "curve", FURTHER)
         },
         "autoattack": options.suite,
         "epsilon_curve": [

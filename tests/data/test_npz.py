@@ -142,6 +142,11 @@ def test_a_split_is_chosen_by_its_names_or_its_array(tmp_path: Path) -> None:
     for split, wanted in (("train", train), ("test", test)):
         found = load_images(str(path), split=split).x
         assert np.array_equal((found[:, 0] * 255).round().numpy(), wanted)
+    write(path, test_images=test, test_labels=LABELS[:, None], val_images=train, val_labels=LABELS)
+    for split, wanted in (("val", train), ("test", test)):  # as MedMNIST stores them
+        found = load_images(str(path), split=split)
+        assert np.array_equal((found.x[:, 0] * 255).round().numpy(), wanted)
+        assert found.y.tolist() == LABELS.tolist()
     for kind in ("U", "S"):
         write(
             path, images=train, labels=LABELS, split=np.array(["train", "test"] * 10).astype(kind)
@@ -213,7 +218,7 @@ def test_wrong_images_are_refused(tmp_path: Path, images: np.ndarray, words: str
         (np.eye(4)[LABELS], "which looks one-hot: store labels.argmax(1)"),
         (np.eye(4, dtype=int)[LABELS], "which looks one-hot"),
         (LABELS[:-1], "is int64 of shape (19,), needed is one label for each of the 20 images"),
-        (LABELS[:, None], "of shape (20, 1), needed is one label"),
+        (LABELS[:, None, None], "of shape (20, 1, 1), needed is one label"),
         (np.array(3), "of shape (), needed is one label"),
         (LABELS.astype(float), "is float64 of shape (20,), needed are whole numbers"),
         (LABELS > 1, "is bool of shape (20,), needed are whole numbers"),

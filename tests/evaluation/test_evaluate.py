@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from broken_models import THREAT, context_of
+from broken_models import THREAT, Wrapped, context_of
 from torch import Tensor, nn
 
 import arnas
 from arnas.attacks.suites import build_suite
+from arnas.attacks.threat import Threat
 from arnas.evaluation.checks import CHECKS
-from arnas.evaluation.result import BROKEN, ROBUST
+from arnas.evaluation.record import from_record
+from arnas.evaluation.result import BROKEN, FURTHER, ROBUST
 from arnas.runtime.errors import UserError
 from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, FolderCheckpointer
 
@@ -39,7 +41,14 @@ X, Y = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch
         ({"x": (255 * X).byte()}, "divide by 255"),
         ({"x": 255 * X}, "divide by 255"),
         ({"x": 4 * X - 2}, "normalisation into the model"),
-        ({"x": X * torch.nan}, r"in \[0, 1\]"),
+        (
+            {"x": torch.where(Y[:, None, None, None] == 2, torch.nan, X)},
+            "NaN or infinity in 1 of 6 images, the first at 2",
+        ),
+        (
+            {"model": nn.Sequential(linear().half(), nn.Linear(4, 4))},
+            "weights in float16 and float32",
+        ),
         ({"x": X[0]}, "one label for each"),
         ({"x": X[:0], "y": Y[:0]}, "n from 1 up"),
         ({"y": Y[:3]}, "one label for each"),
@@ -133,7 +142,54 @@ def test_a_random_model_is_averaged_over_passes() -> None:
     assert status["determinism"] == "WARN"
 
 
-@pytest.mark.parametrize("stop_at", [2, 15, 20])
+RIPPLE = {
+    "input": {"before": lambda x: x + 0.004 * torch.sin(3000 * x)},
+    "rounding beside a ripple": {
+        "before": lambda x: (8 * x).round() / 8 + 0.001 * torch.sin(50 * x)
+    },
+    "half an image detached": {
+        "before": lambda x: torch.where(torch.arange(8) % 2 == 0, x.detach(), x)
+    },
+}
+"""What is done to the images of an honest network; it changes few predictions."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", RIPPLE)
+def test_gradients_that_mislead_are_no_robustness(name: str) -> None:
+    """Also where the first images are all misclassified, so that they say nothing."""
+    trial = context_of("cnn", count=200, threat=Threat("linf", 0.12))
+    y = trial.y.clone()
+    y[:64] = (y[:64] + 1) % 10
+    honest = arnas.evaluate(trial.model, trial.x, y, trial.threat, "fast")
+    model = Wrapped(trial.model, **RIPPLE[name])
+    found = arnas.evaluate(model, trial.x, y, trial.threat, "fast")
+    assert honest.reliable
+    assert found.robust > honest.robust + 10
+    assert not found.reliable
+
+
+def test_what_a_check_or_the_curve_breaks_is_not_robust() -> None:
+    """After a suite of one step, whose number is too high on an honest network."""
+    trial = context_of("cnn", count=200, threat=Threat("linf", 0.12))
+    arguments = (trial.model, trial.x, trial.y, trial.threat, "fgsm")
+    alone = arnas.evaluate(*arguments, checks="none")
+    checked = arnas.evaluate(*arguments)
+    assert "attack_converged" in checked.failed
+    further = checked.outcomes[FURTHER]
+    assert int((further == BROKEN).sum()) == checked.attacks[FURTHER].broken >= 3
+    assert torch.equal(checked.robust_flags, alone.robust_flags & (further != BROKEN))
+    curve = arnas.evaluate(*arguments, checks="none", curve=[0.12, 0.2])
+    assert curve.robust == curve.curve["0.12"].percent < checked.robust < alone.robust
+    for found in (checked, curve):
+        with torch.no_grad():
+            again = trial.model(found.x_adv).argmax(1) == trial.y
+        assert torch.equal(again, found.robust_flags)
+        assert float((found.x_adv - trial.x).abs().max()) <= 0.12 + 1e-6
+        assert from_record(json.loads(found.to_json())).robust == found.robust
+
+
+@pytest.mark.parametrize("stop_at", [2, 15, 24, 40])
 def test_killed_between_checks_or_along_the_curve(stop_at: int, tmp_path: Path) -> None:
     """The same command ends with the same record."""
     case = context_of("robust_cnn")
@@ -145,7 +201,6 @@ def test_killed_between_checks_or_along_the_curve(stop_at: int, tmp_path: Path) 
             case.y[:8],
             THREAT,
             "fgsm",
-            checks="cheap",
             curve=[0.05, 0.1],
             checkpointer=checkpointer,
         ).to_json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from arnas.attacks.suites import Component, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, robust_images
 from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
+from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile
-from arnas.runtime.resume import Snapshot
+from arnas.runtime.resume import FolderCheckpointer, Snapshot
 
 THREAT = Threat("linf", 0.1)
 
@@ -345,3 +347,31 @@ def test_what_was_found_of_another_model_is_not_gone_on_from() -> None:
         other[3].bias.copy_(torch.linspace(-1, 1, 5))
     assert not replace(run, model=other).reproduces(state)
     assert run.reproduces(SuiteState())
+
+
+class Fails(nn.Module):
+    """Raises in one pass, as a model does whose memory or file is gone for a moment."""
+
+    def __init__(self, model: nn.Module, at: int) -> None:
+        super().__init__()
+        self.model, self.left = model, at
+
+    def forward(self, x: Tensor) -> Any:
+        self.left -= 1
+        if not self.left:
+            raise ValueError("the file\nis gone")
+        return self.model(x)
+
+
+def test_a_model_that_raises_is_named_and_what_was_done_is_kept(tmp_path: Path) -> None:
+    checkpointer = FolderCheckpointer(tmp_path, interval=1e9)
+    run = run_of(build_suite("fgsm,pgd20", "linf", 5))
+    whole = finish(run).tensors
+    broken = replace(run, model=Fails(run.model, at=20), checkpointer=checkpointer)
+    match = r"the model raises ValueError \(the file is gone\) under pgd20, on \d+ images between"
+    with pytest.raises(UserError, match=match):
+        finish(broken)
+    state = SuiteState.load(checkpointer)
+    assert "fgsm" in state.finished
+    run.finish(state)
+    assert all(torch.equal(state.tensors[name], value) for name, value in whole.items())

@@ -231,6 +231,7 @@ def test_autoattack_is_kept_to_defended_networks_and_to_some_datasets(
     settings: dict[str, Any],
 ) -> None:
     attacks = {"attacks": ["autoattack", "fgsm"], "last_attacks": [], "checks": "none"}
+    attacks |= {"epsilon_curve": [0]}  # within which nothing more is broken
     plain = {"selected.clean", "selected.fgsm", "last.clean", "curve"}
     for network, datasets, more in (
         ("arnas", None, {"selected.autoattack"}),
@@ -252,6 +253,7 @@ def test_an_attack_of_the_users_own_is_named_by_its_reference(settings: dict[str
     )
     own = "grey_attack:darker"
     settings["whitebox"] |= {"attacks": [own, "fgsm"], "last_attacks": [own], "checks": "none"}
+    settings["whitebox"]["epsilon_curve"] = [0]
     use(settings)
     model = store(CELL, 0)
     tensors, description = attacked()

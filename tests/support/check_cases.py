@@ -66,6 +66,7 @@ STRENGTH = (
     "attack_converged",
     "unbounded_attack",
     "margin_against_entropy",
+    "smoothed_gradient",
     "blackbox",
     "random_corners",
     "silent_success",

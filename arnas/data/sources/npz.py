@@ -173,6 +173,8 @@ def _checked_labels(
     found = f"{where} is {labels.dtype} of shape {labels.shape}"
     if labels.ndim == 2 and len(labels) == count and labels.shape[1] > 1:
         raise UserError(f"{found}, which looks one-hot: store labels.argmax(1).")
+    if labels.shape == (count, 1):  # as MedMNIST stores them
+        labels = labels[:, 0]
     if labels.shape != (count,):
         raise UserError(
             f"{found}, needed is one label for each of the {count} images: shape ({count},)."

@@ -32,7 +32,8 @@ class SplitOptions(Options):
     split_seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the stratified split."""
     test_images: int | None = Field(default=None, ge=1)
-    """Images in `test`, read by the attacks only: its first so many; all of it by default."""
+    """Images in `test`, read by the attacks only: its first so many, evenly spaced ones if they
+    are sorted by class; all of it by default."""
     val_images: int = Field(ge=1)
     """Images in `val`, which picks the checkpoint and nothing else."""
     search_val_fraction: float = Field(default=0.5, gt=0, lt=1)

@@ -92,6 +92,7 @@ _ENTRIES = (
     CheckEntry("attack_converged", "attacks", "strength", ATHALYE, tier="expensive"),
     CheckEntry("unbounded_attack", "attacks", "strength", ATHALYE, tier="expensive"),
     CheckEntry("margin_against_entropy", "attacks", "strength", AUTOATTACK, tier="expensive"),
+    CheckEntry("smoothed_gradient", "attacks", "strength", ATHALYE, "expensive", "deterministic"),
     CheckEntry("blackbox", "attacks", "strength", ATHALYE, "expensive", "deterministic"),
     CheckEntry("random_corners", "attacks", "strength", ATHALYE, "expensive", "deterministic"),
     CheckEntry("silent_success", "attacks", "strength", PINTOR, "expensive", "deterministic"),

@@ -83,9 +83,13 @@ class CheckContext:
         """Return the images' places in their dataset, int64 of shape (n,), on the CPU."""
         return torch.arange(len(self.y)) if self.indices is None else self.indices.cpu()
 
-    def probe(self) -> tuple[Tensor, Tensor]:
-        """Return the first images, and their labels, for an attack of a check."""
-        return self.x[:PROBE], self.y[:PROBE]
+    def probe(self) -> Tensor:
+        """Return which images the model's gradients are looked at on, int64 positions in `x`.
+
+        They are classified correctly, unless none is.
+        """
+        correct = (self.all_logits().argmax(1) == self.y).nonzero().flatten()
+        return evenly(correct if len(correct) else torch.arange(len(self.y)).to(correct), PROBE)
 
     def oracle(self) -> Oracle:
         """Return the model as attacks ask it; only inside `arnas.attacks.eval_mode.frozen_eval`."""
@@ -103,15 +107,23 @@ class CheckContext:
         """Return the logits of all images, of shape (n, classes); the model is asked once."""
         return remembered(self, "answers", lambda: self.logits(self.x))
 
-    def uniform(self, purpose: str, count: int) -> Tensor:
-        """Return numbers uniform in [0, 1] for the first images, of their shape and device."""
-        numbers = per_image_uniform(
-            ("check", purpose, self.seed), torch.arange(count), self.x.shape[1:]
-        )
-        return numbers.to(self.x)
+    def uniform(self, purpose: str, images: Tensor) -> Tensor:
+        """Return numbers uniform in [0, 1] for some images, of their shape and device.
+
+        An image's numbers depend on its place in the dataset, not on the other images.
+        """
+        places = self.places[images.cpu()]
+        return per_image_uniform(("check", purpose, self.seed), places, self.x.shape[1:]).to(self.x)
 
 
 CheckFn = Callable[[CheckContext], Check]
+
+
+def evenly(images: Tensor, count: int) -> Tensor:
+    """Return at most `count` of some images, evenly spaced: data may be sorted by class."""
+    if len(images) <= count:
+        return images
+    return images[torch.linspace(0, len(images) - 1, count).round().long()]
 
 
 def grade(*, fail: object = False, warn: object = False) -> Status:

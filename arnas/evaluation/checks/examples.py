@@ -9,7 +9,15 @@ from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.projection import length
 from arnas.attacks.threat import GREY_LEVELS, Threat
-from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError, grade
+from arnas.evaluation.checks.base import (
+    FEW,
+    PROBE,
+    SLACK,
+    CheckContext,
+    NotApplicableError,
+    evenly,
+    grade,
+)
 from arnas.evaluation.checks.probes import suite_robust
 from arnas.evaluation.monitor import TOLERANCE, EvalMonitor
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Check
@@ -164,11 +172,12 @@ def _is_tie(logits: Tensor) -> Tensor:
 
 def epsilon_zero(context: CheckContext) -> Check:
     """Fail if an attack with epsilon 0 changes an image or a prediction."""
-    x, y = (values.detach().clone() for values in context.probe())
+    images = evenly(torch.arange(len(context.y)), PROBE)
+    x, y = context.x[images].clone(), context.y[images]
     nothing = Threat(context.threat.norm, 0.0)
     clean = ~misclassified(context.logits(x), y).cpu()
     if context.outcomes:
-        clean = context.outcomes["clean"].cpu()[: len(y)] == ROBUST
+        clean = context.outcomes["clean"].cpu()[images] == ROBUST
     attacks = (fgsm(context.model, x, y, nothing), pgd(context.model, x, y, nothing, steps=3))
     changed = int(torch.stack([(x_adv != x).flatten(1).any(1) for x_adv in attacks]).any(0).sum())
     flags = [~misclassified(context.logits(x_adv), y).cpu() for x_adv in attacks]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.projection import shaped
-from arnas.evaluation.checks.base import TINY, CheckContext, forward
+from arnas.evaluation.checks.base import TINY, CheckContext, evenly, forward, grade
 from arnas.evaluation.checks.gradients import check_labels
 from arnas.evaluation.checks.state import own_randomness
 from arnas.evaluation.result import Check
@@ -97,14 +97,11 @@ def finite_differences(context: CheckContext) -> Check:
 
 
 def _chosen(context: CheckContext) -> tuple[Tensor, Tensor]:
-    """Return the first images that are classified correctly, or the first ones, and labels."""
-    x, y = context.probe()
-    right = context.logits(x).argmax(1) == y
-    if bool(right.any()):
-        x, y = x[right], y[right]
-    x, y = x[:IMAGES], y[:IMAGES]
+    """Return some images of the probe, moved into [0, 1], and labels."""
+    images = evenly(context.probe(), IMAGES)
+    x = context.x[images]
     inward = torch.where(x < 0.5, 1.0, -1.0)
-    return x + INSIDE * inward * context.uniform("inside", len(x)), y
+    return x + INSIDE * inward * context.uniform("inside", images), context.y[images]
 
 
 def _exact_probe(context: CheckContext, x: Tensor, y: Tensor) -> _Probe | None:
@@ -171,16 +168,22 @@ def _check_gradient(probe: _Probe, seed: int) -> Check:
     if math.isfinite(slope):
         evidence += f", differences {slope:.3f} times the gradient, {own:.3f} times along it"
     if median >= AGREE[kind]:
-        fits = least >= AGREE[kind] and all(SLOPE[0] <= s <= SLOPE[1] for s in (slope, own))
-        return Check(NAME, "PASS" if fits else "WARN", evidence, "" if fits else DETACHED)
+        status = grade(fail=not _fits(slope) or not _fits(own), warn=least < AGREE[kind])
+        return Check(NAME, status, evidence, DETACHED)
     if (
         coarse is not None
         and _shattered(probe, directions)
         and coarse.median >= AGREE[torch.float32]
+        and _fits(float(coarse.slope.nanmedian()))
     ):
         evidence += f"; cosine {coarse.median:.4f} at steps of {255 * coarse.step:.0f}/255"
         return Check(NAME, "WARN", evidence, SURROGATE)
     return Check(NAME, "FAIL", evidence, DETACHED)
+
+
+def _fits(slope: float) -> bool:
+    """Return whether differences are as large as the gradient says."""
+    return SLOPE[0] <= slope <= SLOPE[1]
 
 
 def _shattered(probe: _Probe, directions: list[Tensor]) -> bool:

@@ -18,6 +18,8 @@ SUM_TO_ONE = 1e-5
 """Difference from 1, or of a logarithm from 0, up to which outputs are probabilities."""
 WIDE_GAP = 50.0
 """Median distance of the two largest logits above which they are looked at."""
+COARSE = 0.01
+"""Rounding of the logits, relative to the median distance of the two largest, worth a look."""
 SATURATED = 0.10
 """Share of the images whose cross-entropy may be without a gradient."""
 STUCK = 0.01
@@ -46,7 +48,7 @@ def logits(context: CheckContext) -> Check:
     finding = (
         _unusable(context, outputs, gap)
         or _probabilities(outputs)
-        or _doubtful(classes, median, wide / n)
+        or _doubtful(classes, median, wide / n, _resolution(outputs))
     )
     if finding is None:
         return Check("logits", "PASS", evidence, "")
@@ -93,7 +95,10 @@ def _probabilities(outputs: Tensor) -> _Finding | None:
     exact, lowest = max(SUM_TO_ONE, 4 * torch.finfo(outputs.dtype).eps), float(outputs.min())
     if lowest >= -exact and float(outputs.max()) <= 1 + exact:
         if float((outputs.sum(1) - 1).abs().max()) <= exact:
-            advice = "return the logits: leave out the softmax, whose gradient vanishes"
+            advice = (
+                "return the logits: leave out the softmax, whose gradient vanishes, or take the "
+                "logarithm of an ensemble's mean"
+            )
             return "FAIL", "the outputs are probabilities, with a sum of 1", advice
         advice = "return the logits: leave out what keeps them there, for its gradient vanishes"
         return "WARN", "all outputs lie between 0 and 1", advice
@@ -104,7 +109,12 @@ def _probabilities(outputs: Tensor) -> _Finding | None:
     return None
 
 
-def _doubtful(classes: int, median: float, share: float) -> _Finding | None:
+def _resolution(outputs: Tensor) -> float:
+    """Return the distance of neighbouring numbers at the size of the logits."""
+    return float(outputs.abs().median()) * torch.finfo(outputs.dtype).eps
+
+
+def _doubtful(classes: int, median: float, share: float, resolution: float) -> _Finding | None:
     """Return what is wrong with the logits' size, or the number of classes, if anything."""
     advice = "quote an attack on the margin, and scale the logits down in training or evaluation"
     if share > SATURATED:
@@ -112,6 +122,9 @@ def _doubtful(classes: int, median: float, share: float) -> _Finding | None:
         return "FAIL", problem, advice
     if median > WIDE_GAP:
         return "WARN", "large logits", advice
+    if resolution > COARSE * median:
+        problem = f"logits so large that they are rounded to {resolution:.2g}"
+        return "WARN", problem, "subtract what all logits have in common, inside the model"
     if classes <= 3:
         missing = "ratio losses" if classes == 2 else "targeted ratio losses"
         problem = f"{missing} are not defined for {classes} classes"
@@ -121,10 +134,11 @@ def _doubtful(classes: int, median: float, share: float) -> _Finding | None:
 
 def gradient(context: CheckContext) -> Check:
     """Fail if no gradient reaches some images, so that attacks cannot move them."""
-    x, y = context.probe()
-    name, n = "gradient", len(x)
     check_labels(context)
-    unit = context.uniform("gradient", n)
+    probe = context.probe()
+    x, y = context.x[probe], context.y[probe]
+    name, n = "gradient", len(x)
+    unit = context.uniform("gradient", probe)
     away = x + project(x, random_perturbation(unit, context.threat), context.threat)
     missing = {objective: torch.zeros_like(y, dtype=torch.bool) for objective in OBJECTIVES}
     odd = {objective: torch.zeros_like(y, dtype=torch.bool) for objective in OBJECTIVES}

@@ -69,6 +69,8 @@ def input_range(context: CheckContext) -> Check:
     evidence = f"pixels from {low:.4g} to {high:.4g}, {kind}"
     problem = _range_problem(x, low, high, finite)
     if problem:
+        if x.dtype in {p.dtype for p in context.model.parameters()}:
+            evidence += " as the model's weights"
         return Check(name, "FAIL", evidence, problem)
     status = grade(warn=high < DARK or low > 1 - DARK)
     advice = "look at the images: is their range [0, 1]?"
@@ -86,7 +88,10 @@ def input_range(context: CheckContext) -> Check:
 def _range_problem(x: Tensor, low: float, high: float, finite: bool) -> str:
     """Return what to do about images that cannot be attacked as they are, or nothing."""
     if x.dtype not in {torch.float32, torch.float64}:
-        return "give the images in float32: less cannot resolve a small budget"
+        return (
+            "convert the model by model.float(), and give the images in float32: less cannot "
+            "resolve a small budget"
+        )
     if not finite:
         return "remove the images with NaN or infinite pixels"
     if low < -ROUNDING or high > 1 + ROUNDING:

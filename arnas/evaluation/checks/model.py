@@ -273,7 +273,8 @@ def frozen_while_crafting(context: CheckContext) -> Check:
     layers = {path: m for path, m in context.model.named_modules() if isinstance(m, ASLEEP)}
     norms = {path: m for path, m in layers.items() if isinstance(m, _BatchNorm)}
     of_batch = [path for path, norm in norms.items() if norm.running_mean is None]
-    x, y = context.probe()
+    probe = context.probe()
+    x, y = context.x[probe], context.y[probe]
     with ExitStack() as hooks, untouched(context.model) as changed, frozen_eval(context.model):
         for path, module in layers.items():
             hooks.enter_context(module.register_forward_pre_hook(partial(look, path)))

@@ -1,4 +1,4 @@
-"""Small attacks that the checks run, on the first images.
+"""Small attacks that the checks run, half of them on images robust to the suite.
 
 They are simple and independent of the attacks of a suite, which they test.
 """
@@ -15,8 +15,14 @@ from arnas.attacks.objectives import Objective, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length, project, random_perturbation, shaped, step_along
 from arnas.attacks.threat import Threat
-from arnas.evaluation.checks.base import CheckContext, NotApplicableError, remembered
-from arnas.evaluation.result import robust_images
+from arnas.evaluation.checks.base import (
+    PROBE,
+    CheckContext,
+    NotApplicableError,
+    evenly,
+    remembered,
+)
+from arnas.evaluation.result import FURTHER, robust_images
 from arnas.runtime.seeds import make_generator
 
 STEPS = 20
@@ -26,16 +32,14 @@ DIRECTIONS = 32
 
 
 class Probe(NamedTuple):
-    """Images for the attacks of the checks: of the first ones, those classified correctly."""
+    """Correctly classified images for the attacks of the checks; half are robust if there are."""
 
     x: Tensor
     y: Tensor
     robust: Tensor
     """bool: whether the image is robust to the suite; all of them if there is no result yet."""
-    places: Tensor
-    """int64: the images' places among the first ones."""
-    labels: Tensor
-    """Of all first images, those classified wrongly too."""
+    images: Tensor
+    """int64: their positions in `CheckContext.x`."""
 
 
 class PgdTrace(NamedTuple):
@@ -57,56 +61,85 @@ def suite_robust(context: CheckContext) -> Tensor:
     """Return which images are robust to the suite, bool of shape (n,) on the CPU."""
     if "clean" not in context.outcomes:
         raise NotApplicableError("no attack has been run yet")
-    return robust_images(context.outcomes).cpu()
+    return robust_images({k: v for k, v in context.outcomes.items() if k != FURTHER}).cpu()
 
 
 def probe_of(context: CheckContext) -> Probe:
     """Return the images that the checks attack; not applicable if the model knows none."""
 
     def measure() -> Probe:
-        x, y = (values.detach().clone() for values in context.probe())
-        places = (~misclassified(context.logits(x), y)).nonzero().flatten()
-        robust = torch.ones(len(y), dtype=torch.bool)
+        robust = correct = ~misclassified(context.all_logits(), context.y)
         if context.outcomes:
-            robust = suite_robust(context)[: len(y)]
-        return Probe(x[places], y[places], robust.to(places.device)[places], places, y)
+            robust = correct & suite_robust(context).to(correct.device)
+        standing, others = (flags.nonzero().flatten() for flags in (robust, correct & ~robust))
+        others = evenly(others, PROBE - min(len(standing), PROBE // 2))
+        standing = evenly(standing, PROBE - len(others))
+        images = torch.cat([standing, others]).sort().values
+        return Probe(context.x[images], context.y[images], robust[images], images)
 
     probe = remembered(context, "probe", measure)
     if not len(probe.y):
-        raise NotApplicableError("no image of the probe is classified correctly")
+        raise NotApplicableError("no image is classified correctly")
     return probe
 
 
 def perturbation(context: CheckContext, purpose: str, threat: Threat | None = None) -> Tensor:
     """Return a random point of the ball for each of the probe's images, not yet in the box."""
-    probe = probe_of(context)
-    unit = context.uniform(purpose, len(probe.labels))[probe.places]
+    unit = context.uniform(purpose, probe_of(context).images)
     return random_perturbation(unit, threat or context.threat)
+
+
+def found(context: CheckContext, images: Tensor, x_adv: Tensor) -> None:
+    """Hand examples within the threat to the evaluation, which counts what they break.
+
+    Parameters
+    ----------
+    images
+        int64 of shape (N,): positions in `CheckContext.x`.
+    x_adv
+        float of shape (N, C, H, W).
+    """
+    context.notes.setdefault(FURTHER, []).append((images, x_adv))
 
 
 def pgd_trace(
     context: CheckContext,
-    x: Tensor,
-    y: Tensor,
+    images: Tensor,
     start: Tensor,
     *,
     objective: Objective,
     threat: Threat | None = None,
     steps: int = STEPS,
     size: float | None = None,
+    smoothing: int = 0,
 ) -> PgdTrace:
     """Maximise an objective as `arnas.attacks.pgd.pgd` does, and record every iterate.
 
-    Random passes are averaged over. The start is a perturbation and is projected first; the threat
-    is by default that of the context, the length of a step ``2.5 * epsilon / steps``.
+    Random passes are averaged over. What it breaks within the context's threat counts as broken.
+
+    Parameters
+    ----------
+    images
+        int64 of shape (N,): positions in `CheckContext.x`.
+    start
+        Perturbations, which are projected first.
+    threat
+        By default that of the context.
+    size
+        Length of a step, by default ``2.5 * epsilon / steps``.
+    smoothing
+        Random points, at most half of epsilon away, that each gradient is averaged over; 0 for the
+        gradient of the iterate itself.
     """
     threat = threat or context.threat
     size = 2.5 * threat.epsilon / max(steps, 1) if size is None else size
+    x, y = context.x[images], context.y[images]
     oracle, delta = context.oracle(), project(x, start.to(x), threat)
+    near = Threat(threat.norm, threat.epsilon / 2)
     best, top = delta, torch.full((len(x),), -torch.inf).to(x)
     values, wrong = [], []
     with frozen_eval(context.model):
-        for _ in range(steps + 1):
+        for step in range(steps + 1):
             slope = oracle.slope(x + delta, y, objective)
             values.append(slope.value)
             wrong.append(misclassified(slope.logits, y))
@@ -114,18 +147,41 @@ def pgd_trace(
             better = score > top
             best = torch.where(shaped(better, delta), delta, best)
             top = torch.where(better, score, top)
-            delta = step_along(x, delta, slope.gradient, size, threat)
-    return PgdTrace(torch.stack(values), torch.stack(wrong), (x + best).clamp(0, 1))
+            gradient = slope.gradient
+            for number in range(smoothing):
+                unit = context.uniform(f"smoothing {step} {number}", images)
+                point = (x + delta + random_perturbation(unit, near)).clamp(0, 1)
+                further = oracle.slope(point, y, objective).gradient
+                gradient = further if number == 0 else gradient + further
+            delta = step_along(x, delta, gradient, size, threat)
+    x_adv = (x + best).clamp(0, 1)
+    if threat.epsilon <= context.threat.epsilon:
+        found(context, images, x_adv)
+    return PgdTrace(torch.stack(values), torch.stack(wrong), x_adv)
 
 
-def numeric_ascent(context: CheckContext, x: Tensor, y: Tensor) -> Tensor:
+def margin_of_known(context: CheckContext) -> Objective:
+    """Return the margin over the classes that any image is in or taken for.
+
+    Further outputs, which never win, must not hide the rivals of the true class.
+    """
+    logits = context.all_logits()
+    known = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    known[logits.argmax(1)] = known[context.y] = True
+    if int(known.sum()) < 2:
+        return margin
+    return lambda logits, y: margin(logits.masked_fill(~known, -torch.inf), y)
+
+
+def numeric_ascent(context: CheckContext, images: Tensor) -> Tensor:
     """Return which images are broken along the margin's finite differences of forward passes.
 
     Simultaneous perturbation (SPSA; Uesato et al., arXiv 1802.05666, section 4): the slope is the
     mean over random directions of half a budget's length, so that it sees over the steps of rounded
     inputs. All images share a step's directions.
     """
-    threat, oracle = context.threat, context.oracle()
+    x, y, threat, oracle = context.x[images], context.y[images], context.threat, context.oracle()
+    objective = margin_of_known(context)
     delta, broken = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with frozen_eval(context.model):
         for step in range(STEPS):
@@ -139,10 +195,11 @@ def numeric_ascent(context: CheckContext, x: Tensor, y: Tensor) -> Tensor:
                 sign = torch.rand((1, *x.shape[1:]), generator=generator).to(x).sub(0.5).sign()
                 reach = sign * threat.epsilon / (2 * length(sign, threat.norm))
                 sides = torch.cat([point + reach, point - reach]).clamp(0, 1)
-                heights = margin(oracle.logits(sides), torch.cat([label, label]))
+                heights = objective(oracle.logits(sides), torch.cat([label, label]))
                 rise = heights[: len(left)] - heights[len(left) :]
                 slope += shaped(rise, sign) * sign
             size = 2.5 * threat.epsilon / STEPS
             delta[left] = step_along(image, delta[left], slope.nan_to_num(0), size, threat)
             broken[left] = oracle.is_wrong(image + delta[left], label)
+    found(context, images, (x + delta).clamp(0, 1))
     return broken

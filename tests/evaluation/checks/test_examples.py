@@ -478,7 +478,8 @@ def test_honest_networks_fail_no_check(name: str) -> None:
     context = attacked_context(name, known=KNOWN | {"corruptions": {"mean": 70, "size": 8}})
     context.monitor = EvalMonitor()
     found = {check.id: check.status for check in run_checks(context, "attacks")}
-    assert {name for name, status in found.items() if status == "WARN"} <= {"attack_converged"}
+    warned = {name for name, status in found.items() if status == "WARN"}
+    assert warned <= {"attack_converged", "smoothed_gradient"}
     skipped = {name for name, status in found.items() if status == "SKIP"}
     compared = {name for name, entry in CHECKS.items() if entry.attacks}
     assert skipped == {*compared, "expected_accuracy"}
@@ -487,7 +488,7 @@ def test_honest_networks_fail_no_check(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "failing"),
-    [("constant", set()), ("batch_statistics", {"examples_reproduce", "epsilon_zero"})],
+    [("constant", set()), ("batch_statistics", {"examples_reproduce"})],
 )
 def test_claims_that_depend_on_the_batch_cannot_be_repeated(name: str, failing: set[str]) -> None:
     """With the statistics of a batch an example is judged by its neighbours."""

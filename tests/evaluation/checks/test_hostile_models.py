@@ -117,6 +117,7 @@ HOSTILE: dict[str, tuple[Callable[..., Any], str, str, str]] = {
     "all NaN": (lambda s, m, x: m(x) * math.nan, "logits", "FAIL", "on 360 of 360 images"),
     "infinite": (lambda s, m, x: m(x) * math.inf, "logits", "FAIL", "on 360 of 360 images"),
     "sigmoid": (lambda s, m, x: m(x).sigmoid(), "logits", "WARN", "between 0 and 1"),
+    "offset": (lambda s, m, x: m(x) + 1e7, "logits", "WARN", "so large that they are rounded to 1"),
     "no graph": (lambda s, m, x: m(x).detach(), "gradient", "FAIL", "have no gradient"),
     "NumPy": (
         lambda s, m, x: m(torch.from_numpy(x.detach().numpy())),

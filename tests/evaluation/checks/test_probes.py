@@ -17,10 +17,12 @@ from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.checks.linear_control import exact_robustness, nearest_mean
 from arnas.evaluation.checks.probes import (
+    margin_of_known,
     numeric_ascent,
     perturbation,
     pgd_trace,
     probe_of,
+    suite_robust,
 )
 from arnas.evaluation.checks.strength import STEPS, pgd_entropy
 from arnas.evaluation.result import ROBUST
@@ -35,7 +37,7 @@ def test_a_walk_takes_the_steps_of_pgd(norm: str, objective: Any) -> None:
     )
     context.model, context.x = context.model.double(), context.x.double()
     probe, start = probe_of(context), perturbation(context, "start")
-    found = pgd_trace(context, probe.x, probe.y, start, objective=objective, steps=7)
+    found = pgd_trace(context, probe.images, start, objective=objective, steps=7)
     options = {"start": start, "objective": objective, "steps": 7}
     best = pgd(context.model, probe.x, probe.y, context.threat, **options)
     last = pgd(context.model, probe.x, probe.y, context.threat, keep="last", **options)
@@ -52,7 +54,7 @@ def test_the_first_steps_of_a_walk_are_a_shorter_walk() -> None:
     context = context_of("cnn", count=40)
     probe, start = probe_of(context), perturbation(context, "start")
     size = 2.5 * context.threat.epsilon / STEPS
-    short = pgd_trace(context, probe.x, probe.y, start, objective=cross_entropy, size=size)
+    short = pgd_trace(context, probe.images, start, objective=cross_entropy, size=size)
     assert torch.equal(pgd_entropy(context).wrong[: STEPS + 1], short.wrong)
     assert torch.equal(pgd_entropy(context).broken(STEPS), short.broken())
 
@@ -64,30 +66,43 @@ def test_a_walk_averages_over_random_passes() -> None:
     context.model.register_forward_hook(lambda model, given, out: seen.append(len(given[0])))
     probe = probe_of(context)
     seen.clear()
-    pgd_trace(context, probe.x, probe.y, torch.zeros_like(probe.x), objective=margin, steps=2)
+    pgd_trace(context, probe.images, torch.zeros_like(probe.x), objective=margin, steps=2)
     assert sum(seen) == 3 * 3 * len(probe.x)
     assert max(seen) == 3
 
 
-def test_the_probe_is_what_the_model_knows_of_the_first_images() -> None:
-    context = attacked_context("cnn")
-    probe = probe_of(context)
-    known = context.outcomes["clean"][:64] == ROBUST
-    assert torch.equal(probe.x, context.x[:64][known])
-    assert torch.equal(probe.labels, context.y[:64])
-    stood = (context.outcomes["pgd"] == ROBUST) & (context.outcomes["pgd_margin"] == ROBUST)
-    assert torch.equal(probe.robust, stood[:64][known])
-    assert 0 < probe.robust.sum() < len(probe.y) < 64
+def test_half_of_the_probe_is_robust_if_there_are_so_many() -> None:
+    context = attacked_context("cnn", epsilon=0.12)
+    known, stood = context.outcomes["clean"] == ROBUST, suite_robust(context)
+    for robust, size in ((stood, 32), (stood & (stood.cumsum(0) <= 5), 5), (known, 64)):
+        context.notes.clear()
+        context.outcomes = {"clean": known.to(torch.uint8), "pgd": robust.to(torch.uint8)}
+        probe = probe_of(context)
+        assert len(probe.y) == 64
+        assert int(probe.robust.sum()) == size
+        assert bool(known[probe.images].all())
+        assert torch.equal(robust[probe.images], probe.robust)
+        assert torch.equal(context.x[probe.images], probe.x)
+        assert int(probe.images[-1]) > 300, "spread over all images"
+
+
+def test_outputs_that_never_win_do_not_hide_the_rivals() -> None:
+    context = context_of("cnn", count=40)
+    logits = context.all_logits()
+    decoys = logits.max(1, keepdim=True).values.expand(-1, 20) - 0.01
+    context.notes["answers"] = torch.cat([logits, decoys], 1)
+    found = margin_of_known(context)(context.notes["answers"], context.y)
+    torch.testing.assert_close(found, margin(logits, context.y))
 
 
 def test_draws_belong_to_the_image() -> None:
     """The same ones for every model, in whatever order the checks are made."""
-    first, second = context_of("cnn"), context_of("mlp")
+    first, second = context_of("cnn", count=60), context_of("mlp", count=60)
     one, other = (perturbation(context, "start") for context in (first, second))
-    common = [place for place in probe_of(first).places if place in probe_of(second).places]
+    common = [place for place in probe_of(first).images if place in probe_of(second).images]
     assert len(common) > 50
     for place in common:
-        rows = [(probe_of(context).places == place).nonzero().item() for context in (first, second)]
+        rows = [(probe_of(context).images == place).nonzero().item() for context in (first, second)]
         assert torch.equal(one[rows[0]], other[rows[1]])
 
 
@@ -102,10 +117,10 @@ def test_numeric_ascent_breaks_what_can_be_broken_without_a_gradient(
     context = CheckContext(Hidden(model), data.x.double(), label, data.threat, "by hand", 0, 64)
     probe = probe_of(context)
     exact = exact_robustness(model, probe.x, probe.y, context.threat)
-    broken = numeric_ascent(context, probe.x, probe.y)
+    broken = numeric_ascent(context, probe.images)
     start = perturbation(context, "start")
     context.model = model
-    seen = pgd_trace(context, probe.x, probe.y, start, objective=margin).broken()
+    seen = pgd_trace(context, probe.images, start, objective=margin).broken()
     assert not (broken & exact.robust).any()
     assert int(broken.sum()) >= 0.7 * int(seen.sum()) > 5
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from broken_models import HONEST, THREAT, Wrapped, context_of, quantise, trained
+from broken_models import HONEST, THREAT, Wrapped, context_of, images_of, quantise, trained
 from check_cases import STRENGTH, attacked_context, by_pgd, finish, nothing
 from checked_models import Bright
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from arnas.evaluation.checks.probes import (
     probe_of,
 )
 from arnas.evaluation.checks.strength import CORNERS, STEPS, pgd_entropy
+from arnas.evaluation.evaluate import evaluate
 from arnas.evaluation.result import BROKEN, ROBUST, Check
 
 
@@ -49,7 +50,7 @@ def by_hand(
     settled = torch.linspace(0, 2, 2 * STEPS + 1).clamp_max(1)[:, None].expand(-1, n)
     x, y = torch.full((n, 1, 2, 2), 0.5), torch.zeros(n, dtype=torch.int64)
     context = CheckContext(nn.Identity(), x, y, THREAT, "by hand", 0, 64, **changes)
-    context.notes["probe"] = Probe(x, y, y == 0, torch.arange(n), y)
+    context.notes["probe"] = Probe(x, y, y == 0, torch.arange(n))
     flags = {"entropy": entropy, "margin": margins}
     for name, wrong in flags.items():
         found = PgdTrace(settled if values is None else values, calm if wrong is None else wrong, x)
@@ -185,7 +186,7 @@ def test_square_alone_is_no_proof(
 
 def square_only(monkeypatch: pytest.MonkeyPatch, square: int, n: int, **signs: Any) -> Check:
     none = torch.zeros(0, dtype=torch.bool)
-    monkeypatch.setattr(strength_checks, "numeric_ascent", lambda context, x, y: none)
+    monkeypatch.setattr(strength_checks, "numeric_ascent", lambda context, images: none)
     context = by_hand(n=n, **signs)
     stood = torch.full((n,), ROBUST, dtype=torch.uint8)
     fell = torch.where(torch.arange(n) < square, BROKEN, ROBUST).to(torch.uint8)
@@ -242,8 +243,8 @@ def test_black_box_attacks_count_after_those_that_see_gradients(
     ("norm", "epsilon"), [("linf", 0.02), ("linf", 0.3), ("l2", 0.5), ("l2", 1.5), ("l1", 2.0)]
 )
 def test_honest_networks_do_not_fail_elsewhere(name: str, norm: str, epsilon: float) -> None:
-    context = attacked_context(name, count=64, norm=norm, epsilon=epsilon)
-    assert "FAIL" not in {run_check(check, context).status for check in STRENGTH}
+    x, y = images_of(name, 200)
+    assert evaluate(trained(name), x, y, Threat(norm, epsilon), "fast").failed == []
 
 
 @pytest.mark.parametrize(
@@ -300,25 +301,6 @@ def test_the_full_range_breaks_what_has_gradients(norm: str) -> None:
     counts = [int(part.split(" at ")[0].split()[-1]) for part in check.evidence.split(", ")[:-1]]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
-
-
-@pytest.mark.parametrize(
-    ("labels", "known", "most"),
-    [
-        ([0] * 30 + [1] * 20, 30, 30),  # names class 0 whatever it sees
-        ([0] * 30 + [1] * 20, 40, 4),
-        ([0] * 3 + [1] * 97, 50, 5),
-        ([*range(10)] * 10, 100, 10),
-        ([0, 1, 2, 3], 4, 2),
-    ],
-)
-def test_what_may_be_robust_where_every_image_is_allowed(
-    labels: list[int], known: int, most: int
-) -> None:
-    y = torch.tensor(labels)
-    x = torch.zeros(known, 1, 1, 1)
-    probe = Probe(x, y[:known], y[:known] >= 0, torch.arange(known), y)
-    assert strength_checks._may_be_robust(probe) == most
 
 
 def halves(slope: float) -> CheckContext:
@@ -423,5 +405,6 @@ def test_a_random_model_is_spared_what_it_would_set_off() -> None:
     context = attacked_context("dropout", expectation=2, count=64)
     found = {check: run_check(check, context) for check in STRENGTH}
     skipped = {name for name, check in found.items() if check.status == "SKIP"}
-    assert skipped == {"blackbox", "random_corners", "silent_success", "loss_still_rising"}
+    spared = {"blackbox", "random_corners", "silent_success", "loss_still_rising"}
+    assert skipped == spared | {"smoothed_gradient"}
     assert all("random numbers" in found[name].evidence for name in skipped)
