@@ -7,7 +7,7 @@ in any order, so times are put right before Snakemake looks, wherever the conten
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +18,7 @@ from arnas.config.params import Params
 from arnas.pipeline.freshness import token_path, why_stale, write_token
 from arnas.pipeline.jobs import Job, find_job, lookup, planned_jobs
 from arnas.pipeline.plan import AXES, Stage, stage_by_name, stage_versions
+from arnas.runtime.errors import UserError, one_sentence
 from arnas.runtime.files import sha256_file
 from arnas.runtime.manifest import manifest_or_empty
 
@@ -117,6 +118,16 @@ class Rules:
 def _wildcards(prefix: str = "") -> dict[str, str]:
     """Return each axis with its wildcard."""
     return {axis: f"{{{prefix}{axis}}}" for axis in AXES}
+
+
+def keep_tables(arguments: Sequence[str]) -> None:
+    """Refuse Snakemake's ``--delete-all-output``, which would delete committed tables too."""
+    if any(argument.startswith("--delete-a") for argument in arguments):
+        with one_sentence():
+            raise UserError(
+                "--delete-all-output would delete results/tables too, which are committed: delete "
+                "the other folders of results/ by hand, or use `make clean` in a checkout."
+            )
 
 
 def put_in_order(params: Params) -> None:

@@ -16,7 +16,7 @@ from arnas.evaluation.checks import run as checks
 from arnas.evaluation.evaluate import evaluate
 from arnas.evaluation.options import AUTOATTACK, Tier
 from arnas.evaluation.predict import predict
-from arnas.evaluation.result import FURTHER, ROBUST, Check, EvalResult, to_record
+from arnas.evaluation.result import BROKEN, FURTHER, ROBUST, Check, EvalResult, to_record
 from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import StageContext
@@ -145,9 +145,11 @@ def _evaluate(
 
 def _flags(checkpoint: str, found: Mapping[str, EvalResult]) -> dict[str, Tensor]:
     """Return which images each attack left robust, uint8: 1 where it did."""
-    tensors = {
-        f"{checkpoint}.{name}": (outcome == ROBUST).to(torch.uint8)
-        for name, outcome in found[checkpoint].outcomes.items()
+    outcomes = found[checkpoint].outcomes
+    correct = outcomes["clean"] == ROBUST
+    tensors = {  # an image that an attack skipped is as it was
+        f"{checkpoint}.{name}": (correct & (outcome != BROKEN)).to(torch.uint8)
+        for name, outcome in outcomes.items()
     }
     autoattack = found.get(f"{checkpoint}_{AUTOATTACK}")
     if autoattack is not None:

@@ -17,6 +17,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from arnas.config.load import check_files
+from arnas.data.load import load_images
 from arnas.data.sources.registry import SPLITS
 from arnas.data.splits import load_splits, read_info, save_splits
 from arnas.runtime.errors import UserError
@@ -328,6 +329,7 @@ def test_parts_without_train_are_no_classes(divided: Path, train: str, test: str
     (divided / "test").rename(divided / test)
     words = f"{divided} has the folder '{odd}', but no train with a folder for each"
     assert words in refused(divided)
+    assert f"or give {divided / odd} as the path for its images alone" in refused(divided)
     (divided / "train").mkdir()
     noise(1).save(divided / "train/1.png")
     assert words in refused(divided)
@@ -399,3 +401,13 @@ def test_a_folder_that_may_not_be_read_is_named(
     monkeypatch.setattr(os, "scandir", scandir)
     message = refused(flat)
     assert f"{flat / place} cannot be read (Permission denied): give the right to read" in message
+
+
+def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "mine")
+    assert not load_images(str(folder)).warnings
+    (folder / "notes.txt").write_text("x")
+    (folder / "ant" / "bee.svg").write_text("x")
+    (folder / "ant" / ".hidden").write_text("x")
+    words = "2 files are no images by their names and not read: bee.svg, notes.txt"
+    assert load_images(str(folder)).warnings == (words,)

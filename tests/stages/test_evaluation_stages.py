@@ -245,6 +245,18 @@ def test_autoattack_is_kept_to_defended_networks_and_to_some_datasets(
         assert set(attacked(axes)[0]) == plain | more
 
 
+def test_what_the_curve_breaks_is_in_the_union(settings: dict[str, Any]) -> None:
+    attacks = {"attacks": ["fgsm"], "last_attacks": [], "checks": "none"}
+    settings["whitebox"] |= attacks | {"epsilon_curve": [0, 0.05, 1], "curve_images": 200}
+    settings["threat"]["digits"]["epsilon"] = 0.05
+    use(settings)
+    store(CELL, 0)
+    tensors, _ = attacked()
+    union = torch.stack([v for k, v in tensors.items() if k.startswith("selected.")]).amin(0)
+    assert torch.equal(union, tensors["curve"][1])
+    assert 0 < union.sum() < tensors["selected.fgsm"].sum()
+
+
 def test_an_attack_of_the_users_own_is_named_by_its_reference(settings: dict[str, Any]) -> None:
     """In the outcomes, the table and the report, between the attacks of the registry and all."""
     Path("grey_attack.py").write_text(

@@ -13,14 +13,16 @@ OUTPUTS:
 """
 
 import os
+import sys
 
 from arnas.config.handoff import hand_off
 from arnas.config.load import check_params
-from arnas.pipeline.snakemake import Rules, put_in_order
+from arnas.pipeline.snakemake import Rules, keep_tables, put_in_order
 
 os.environ["ARNAS_PARAMS"] = hand_off(config, workflow.config_settings.config)
 PARAMS = check_params(config, "settings")
 if workflow.is_main_process:
+    keep_tables(sys.argv)
     put_in_order(PARAMS)
 
 

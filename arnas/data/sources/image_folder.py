@@ -66,7 +66,8 @@ def read_image_folder(
     where = f"{where}.path: " if where else ""
     folders = _splits(where, root)
     seen: set[str] = set()
-    listed = {split: _listed(where, folder, seen) for split, folder in folders.items()}
+    others: list[str] = []
+    listed = {split: _listed(where, folder, seen, others) for split, folder in folders.items()}
     names = list(listed[next(iter(listed))])
     for split, listing in listed.items():
         if odd := sorted(set(names) ^ set(listing)):
@@ -104,16 +105,21 @@ def read_image_folder(
             "restore them, or write the new value if the change is meant."
         )
     raw = joined(splits, len(classes), digest)._replace(
-        classes=tuple(classes), warnings=_oddities(classes, listed)
+        classes=tuple(classes), warnings=_oddities(classes, listed, others)
     )
     return raw if len(splits) > 1 else raw._replace(split=None)
 
 
 def _oddities(
-    classes: Sequence[str], listed: Mapping[str, Mapping[str, Sequence[Path]]]
+    classes: Sequence[str],
+    listed: Mapping[str, Mapping[str, Sequence[Path]]],
+    others: Sequence[str],
 ) -> tuple[str, ...]:
-    """Return what is odd about the numbers of the classes, in clauses."""
+    """Return what is odd about classes and files, in clauses."""
     found = []
+    if others:
+        words = one_line(", ".join(sorted(others)[:4]), 100)
+        found.append(f"{len(others)} files are no images by their names and not read: {words}")
     empty = [name for name in classes if not any(part.get(name) for part in listed.values())]
     if empty:
         words = one_line(", ".join(empty[:4]), 100)
@@ -141,7 +147,7 @@ def _splits(where: str, root: Path) -> dict[str, Path]:
                 f"{where}{_shown(root)} has the folder '{one_line(odd[0])}', but no train "
                 "with a folder for each class (train, test and val are splits, however they are "
                 "written, and train is needed): name the folders train, test and val, in small "
-                "letters."
+                f"letters, or give {_shown(root / odd[0])} as the path for its images alone."
             )
         return {"train": root}
     if odd := sorted(set(beside) - SPLIT_FOLDERS):
@@ -157,14 +163,15 @@ def _splits(where: str, root: Path) -> dict[str, Path]:
     return {split: root / folder for split, folder in names.items()}
 
 
-def _listed(where: str, folder: Path, seen: set[str]) -> dict[str, list[Path]]:
+def _listed(where: str, folder: Path, seen: set[str], others: list[str]) -> dict[str, list[Path]]:
     """Return each class of a folder, in the order of their names, with the paths of its images.
 
     These are the classes and images that torchvision's ``ImageFolder`` lists, less hidden ones,
     and what it passes over in silence or lists twice is an error. `seen` holds the real paths of
-    the folders that the walk has visited, and grows.
+    the folders that the walk has visited, `others` the names of files that are no images.
     """
     listing: dict[str, list[Path]] = {}
+    others += [entry.name for entry in _entries(where, folder) if entry.is_file()]
     for name in _folders(where, folder):
         waiting, images = [folder / name], []
         while waiting:
@@ -172,11 +179,11 @@ def _listed(where: str, folder: Path, seen: set[str]) -> dict[str, list[Path]]:
             _visit(where, folder, here, seen)
             inside = _entries(where, here)
             waiting += [here / entry.name for entry in inside if entry.is_dir()]
-            images += [
-                here / entry.name
-                for entry in inside
-                if entry.is_file() and entry.name.lower().endswith(IMG_EXTENSIONS)
-            ]
+            for entry in (entry for entry in inside if entry.is_file()):
+                if entry.name.lower().endswith(IMG_EXTENSIONS):
+                    images.append(here / entry.name)
+                else:
+                    others.append(entry.name)
         listing[name] = images
     if not any(listing.values()):
         reason = (
