@@ -64,7 +64,12 @@ def canonical_json(value: object) -> str:
 
 def digest(value: object) -> str:
     """Return the sha256 of the canonical JSON of `value`."""
-    return sha256_bytes(canonical_json(value).encode())
+    return sha256_bytes(_encoded(canonical_json(value)))
+
+
+def _encoded(json_text: str) -> bytes:
+    """Return JSON as bytes; what is no character, as in file names, becomes its JSON escape."""
+    return json_text.encode("utf-8", "backslashreplace")
 
 
 @contextmanager
@@ -120,7 +125,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def _json_bytes(value: object) -> bytes:
     """Return `value` as readable JSON."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    return (text + "\n").encode()
+    return _encoded(text + "\n")
 
 
 def write_json(path: Path, value: object) -> None:

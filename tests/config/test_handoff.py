@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from arnas.config.handoff import check_yaml, hand_off
+from arnas.config.handoff import check_yaml, hand_off, use_checkout
 from arnas.config.load import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,19 @@ def test_small_numbers_arrive(config: dict[str, Any]) -> None:
     assert params.supernet.alphas.learning_rate == 5e-5
     assert params.threat["digits"].epsilon == 2e-5
     assert params.supernet.attack.step_size == 1e-5
+
+
+def test_processes_of_a_checkout_import_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    use_checkout(tmp_path)
+    assert os.environ["PYTHONPATH"] == "mine"
+    use_checkout(ROOT)
+    assert os.environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}mine"
+    monkeypatch.delenv("PYTHONPATH")
+    use_checkout(ROOT)
+    assert os.environ["PYTHONPATH"] == str(ROOT)
 
 
 def test_other_text_stays_text(config: dict[str, Any]) -> None:

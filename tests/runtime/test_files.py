@@ -119,6 +119,13 @@ def test_a_link_into_a_cache_is_cut_not_written_through(tmp_path: Path, link: ob
     assert not path.is_symlink()
 
 
+def test_names_that_are_no_text_are_kept_in_json(tmp_path: Path) -> None:
+    """As Python decodes the bytes of a file name that are not UTF-8."""
+    name, path = os.fsdecode(b"w\xfe.pt"), tmp_path / "a.json"
+    write_sealed(path, {"name": name, "é": 1})
+    assert read_json(path, sealed=True) == {"name": name, "é": 1}
+
+
 def test_missing_folders_are_made(tmp_path: Path) -> None:
     write_bytes(tmp_path / "one" / "two" / "a.txt", b"new")
     assert (tmp_path / "one" / "two" / "a.txt").read_bytes() == b"new"

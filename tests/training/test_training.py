@@ -19,7 +19,13 @@ from arnas.attacks.threat import Threat
 from arnas.data.splits import LabelledImages
 from arnas.runtime.progress import silent
 from arnas.training import loop, losses
-from arnas.training.loop import TrainingResult, TrainingTask, learning_rate, measure
+from arnas.training.loop import (
+    TrainingResult,
+    TrainingTask,
+    learning_rate,
+    measure,
+    training_threat,
+)
 from arnas.training.losses import LossValue, Step, natural_loss
 from arnas.training.options import RetrainOptions, SelectionOptions
 
@@ -385,3 +391,11 @@ def test_the_selection_attack_is_the_one_that_is_set(monkeypatch: pytest.MonkeyP
         assert call["threat"] == THREAT
         assert call["steps"] == OPTIONS.selection.steps
         assert call["step_size"] == pytest.approx(THREAT.epsilon / 4)
+
+
+def test_epsilon_rises_to_the_threats_in_the_epochs_of_its_warmup() -> None:
+    what = task(attack=OPTIONS.attack.model_copy(update={"epsilon_warmup_epochs": 2}))
+    found = [training_threat(step, 4, what).epsilon / THREAT.epsilon for step in range(12)]
+    assert found[:8] == pytest.approx([step / 9 for step in range(1, 9)])
+    assert found[8:] == [1.0] * 4
+    assert training_threat(0, 4, task()) is THREAT

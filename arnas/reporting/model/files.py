@@ -24,6 +24,8 @@ from arnas.reporting.model.page import broken_flags, check_images, pixels, png_b
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import write_bytes
 
+PICTURE = re.compile(r"\d+_\d+(_\d+)?\.png")
+"""Name of the PNG of an example."""
 OUTSIDE = 1e-6
 """Rounding that float32 adds to the ball."""
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -235,7 +237,7 @@ def export_examples(
         Where ``examples.npz`` goes with ``x_adv`` (float32), ``x`` (float32), ``y`` (int64) and
         ``outcomes`` (uint8, a row for ``clean`` and each attack, which ``attacks`` names); and
         ``INDEX_TRUE_PREDICTED.png`` for each broken image, of 1 or 3 channels. A path that ends
-        in ``.npz`` is the archive itself, without PNGs.
+        in ``.npz`` is the archive itself, without PNGs. Those of an earlier call are removed.
     x
         The images, float of shape (n, C, H, W) in [0, 1].
     predicted
@@ -259,9 +261,16 @@ def export_examples(
         outcomes=torch.stack([*result.outcomes.values()]).cpu().numpy(),
         attacks=np.array([*result.outcomes]),
     )
+    earlier = archive.exists()
     write_bytes(archive, stream.getvalue())
     written = [archive]
-    if only_archive or result.x_adv.shape[1] not in (1, 3):
+    if only_archive:
+        return written
+    if earlier:  # pictures of another evaluation must not stand beside those of this one
+        for path in folder.iterdir():
+            if PICTURE.fullmatch(path.name):
+                path.unlink()
+    if result.x_adv.shape[1] not in (1, 3):
         return written
     width = len(str(result.n - 1))
     for place in broken_flags(result).nonzero().flatten().tolist():

@@ -253,6 +253,10 @@ def test_exported_examples_are_read_back(tmp_path: Path) -> None:
     levels = np.asarray(Image.open(written[3])).astype(float)
     exact = 255 * made.x_adv[4].permute(1, 2, 0).numpy()
     assert np.abs(levels - exact).max() < 0.501
+    for name in ("7_1_2.png", "mine.png"):  # of an earlier evaluation, and of the user
+        written[1].with_name(name).write_bytes(b"")
+    export_examples(tmp_path / "out", made, x, predicted)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*names, "mine.png"])
 
 
 def test_exported_bytes_are_the_same_each_time(tmp_path: Path) -> None:
