@@ -20,7 +20,7 @@ import yaml
 
 from arnas.config.load import DEFAULT_PATH, load_params, params_path, read_yaml
 from arnas.config.params import Params
-from arnas.pipeline.freshness import ReadManifest, why_stale
+from arnas.pipeline.freshness import ReadManifest, expected, why_stale
 from arnas.pipeline.jobs import Job, planned_jobs, sources
 from arnas.pipeline.plan import (
     AXES,
@@ -160,6 +160,30 @@ def check_study() -> None:
         )
 
 
+def check_settings() -> None:
+    """Refuse to run a stage for DVC on settings that DVC does not record."""
+    if "DVC_STAGE" in os.environ:
+        _refuse_other_settings(load_params(DEFAULT_PATH))
+
+
+def check_settings_kept(job: Job, params: Params) -> None:
+    """Refuse to end a stage of DVC, which records the settings of its end, if they have changed."""
+    if "DVC_STAGE" in os.environ and expected(job, load_params()) != expected(job, params):
+        raise UserError(
+            f"the settings of {job.title} were changed while it ran, and DVC would record the new "
+            "ones: run `dvc repro` again."
+        )
+
+
+def _refuse_other_settings(params: Params) -> None:
+    """Refuse ``ARNAS_PARAMS`` with other settings than those of ``params.yaml``."""
+    if params_path() != DEFAULT_PATH and load_params() != params:
+        raise UserError(
+            f"ARNAS_PARAMS names {params_path()}, but DVC reads {DEFAULT_PATH}, which differs: "
+            "unset it, or make these settings the ones of params.yaml."
+        )
+
+
 def undeclared(job: Job) -> list[Path]:
     """Return the files of the user's own that a job run by DVC reads and DVC does not know of."""
     if "DVC_STAGE" not in os.environ or not job.user_files:
@@ -193,11 +217,7 @@ def adopt(dry_run: bool = False) -> Adoption:
         or when DVC is not there or refuses.
     """
     params = load_params(DEFAULT_PATH)
-    if params_path() != DEFAULT_PATH and load_params() != params:
-        raise UserError(
-            f"ARNAS_PARAMS names {params_path()}, but DVC reads {DEFAULT_PATH}, which differs: "
-            "unset it, or make these settings the ones of params.yaml."
-        )
+    _refuse_other_settings(params)
     planned = planned_jobs(params)
     _refuse_while_running(planned)
     refused = unfit(planned, params)

@@ -1,7 +1,7 @@
 """What would run to make a result, and why: the engines' decision in words.
 
-A job runs if its result is not what the settings ask for, if one that it reads from runs, or
-if one that runs reads an output of it that is missing.
+A job runs if its result is not whole or not what the settings ask for, or if one that it reads
+from runs.
 """
 
 from __future__ import annotations
@@ -43,24 +43,23 @@ def explain(target: str, params: Params) -> list[Rerun]:
         When the run has no such target.
     """
     planned = planned_jobs(params)
-    wanted = find_targets(target, planned)
+    titles = find_targets(target, planned)
     made_from = sources(planned)
-    needed = _upstream(wanted, made_from)
+    needed = _upstream(titles, made_from)
     chain = [job for job in planned if job.title in needed]
-    reasons = _own_reasons(chain, wanted, params)
+    reasons = _own_reasons(chain, params)
     _spread(reasons, chain, made_from)
     return [Rerun(i, reasons[i.title]) for i in chain if i.title in reasons]
 
 
-def find_targets(target: str, planned: Sequence[Job]) -> dict[str, Collection[Path]]:
-    """Return the titles of the jobs that a target means, with the files it needs of each."""
+def find_targets(target: str, planned: Sequence[Job]) -> list[str]:
+    """Return the titles of the jobs that a target means."""
     path = Path(os.path.relpath(target or "."))
-    found: dict[str, Collection[Path]] = {}
-    for job in planned:
-        if path in job.files:
-            found[job.title] = [path]
-        elif target in {job.title, job.stage.name, job.stage.command}:
-            found[job.title] = job.files
+    found = [
+        job.title
+        for job in planned
+        if path in job.files or target in {job.title, job.stage.name, job.stage.command}
+    ]
     if not found:
         names = [name for i in planned for name in (i.title, i.stage.command, *map(str, i.files))]
         close = difflib.get_close_matches(target, dict.fromkeys(names), n=3, cutoff=0.5)
@@ -84,22 +83,17 @@ def _upstream(titles: Collection[str], made_from: Mapping[str, Sequence[Job]]) -
     return found
 
 
-def _own_reasons(
-    chain: Sequence[Job], wanted: Mapping[str, Collection[Path]], params: Params
-) -> dict[str, str]:
+def _own_reasons(chain: Sequence[Job], params: Params) -> dict[str, str]:
     """Return why jobs would run by themselves."""
     read: ReadManifest = cache(manifest_or_empty)
     reasons = {}
     for job in chain:
         stale = why_stale(job, params, read)
-        gone = [path for path in wanted.get(job.title, []) if not path.is_file()]
         altered = None
         if stale is None:
             altered = altered_input(job, params, read(job.manifest)["inputs"])
         if stale is not None:
             reasons[job.title] = stale
-        elif gone:
-            reasons[job.title] = f"{gone[0]} is missing"
         elif altered is not None:
             reasons[job.title] = f"{altered} was altered after its stage had written it"
     return reasons
@@ -118,14 +112,3 @@ def _spread(
             before = next((s for s in made_from[job.title] if s.title in reasons), None)
             if before is not None:
                 reasons.setdefault(job.title, f"{before.title} runs")
-        for job in [job for job in chain if job.title in reasons]:
-            for source in made_from[job.title]:
-                gone = [
-                    path
-                    for path in job.inputs.values()
-                    if path in source.outputs.values() and not path.is_file()
-                ]
-                if gone:
-                    reasons.setdefault(
-                        source.title, f"{gone[0]} is missing, which {job.title} reads"
-                    )

@@ -64,8 +64,9 @@ def describe(job: Job, params: Params, inputs: Mapping[str, str]) -> dict[str, A
 def why_stale(job: Job, params: Params, read: ReadManifest = manifest_or_empty) -> str | None:
     """Return in words why the result on disk is not current; None if it is.
 
-    It is current if its manifest has the settings' digest and the stage's version, and if each
-    input that it recorded still has the same sha256 in the manifest beside that input.
+    It is current if all of its files are there, its manifest has the settings' digest and the
+    stage's version, and each input that it recorded still has the same sha256 in the manifest
+    beside that input.
     """
     manifest = read(job.manifest)
     if not {"params", "version", "inputs"} <= manifest.keys():
@@ -84,10 +85,15 @@ def why_stale(job: Job, params: Params, read: ReadManifest = manifest_or_empty) 
             + (more and f", now also {more}")
             + (fewer and f", no more {fewer}")
         )
-    for path, sha256 in recorded.items():
-        if recorded_sha256(Path(path), read, sha256) != sha256:
-            return f"{path} has changed"
-    return None
+    gone = next((path for path in job.outputs.values() if not path.is_file()), None)
+    if gone is not None:
+        return f"{gone} is missing"
+    changed = (
+        path
+        for path, sha256 in recorded.items()
+        if recorded_sha256(Path(path), read, sha256) != sha256
+    )
+    return next((f"{path} has changed" for path in changed), None)
 
 
 def recorded_sha256(path: Path, read: ReadManifest, default: str) -> str:
@@ -141,7 +147,8 @@ def write_token(job: Job, params: Params) -> Path:
     """Write the token of a job and return its path.
 
     Both its time and its content differ when the result is stale, because Snakemake compares
-    contents where the time alone has changed.
+    contents where the time alone has changed. It is then younger than every file of the result,
+    which may be dated in the future.
     """
     path = token_path(job, params)
     content = expected(job, params)
@@ -152,7 +159,17 @@ def write_token(job: Job, params: Params) -> Path:
     write_json(path, content)
     if stale is None:
         os.utime(path, (LONG_AGO, LONG_AGO))
+    else:
+        files = [file for file in result_files(job, params) if os.path.lexists(file)]
+        newest = max([time.time_ns(), *(file.lstat().st_mtime_ns + 10**9 for file in files)])
+        os.utime(path, ns=(newest, newest))
     return path
+
+
+def result_files(job: Job, params: Params) -> list[Path]:
+    """Return the files that Snakemake counts among the outputs of a job: also its benchmark."""
+    benchmark = job.stage.log("benchmarks", "tsv").format(name=params.name, **job.axes)
+    return [*job.files, Path(benchmark)]
 
 
 def token_path(job: Job, params: Params) -> Path:

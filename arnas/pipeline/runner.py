@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -18,9 +18,14 @@ from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.data.paths import user_file
 from arnas.models.sharing import share_batches, share_statistics
-from arnas.pipeline.dvc import check_study, undeclared
-from arnas.pipeline.freshness import describe
-from arnas.pipeline.jobs import Job, find_job, producers
+from arnas.pipeline.dvc import (
+    check_settings,
+    check_settings_kept,
+    check_study,
+    undeclared,
+)
+from arnas.pipeline.freshness import ReadManifest, describe, why_stale
+from arnas.pipeline.jobs import Job, find_job, planned_jobs, producers, sources
 from arnas.pipeline.session import Session, resumed_by, say, session, worker_session
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_recorded, sha256_file, unwritable, write_sealed
@@ -123,6 +128,9 @@ def run_command(
             work(_context(params, replace(job, outputs=outputs), running))
         return
     check_study()
+    check_settings()
+    _refuse_stale(job, params)
+    before = _signatures(job)
     made_from = describe(job, params, _hashed_inputs(job))
     words = job.command[1:]
     with (
@@ -144,6 +152,8 @@ def run_command(
         start = time.monotonic()
         with _withdrawn(job):
             work(_context(params, job, running))
+            _refuse_replaced(job, before)
+            check_settings_kept(job, params)
         outcome = {str(path): sha256_file(path) for path in job.outputs.values()}
         took = {"wall_seconds": round(time.monotonic() - start, 2)}
         write_sealed(job.manifest, made_from | {"outputs": outcome} | running.record | took)
@@ -154,6 +164,43 @@ def _context(params: Params, job: Job, running: Session) -> StageContext:
     return StageContext(
         params, job, running.device, running.report, running.state, running.checkpointer
     )
+
+
+def _refuse_stale(job: Job, params: Params) -> None:
+    """Refuse inputs that are not of the present settings, or made from such."""
+    read: ReadManifest = cache(manifest_or_empty)
+    made_from = sources([*planned_jobs(params), job])
+    left, seen = [*made_from[job.title]], {job.title}
+    while left:
+        source = left.pop()
+        if source.title in seen or not read(source.manifest):
+            continue
+        seen.add(source.title)
+        reason = why_stale(source, params, read)
+        if reason is not None:
+            raise UserError(
+                f"{source.title}, which {job.title} is made from, is not current ({reason}): run "
+                f"`snakemake --cores all {job.manifest}` or `dvc repro`, which make it again first."
+            )
+        left += made_from[source.title]
+
+
+def _signatures(job: Job) -> dict[Path, tuple[int, ...]]:
+    """Return what changes when an input is replaced, even by an equal file."""
+    places = [user_file(path) if path in job.user_files else path for path in job.inputs.values()]
+    found = {place: place.stat() for place in places if place.is_file()}
+    return {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in found.items()}
+
+
+def _refuse_replaced(job: Job, before: Mapping[Path, tuple[int, ...]]) -> None:
+    """Refuse to record a result whose inputs were replaced while it was made."""
+    now = _signatures(job)
+    replaced = [path for path in before if now.get(path) != before[path]]
+    if replaced:
+        raise UserError(
+            f"{replaced[0]} was replaced while {job.title} read it, so its result is not recorded: "
+            "run the same command again."
+        )
 
 
 def _hashed_inputs(job: Job) -> dict[str, str]:

@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.pipeline.freshness import token_path, why_stale, write_token
+from arnas.pipeline.freshness import result_files, token_path, why_stale, write_token
 from arnas.pipeline.jobs import Job, find_job, lookup, planned_jobs
 from arnas.pipeline.plan import AXES, Stage, stage_by_name, stage_versions
 from arnas.runtime.errors import UserError, one_sentence
@@ -130,6 +131,16 @@ def keep_tables(arguments: Sequence[str]) -> None:
             )
 
 
+def check_exported(path: str | None, params: Params) -> None:
+    """Refuse ``ARNAS_PARAMS`` with other settings than Snakemake's, which would be passed over."""
+    with one_sentence():
+        if path and load_params(Path(path)) != params:
+            raise UserError(
+                f"ARNAS_PARAMS names {path}, but Snakemake reads other settings: unset it, or add "
+                f"--configfile {path}."
+            )
+
+
 def put_in_order(params: Params) -> None:
     """Make current results no older than their inputs; contents stay as they are."""
     read = cache(manifest_or_empty)
@@ -164,11 +175,8 @@ def _altered(younger: Mapping[Path, int], recorded: Mapping[str, str]) -> Path |
 
 def _made_at(job: Job, params: Params) -> dict[Path, int]:
     """Return when each file of a result was written (ns); a missing output is an `OSError`."""
-    template = job.stage.log("benchmarks", "tsv")
-    benchmark = Path(template.format(name=params.name, **job.axes))
-    made = [*job.files]
-    if benchmark.exists():  # Snakemake's, which it counts among the outputs
-        made.append(benchmark)
+    *files, benchmark = result_files(job, params)
+    made = [*files, benchmark] if benchmark.exists() else files
     return {path: path.lstat().st_mtime_ns for path in made}
 
 

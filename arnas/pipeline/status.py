@@ -165,9 +165,9 @@ def _judged(
             return "partial", progress_text(job, params, slot.progress)
     if not there:
         return ("missing", "") if late is None else ("waiting", f"for {late}")
-    if reason is not None or late is not None:
-        return "stale", reason or f"follows {late}"
-    return "missing", f"{gone[0]} is gone"
+    if gone and reason == f"{gone[0]} is missing":
+        return "missing", reason
+    return "stale", reason or f"follows {late}"
 
 
 def _fingerprint(job: Job, params: Params, read: ReadManifest) -> str:

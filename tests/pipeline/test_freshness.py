@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,16 @@ def test_changed_settings_make_it_stale_and_the_token_new(settings: dict[str, An
     assert read_json(token_file)["stale"].startswith("data.digits.split_seed was ")
 
 
+def test_the_token_is_younger_than_results_from_the_future(settings: dict[str, Any]) -> None:
+    """As after a clock was put right."""
+    ahead = time.time() + 10**6
+    for path in MANIFEST.parent.iterdir():
+        os.utime(path, (ahead, ahead))
+    assert token(settings).stat().st_mtime == LONG_AGO
+    settings["data"]["digits"]["split_seed"] = 5
+    assert token(settings).stat().st_mtime > ahead
+
+
 def test_changed_and_reverted_settings_are_current_again(settings: dict[str, Any]) -> None:
     first = token(settings).read_text()
     settings["data"]["digits"]["split_seed"] = 5
@@ -102,6 +114,9 @@ def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -
     producer = read_json(MANIFEST)
     made_from = {**expected(retrain, params), "inputs": dict(producer["outputs"])}
     write_sealed(retrain.manifest, made_from)
+    for path in retrain.outputs.values():
+        assert why_stale(retrain, params) == f"{path} is missing"
+        path.write_bytes(b"")
     assert why_stale(retrain, params) is None
     changed = dict.fromkeys(producer["outputs"], "0" * 64)
     write_sealed(MANIFEST, {**producer, "outputs": changed})

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from arnas.config.load import load_params
 from arnas.config.params import Params
+from arnas.pipeline.jobs import find_job
 from arnas.pipeline.runner import StageContext, run_command
 from arnas.runtime.errors import Preempted, UserError, one_sentence
 from arnas.stages import data
@@ -105,3 +110,62 @@ def test_the_device_is_in_the_log_and_in_the_manifest(capsys: pytest.CaptureFixt
     run_command("data", AXES, data.run)
     assert "[data digits] on cpu, threads 1\n" in capsys.readouterr().err
     assert json.loads(MANIFEST.read_text())["device"] == "cpu"
+
+
+RETRAIN = {"dataset": "digits", "network": "arnas", "seed": "0"}
+SPLITS = MANIFEST.with_name("splits.safetensors")
+
+
+def manifest_after(work: Callable[[], object]) -> bool:
+    """Return whether a training with something done meanwhile is recorded."""
+    job = find_job("retrain", RETRAIN, load_params())
+
+    def train(context: StageContext) -> None:
+        for path in context.outputs.values():
+            path.write_bytes(b"weights")
+        work()
+
+    with suppress(UserError):
+        run_command("retrain", RETRAIN, train)
+    return job.manifest.exists()
+
+
+def test_a_result_of_inputs_that_were_replaced_is_not_recorded() -> None:
+    """Also if they were put back before the end."""
+    assert manifest_after(lambda: None)
+    for made in Path("results/smoke/retrain").rglob("*.json"):
+        made.unlink()
+
+    def replace() -> None:
+        aside = SPLITS.rename(SPLITS.with_name("aside"))
+        SPLITS.write_bytes(aside.read_bytes())
+
+    assert not manifest_after(replace)
+
+
+def test_inputs_of_other_settings_are_refused() -> None:
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["data"]["digits"]["split_seed"] = 5
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    message = (
+        r"data digits, which retrain digits/arnas/0 is made from, is not current \(data\.digits"
+    )
+    with pytest.raises(UserError, match=message):
+        run_command("retrain", RETRAIN, lambda context: None)
+
+
+def test_dvc_runs_no_stage_on_settings_that_it_does_not_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["retrain"]["digits"]["epochs"] = 3
+    Path("other.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("ARNAS_PARAMS", "other.yaml")
+    assert manifest_after(lambda: None), "by hand"
+    for made in Path("results/smoke/retrain").rglob("*.json"):
+        made.unlink()
+    monkeypatch.setenv("DVC_STAGE", "retrain")
+    assert not manifest_after(lambda: None)
+    monkeypatch.delenv("ARNAS_PARAMS")
+    assert not manifest_after(lambda: Path("other.yaml").replace("params.yaml"))
+    assert manifest_after(lambda: None)

@@ -145,7 +145,7 @@ def test_a_deleted_output_is_missing(complete_run: Params) -> None:
     path.unlink()
     assert (seen(complete_run)[RETRAIN].state, seen(complete_run)[RETRAIN].detail) == (
         "missing",
-        f"{path} is gone",
+        f"{path} is missing",
     )
 
 

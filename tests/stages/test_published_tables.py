@@ -11,10 +11,10 @@ import pytest
 from tiny_run import CELL, exit_code, record_outputs
 
 from arnas.config.load import load_params
-from arnas.pipeline.jobs import find_job
+from arnas.pipeline.jobs import find_job, planned_jobs
 from arnas.reporting.published import compare
 from arnas.reporting.published.compare import COLUMNS
-from arnas.runtime.files import load_tensors, save_tensors
+from arnas.runtime.files import load_tensors, read_json, save_tensors, sha256_file, write_sealed
 from arnas.spaces.published import GENOTYPES
 from arnas.stages import tables
 
@@ -34,7 +34,7 @@ def copy(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def pretend(command: str, key: str, **blocks: dict[str, object]) -> None:
-    """Change blocks of a file's description, and the manifest beside it, as if it had been so."""
+    """Change blocks of a file's description, and all manifests, as if it had been so."""
     job = find_job(command, CELL, load_params())
     path = job.outputs[key]
     tensors, description = load_tensors(path)
@@ -42,6 +42,11 @@ def pretend(command: str, key: str, **blocks: dict[str, object]) -> None:
         description[name] |= changes
     save_tensors(path, tensors, description)
     record_outputs(job.manifest)
+    for reader in planned_jobs(load_params()):
+        if path in reader.inputs.values():
+            manifest = read_json(reader.manifest, sealed=True)
+            manifest["inputs"][str(path)] = sha256_file(path)
+            write_sealed(reader.manifest, manifest)
 
 
 def test_nobody_has_published_networks_on_digits(copy: Path) -> None:

@@ -17,12 +17,14 @@ import sys
 
 from arnas.config.handoff import hand_off
 from arnas.config.load import check_params
-from arnas.pipeline.snakemake import Rules, keep_tables, put_in_order
+from arnas.pipeline.snakemake import Rules, check_exported, keep_tables, put_in_order
 
+exported = os.environ.get("ARNAS_PARAMS")
 os.environ["ARNAS_PARAMS"] = hand_off(config, workflow.config_settings.config)
 PARAMS = check_params(config, "settings")
 if workflow.is_main_process:
     keep_tables(sys.argv)
+    check_exported(exported, PARAMS)
     put_in_order(PARAMS)
 
 
