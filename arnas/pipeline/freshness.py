@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from arnas.config.params import Params
-from arnas.pipeline.jobs import Job, lookup
+from arnas.pipeline.jobs import Job, lookup, planned_jobs, sources
 from arnas.pipeline.plan import stage_versions
 from arnas.runtime.files import canonical_json, digest, sha256_file, write_json
 from arnas.runtime.manifest import fingerprint, manifest_or_empty
@@ -96,6 +96,24 @@ def why_stale(job: Job, params: Params, read: ReadManifest = manifest_or_empty) 
     return next((f"{path} has changed" for path in changed), None)
 
 
+def stale_source(
+    job: Job, params: Params, read: ReadManifest = manifest_or_empty
+) -> tuple[Job, str] | None:
+    """Return a job that another is made from, at whatever distance, and why it is not current."""
+    made_from = sources([*planned_jobs(params), job])
+    left, seen = [*made_from[job.title]], {job.title}
+    while left:
+        source = left.pop()
+        if source.title in seen:
+            continue
+        seen.add(source.title)
+        reason = why_stale(source, params, read)
+        if reason is not None:
+            return source, reason
+        left += made_from[source.title]
+    return None
+
+
 def recorded_sha256(path: Path, read: ReadManifest, default: str) -> str:
     """Return the sha256 of a file: by the manifest beside it, else of the file itself.
 
@@ -146,13 +164,15 @@ def _word(value: object) -> str:
 def write_token(job: Job, params: Params) -> Path:
     """Write the token of a job and return its path.
 
-    Both its time and its content differ when the result is stale, because Snakemake compares
-    contents where the time alone has changed. It is then younger than every file of the result,
-    which may be dated in the future.
+    Its time and its content differ when the result, or one that it is made from, is stale, because
+    Snakemake compares contents where the time alone has changed. It is then younger than every file
+    of the result, which may be dated in the future.
     """
     path = token_path(job, params)
     content = expected(job, params)
     stale = why_stale(job, params)
+    if stale is None and (source := stale_source(job, params)) is not None:
+        stale = f"{source[0].title}: {source[1]}"
     if stale is not None:
         # Unlike any earlier content: a job that ran from nothing has had a stale token before.
         content["stale"] = f"{stale} ({time.time_ns()})"

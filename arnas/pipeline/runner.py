@@ -24,8 +24,8 @@ from arnas.pipeline.dvc import (
     check_study,
     undeclared,
 )
-from arnas.pipeline.freshness import ReadManifest, describe, why_stale
-from arnas.pipeline.jobs import Job, find_job, planned_jobs, producers, sources
+from arnas.pipeline.freshness import describe, stale_source
+from arnas.pipeline.jobs import Job, find_job, producers
 from arnas.pipeline.session import Session, resumed_by, say, session, worker_session
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_recorded, sha256_file, unwritable, write_sealed
@@ -168,21 +168,13 @@ def _context(params: Params, job: Job, running: Session) -> StageContext:
 
 def _refuse_stale(job: Job, params: Params) -> None:
     """Refuse inputs that are not of the present settings, or made from such."""
-    read: ReadManifest = cache(manifest_or_empty)
-    made_from = sources([*planned_jobs(params), job])
-    left, seen = [*made_from[job.title]], {job.title}
-    while left:
-        source = left.pop()
-        if source.title in seen or not read(source.manifest):
-            continue
-        seen.add(source.title)
-        reason = why_stale(source, params, read)
-        if reason is not None:
-            raise UserError(
-                f"{source.title}, which {job.title} is made from, is not current ({reason}): run "
-                f"`snakemake --cores all {job.manifest}` or `dvc repro`, which make it again first."
-            )
-        left += made_from[source.title]
+    found = stale_source(job, params, cache(manifest_or_empty))
+    if found is not None and found[0].manifest.is_file():
+        source, reason = found
+        raise UserError(
+            f"{source.title}, which {job.title} is made from, is not current ({reason}): run "
+            f"`snakemake --cores all {job.manifest}` or `dvc repro`, which make it again first."
+        )
 
 
 def _signatures(job: Job) -> dict[Path, tuple[int, ...]]:

@@ -123,6 +123,21 @@ def test_an_input_made_anew_makes_its_consumer_stale(settings: dict[str, Any]) -
     assert "has changed" in str(why_stale(retrain, params))
 
 
+def test_a_result_of_a_stale_one_has_a_stale_token(settings: dict[str, Any]) -> None:
+    """Or Snakemake would not look for what it is made from, which may be gone."""
+    params = load_params()
+    axes = {"dataset": "digits", "network": "arnas", "seed": "0"}
+    retrain = find_job("retrain", axes, params)
+    made_from = {**expected(retrain, params), "inputs": dict(read_json(MANIFEST)["outputs"])}
+    write_sealed(retrain.manifest, made_from)
+    for path in retrain.outputs.values():
+        path.write_bytes(b"")
+    assert "stale" not in read_json(write_token(retrain, params))
+    MANIFEST.with_name("splits.safetensors").unlink()
+    stale = read_json(write_token(retrain, params))["stale"]
+    assert stale.startswith(f"data digits: {MANIFEST.parent}/splits.safetensors is missing")
+
+
 def test_no_two_stale_tokens_are_alike(settings: dict[str, Any]) -> None:
     """Snakemake compares contents; a first run from nothing had a stale token too."""
     MANIFEST.unlink()
