@@ -30,6 +30,10 @@ class Epsilon(float):
         return made
 
 
+SMALLEST = 1e-30
+"""Smallest distance that is taken for one, with room for its products in float32."""
+
+
 def parse_amount(value: float | str) -> Epsilon:
     """Return a distance in input units from a number, ``8/255``, ``0.0314`` or ``8px``.
 
@@ -42,7 +46,7 @@ def parse_amount(value: float | str) -> Epsilon:
     Raises
     ------
     UserError
-        When it cannot be read, or is negative or not finite.
+        When it cannot be read, is negative or not finite, or so small that float32 has 0 for it.
     """
     if isinstance(value, Epsilon):
         return value
@@ -63,6 +67,8 @@ def parse_amount(value: float | str) -> Epsilon:
             f"'{value}' is not a distance: write a fraction such as 8/255, a number in input "
             "units such as 0.0314, or grey levels such as 8px."
         )
+    if 0 < amount < SMALLEST:
+        raise UserError(f"'{value}' is 0 in float32: write 0, or at least {SMALLEST:.0e}.")
     return Epsilon(amount, str(value).strip())
 
 

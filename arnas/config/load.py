@@ -49,6 +49,14 @@ def _whole_number(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
     return value
 
 
+def _number(loader: _StrictLoader, node: yaml.ScalarNode) -> float:
+    """Build a number, refusing sexagesimal ones, which only PyYAML knows."""
+    value: float = loader.construct_yaml_float(node)
+    if ":" in node.value:
+        raise _read_differently(node, str(value))
+    return value
+
+
 def _truth(loader: _StrictLoader, node: yaml.ScalarNode) -> bool:
     """Build true or false, refusing what DVC's YAML parser reads as text."""
     value = loader.construct_yaml_bool(node)
@@ -76,6 +84,7 @@ EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, [*"+-0123456789"])
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _number)
 _StrictLoader.add_constructor("tag:yaml.org,2002:bool", _truth)
 
 

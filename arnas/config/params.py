@@ -88,6 +88,10 @@ class Params(Options):
         for rule in self.reproduction.orderings:
             _known(where, "datasets", [rule.dataset], "data", self.data)
             _known(where, "networks", [rule.better, rule.worse], "networks", networks)
+            measured = ["clean", *self.whitebox.attacks, "union"]
+            _known(where, "attacks", [rule.attack], "whitebox.attacks", measured)
+            if rule.better == rule.worse:
+                raise ValueError(f"{where} compares {rule.better} with itself: name two networks")
         if shared := sorted(set(self.searches) & set(self.networks)):
             raise ValueError(
                 f"'{shared[0]}' is both a search and a network: a search's name is also the name "

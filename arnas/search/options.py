@@ -36,7 +36,7 @@ class WeightOptions(Options):
     """At the first epoch."""
     final_learning_rate: float = Field(default=0.001, ge=0)
     """At the end of the cosine."""
-    schedule_epochs: int = Field(default=50, ge=1)
+    schedule_epochs: int = Field(default=50, ge=1, le=100_000)
     """Length of the cosine in epochs, counted through both stages."""
     schedule_lead: int = Field(default=0, ge=0)
     """Epochs by which the cosine is ahead. The released ARNAS code steps its schedule before the
@@ -86,7 +86,7 @@ class SupernetOptions(Options):
 class AdversarialStageOptions(Options):
     """Stage 1: weights and architecture on the adversarial loss (DSARA, arXiv 2212.14049)."""
 
-    epochs: int = Field(default=20, ge=0)
+    epochs: int = Field(default=20, ge=0, le=100_000)
     """0 leaves the stage out, as ARNAS (arXiv 2405.05502) does."""
     order: Order = "second"
     """`second`: through a virtual weight step; `first`: at the present weights (DARTS)."""
@@ -99,7 +99,7 @@ class AdversarialStageOptions(Options):
 class MultiobjectiveStageOptions(Options):
     """Stage 2: the architecture along a combination of natural and adversarial gradients."""
 
-    epochs: int = Field(default=30, ge=0)
+    epochs: int = Field(default=30, ge=0, le=100_000)
     order: Order = "second"
     """As for stage 1."""
     difference_radius: float = Field(default=0.01, gt=0)

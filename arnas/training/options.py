@@ -62,7 +62,7 @@ class RetrainOptions(Options):
     `cifar10_literal` has the released recipe to the letter.
     """
 
-    epochs: int = Field(default=110, ge=1)
+    epochs: int = Field(default=110, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=0.1, gt=0)
     """Largest learning rate of SGD."""

@@ -83,6 +83,12 @@ def test_what_is_no_distance_is_refused_with_the_notations(nonsense: str | float
     assert all(notation in message for notation in ("8/255", "0.0314", "8px"))
 
 
+@pytest.mark.parametrize("tiny", [1e-310, "1e-310", "1e-38px"])
+def test_a_distance_that_is_none_in_float32_is_refused(tiny: float | str) -> None:
+    with pytest.raises(UserError, match="is 0 in float32: write 0, or at least 1e-30"):
+        parse_amount(tiny)
+
+
 @pytest.mark.parametrize("written", [8, 8.0, "8"])
 def test_a_linf_budget_in_grey_levels_is_refused_with_the_likely_meaning(
     written: float | str,

@@ -101,6 +101,17 @@ def test_schema_file_is_in_step_with_the_models() -> None:
             [{"dataset": "digits", "attack": "pgd20", "better": "arnas", "worse": "nobody"}],
             ["reproduction.orderings", "'nobody'"],
         ),
+        (
+            "reproduction.orderings",
+            [{"dataset": "digits", "attack": "pgd7", "better": "arnas", "worse": "arnas"}],
+            ["reproduction.orderings", "'pgd7'", "whitebox.attacks has"],
+        ),
+        (
+            "reproduction.orderings",
+            [{"dataset": "digits", "attack": "pgd20", "better": "arnas", "worse": "arnas"}],
+            ["compares arnas with itself"],
+        ),
+        ("retrain.digits.epochs", 10**30, ["retrain.digits.epochs", "100000"]),
         ("whitebox.attacks", ["fgsm", "pgd0"], ["whitebox.attacks[1]", "'pgd0'", "pgd20"]),
         ("whitebox.epsilon_curve", [0, 0.2, 0.1], ["epsilon_curve", "budgets must rise"]),
         ("whitebox.epsilon_curve", ["8px", "8/255"], ["epsilon_curve", "each named once"]),
@@ -141,11 +152,13 @@ def test_settings_that_are_no_mapping(content: Any) -> None:
     assert "needed is a block of settings" in sentence(content)
 
 
-@pytest.mark.parametrize("value", ["010", "+010", "1:30", "00", "on", "off", "yes", "NO"])
+@pytest.mark.parametrize(
+    "value", ["010", "+010", "1:30", "1:30.5", "0:0.1", "00", "on", "off", "yes", "NO"]
+)
 def test_values_that_the_engines_read_differently_are_refused(value: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"name: a\nrun: {value}\n")
-    found = rf"line 2: '{re.escape(value)}' is (\d+|true|false) to Snakemake"
+    found = rf"line 2: '{re.escape(value)}' is ([\d.]+|true|false) to Snakemake"
     with pytest.raises(UserError, match=found):
         load_params(path)
 
