@@ -76,6 +76,10 @@ def _unusable(context: CheckContext, outputs: Tensor, gap: Tensor) -> _Finding |
     broken, low, high = int((~outputs.isfinite()).any(1).sum()), *context.y.aminmax()
     if broken:
         problem = f"NaN or infinite logits on {broken} of {n} images"
+        weights = context.model.named_parameters()
+        if odd := [name for name, weight in weights if not bool(weight.isfinite().all())]:
+            problem += f", NaN or infinity in {len(odd)} weights, such as {odd[0]}"
+            return "FAIL", problem, "train again with a lower learning rate: the training diverged"
         return "FAIL", problem, "look for divisions by zero, logarithms and overflow in the model"
     if classes == 1:
         advice = "return a logit for each class: a single logit z of two classes becomes (0, z)"

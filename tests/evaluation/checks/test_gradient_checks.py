@@ -69,6 +69,14 @@ def test_the_share_of_images_without_a_gradient(dead: int, status: str) -> None:
     assert found.status == status
 
 
+def test_weights_that_are_no_numbers_are_named() -> None:
+    context = context_of("cnn")
+    context.model[2].bias.data[0] = torch.nan
+    found = run_check("logits", context)
+    assert found.status == "FAIL"
+    assert "NaN or infinity in 1 weights, such as 2.bias" in found.evidence
+
+
 def test_gradients_are_looked_for_within_the_ball_too() -> None:
     """Here only images that were moved have none."""
 
