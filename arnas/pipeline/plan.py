@@ -16,6 +16,8 @@ from typing import Literal
 
 import yaml
 
+from arnas.runtime.errors import UserError
+
 VERSIONS_PATH = Path(__file__).with_name("versions.yaml")
 
 AXES: Mapping[str, str] = {
@@ -324,6 +326,17 @@ def stage_by_command(command: str) -> Stage:
 
 @cache
 def stage_versions() -> dict[str, int]:
-    """Return the version of each stage, from `versions.yaml`."""
+    """Return the version of each stage, from `versions.yaml`.
+
+    Raises
+    ------
+    UserError
+        When a stage has none.
+    """
     versions: dict[str, int] = yaml.safe_load(VERSIONS_PATH.read_text(encoding="utf-8"))
+    missing = [stage.command for stage in STAGES if stage.command not in versions]
+    if missing:
+        raise UserError(
+            f"{VERSIONS_PATH} has no version of {missing[0]}: add it, beginning with 1."
+        )
     return versions

@@ -12,6 +12,7 @@ import yaml
 
 from arnas.config.load import check_params, load_params
 from arnas.config.params import Params
+from arnas.pipeline import plan
 from arnas.pipeline.jobs import (
     cells,
     find_job,
@@ -257,3 +258,14 @@ def test_unknown_axes_are_named(
         find_job(command, axes, params)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_stage_without_a_version_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = stage_versions()
+    path = tmp_path / "versions.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in versions.items() if k != "blackbox"}))
+    monkeypatch.setattr(plan, "VERSIONS_PATH", path)
+    with pytest.raises(UserError, match="has no version of blackbox: add it"):
+        stage_versions.__wrapped__()
