@@ -48,6 +48,14 @@ def parse_amount(value: float | str) -> Epsilon:
     UserError
         When it cannot be read, is negative or not finite, or so small that float32 has 0 for it.
     """
+    amount = _distance(value)
+    if 0 < amount < SMALLEST:
+        raise UserError(f"'{value}' is 0 in float32: write 0, or at least {SMALLEST:.0e}.")
+    return amount
+
+
+def _distance(value: float | str) -> Epsilon:
+    """Return a distance, however small: budgets that are computed may end near 0."""
     if isinstance(value, Epsilon):
         return value
     try:
@@ -67,14 +75,12 @@ def parse_amount(value: float | str) -> Epsilon:
             f"'{value}' is not a distance: write a fraction such as 8/255, a number in input "
             "units such as 0.0314, or grey levels such as 8px."
         )
-    if 0 < amount < SMALLEST:
-        raise UserError(f"'{value}' is 0 in float32: write 0, or at least {SMALLEST:.0e}.")
     return Epsilon(amount, str(value).strip())
 
 
 def check_epsilon(norm: str, epsilon: float | str) -> Epsilon:
     """Return `epsilon` in input units, refusing a Linf budget that only fits another unit."""
-    amount = parse_amount(epsilon)
+    amount = parse_amount(epsilon) if isinstance(epsilon, str) else _distance(epsilon)
     if norm == "linf" and amount > 1:
         raise UserError(
             f"epsilon is {epsilon}: pixels are in [0, 1], so a linf budget lies between 0 and 1"

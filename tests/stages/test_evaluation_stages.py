@@ -44,6 +44,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     content["data"]["digits"] |= {"test_images": TEST, "val_images": SELECTION}
     content["run"] |= {"searches": [], "networks": ["arnas", "arnas_undefended"]}
     content["whitebox"] |= {"autoattack_images": 2}
+    del content["reproduction"]  # whose attacks some tests leave out
     use(content)
     run_command("data", {"dataset": "digits"}, data.run)
     return content
