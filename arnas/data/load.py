@@ -26,7 +26,7 @@ from arnas.data.sources.registry import (
     ShapesOptions,
     SplitOptions,
 )
-from arnas.data.splits import DatasetInfo, Splits, cut, load_splits, to_pixels
+from arnas.data.splits import DatasetInfo, Splits, cut, load_splits, sorted_by_class, to_pixels
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.references import load_reference
 
@@ -127,11 +127,10 @@ def _first_tests(raw: RawImages, count: int, where: str) -> RawImages:
         )
     assert raw.split is not None
     start = len(raw.labels) - tests
-    labels = raw.labels[start:]
-    taken = np.arange(count)
-    if bool((np.diff(labels) >= 0).all()):  # sorted by class: the first would be of few classes
+    kept: slice | np.ndarray = slice(start + count)
+    if sorted_by_class(raw.labels[start:]):
         taken = np.linspace(0, tests - 1, count).round().astype(np.int64)
-    kept = np.concatenate([np.arange(start), start + taken])
+        kept = np.concatenate([np.arange(start), start + taken])
     return raw._replace(images=raw.images[kept], labels=raw.labels[kept], split=raw.split[kept])
 
 

@@ -147,7 +147,7 @@ def cut(
         rest, indices["search_val"] = _take(rest, labels, count, options, place)
     indices = {name: np.sort(found) for name, found in (indices | {"train": rest}).items()}
     tests = labels[indices["test"]]
-    if tests[0] < tests[-1] and bool((np.diff(tests) >= 0).all()):
+    if tests[0] < tests[-1] and sorted_by_class(tests):
         # Slow attacks take the first test images, which must not all be of one class.
         shuffled = np.random.default_rng(options.split_seed).permutation(len(tests))
         indices["test"] = indices["test"][shuffled]
@@ -158,6 +158,11 @@ def cut(
         info,
         sha256,
     )
+
+
+def sorted_by_class(labels: np.ndarray) -> bool:
+    """Return whether labels of shape (N,) never fall, so that the first ones are of few classes."""
+    return bool((np.diff(labels) >= 0).all())
 
 
 def share_of(count: int, fraction: float) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, why_stale
-from arnas.pipeline.jobs import Job, planned_jobs, sources
+from arnas.pipeline.jobs import Job, planned_jobs, sources, upstream
 from arnas.pipeline.snakemake import altered_input
 from arnas.runtime.errors import UserError
 from arnas.runtime.manifest import manifest_or_empty
@@ -45,10 +45,9 @@ def explain(target: str, params: Params) -> list[Rerun]:
     planned = planned_jobs(params)
     titles = find_targets(target, planned)
     made_from = sources(planned)
-    needed = _upstream(titles, made_from)
+    needed = upstream(titles, made_from)
     chain = [job for job in planned if job.title in needed]
-    reasons = _own_reasons(chain, params)
-    _spread(reasons, chain, made_from)
+    reasons = _reasons(chain, made_from, params)
     return [Rerun(i, reasons[i.title]) for i in chain if i.title in reasons]
 
 
@@ -71,44 +70,21 @@ def find_targets(target: str, planned: Sequence[Job]) -> list[str]:
     return found
 
 
-def _upstream(titles: Collection[str], made_from: Mapping[str, Sequence[Job]]) -> set[str]:
-    """Return the titles and those of everything that they are made from."""
-    found: set[str] = set()
-    left = list(titles)
-    while left:
-        title = left.pop()
-        if title not in found:
-            found.add(title)
-            left += [source.title for source in made_from[title]]
-    return found
-
-
-def _own_reasons(chain: Sequence[Job], params: Params) -> dict[str, str]:
-    """Return why jobs would run by themselves."""
+def _reasons(
+    chain: Sequence[Job], made_from: Mapping[str, Sequence[Job]], params: Params
+) -> dict[str, str]:
+    """Return why jobs would run, by themselves or because one before them in the chain does."""
     read: ReadManifest = cache(manifest_or_empty)
-    reasons = {}
+    reasons: dict[str, str] = {}
     for job in chain:
-        stale = why_stale(job, params, read)
-        altered = None
-        if stale is None:
+        reason = why_stale(job, params, read)
+        if reason is None:
             altered = altered_input(job, params, read(job.manifest)["inputs"])
-        if stale is not None:
-            reasons[job.title] = stale
-        elif altered is not None:
-            reasons[job.title] = f"{altered} was altered after its stage had written it"
-    return reasons
-
-
-def _spread(
-    reasons: dict[str, str],
-    chain: Sequence[Job],
-    made_from: Mapping[str, Sequence[Job]],
-) -> None:
-    """Add to `reasons` what runs because something else does, until nothing more is added."""
-    count = -1
-    while count != len(reasons):
-        count = len(reasons)
-        for job in chain:
             before = next((s for s in made_from[job.title] if s.title in reasons), None)
-            if before is not None:
-                reasons.setdefault(job.title, f"{before.title} runs")
+            if altered is not None:
+                reason = f"{altered} was altered after its stage had written it"
+            elif before is not None:
+                reason = f"{before.title} runs"
+        if reason is not None:
+            reasons[job.title] = reason
+    return reasons

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from arnas.config.params import Params
-from arnas.pipeline.jobs import Job, lookup, planned_jobs, sources
+from arnas.pipeline.jobs import Job, lookup, planned_jobs, sources, upstream
 from arnas.pipeline.plan import stage_versions
 from arnas.runtime.files import canonical_json, digest, sha256_file, write_json
 from arnas.runtime.manifest import fingerprint, manifest_or_empty
@@ -85,7 +86,7 @@ def why_stale(job: Job, params: Params, read: ReadManifest = manifest_or_empty) 
             + (more and f", now also {more}")
             + (fewer and f", no more {fewer}")
         )
-    gone = next((path for path in job.outputs.values() if not path.is_file()), None)
+    gone = missing_output(job)
     if gone is not None:
         return f"{gone} is missing"
     changed = (
@@ -96,22 +97,22 @@ def why_stale(job: Job, params: Params, read: ReadManifest = manifest_or_empty) 
     return next((f"{path} has changed" for path in changed), None)
 
 
-def stale_source(
-    job: Job, params: Params, read: ReadManifest = manifest_or_empty
-) -> tuple[Job, str] | None:
-    """Return a job that another is made from, at whatever distance, and why it is not current."""
-    made_from = sources([*planned_jobs(params), job])
-    left, seen = [*made_from[job.title]], {job.title}
-    while left:
-        source = left.pop()
-        if source.title in seen:
-            continue
-        seen.add(source.title)
-        reason = why_stale(source, params, read)
-        if reason is not None:
-            return source, reason
-        left += made_from[source.title]
-    return None
+def missing_output(job: Job) -> Path | None:
+    """Return the first output of a job that is not there."""
+    return next((path for path in job.outputs.values() if not path.is_file()), None)
+
+
+def stale_sources(
+    job: Job, params: Params, planned: Sequence[Job], read: ReadManifest = manifest_or_empty
+) -> Iterator[tuple[Job, str]]:
+    """Yield the jobs that one is made from, at whatever distance, that are not current, and why.
+
+    Producers come before consumers, as in `planned`, the jobs of the run.
+    """
+    needed = upstream([job.title], sources([*planned, job])) - {job.title}
+    for source in planned:
+        if source.title in needed and (reason := why_stale(source, params, read)) is not None:
+            yield source, reason
 
 
 def recorded_sha256(path: Path, read: ReadManifest, default: str) -> str:
@@ -161,8 +162,8 @@ def _word(value: object) -> str:
     return "not there" if value is ABSENT else canonical_json(value)
 
 
-def write_token(job: Job, params: Params) -> Path:
-    """Write the token of a job and return its path.
+def write_token(job: Job, params: Params, planned: Sequence[Job] | None = None) -> Path:
+    """Write the token of a job and return its path; `planned` are the jobs of the run, if known.
 
     Its time and its content differ when the result, or one that it is made from, is stale, because
     Snakemake compares contents where the time alone has changed. It is then younger than every file
@@ -170,9 +171,12 @@ def write_token(job: Job, params: Params) -> Path:
     """
     path = token_path(job, params)
     content = expected(job, params)
-    stale = why_stale(job, params)
-    if stale is None and (source := stale_source(job, params)) is not None:
-        stale = f"{source[0].title}: {source[1]}"
+    read: ReadManifest = cache(manifest_or_empty)
+    stale = why_stale(job, params, read)
+    if stale is None:
+        planned = planned_jobs(params) if planned is None else planned
+        found = stale_sources(job, params, planned, read)
+        stale = next((f"{source.title}: {reason}" for source, reason in found), None)
     if stale is not None:
         # Unlike any earlier content: a job that ran from nothing has had a stale token before.
         content["stale"] = f"{stale} ({time.time_ns()})"

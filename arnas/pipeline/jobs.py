@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,18 @@ def sources(planned: Sequence[Job]) -> dict[str, list[Job]]:
         )
         for job in planned
     }
+
+
+def upstream(titles: Collection[str], made_from: Mapping[str, Sequence[Job]]) -> set[str]:
+    """Return the titles and those of everything that they are made from."""
+    found: set[str] = set()
+    left = list(titles)
+    while left:
+        title = left.pop()
+        if title not in found:
+            found.add(title)
+            left += [source.title for source in made_from[title]]
+    return found
 
 
 def gathered(stage: Stage, axes: Mapping[str, str], params: Params) -> dict[str, Path]:

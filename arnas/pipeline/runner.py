@@ -24,8 +24,8 @@ from arnas.pipeline.dvc import (
     check_study,
     undeclared,
 )
-from arnas.pipeline.freshness import describe, stale_source
-from arnas.pipeline.jobs import Job, find_job, producers
+from arnas.pipeline.freshness import describe, stale_sources
+from arnas.pipeline.jobs import Job, find_job, planned_jobs, producers
 from arnas.pipeline.session import Session, resumed_by, say, session, worker_session
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_recorded, sha256_file, unwritable, write_sealed
@@ -167,19 +167,27 @@ def _context(params: Params, job: Job, running: Session) -> StageContext:
 
 
 def _refuse_stale(job: Job, params: Params) -> None:
-    """Refuse inputs that are not of the present settings, or made from such."""
-    found = stale_source(job, params, cache(manifest_or_empty))
-    if found is not None and found[0].manifest.is_file():
-        source, reason = found
-        raise UserError(
-            f"{source.title}, which {job.title} is made from, is not current ({reason}): run "
-            f"`snakemake --cores all {job.manifest}` or `dvc repro`, which make it again first."
-        )
+    """Refuse inputs that are not of the present settings, or made from such.
+
+    Where there is no readable manifest, the readers of the files judge them.
+    """
+    read = cache(manifest_or_empty)
+    for source, reason in stale_sources(job, params, planned_jobs(params), read):
+        if read(source.manifest):
+            raise UserError(
+                f"{source.title}, which {job.title} is made from, is not current ({reason}): run "
+                f"`snakemake --cores all {job.manifest}` or `dvc repro`, which make it again first."
+            )
+
+
+def _place(job: Job, path: Path) -> Path:
+    """Return where an input lies: a file of the user's own may be outside an experiment's copy."""
+    return user_file(path) if path in job.user_files else path
 
 
 def _signatures(job: Job) -> dict[Path, tuple[int, ...]]:
     """Return what changes when an input is replaced, even by an equal file."""
-    places = [user_file(path) if path in job.user_files else path for path in job.inputs.values()]
+    places = [_place(job, path) for path in job.inputs.values()]
     found = {place: place.stat() for place in places if place.is_file()}
     return {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in found.items()}
 
@@ -202,8 +210,7 @@ def _hashed_inputs(job: Job) -> dict[str, str]:
     """
     found = {}
     for path in job.inputs.values():
-        own = path in job.user_files
-        place = user_file(path) if own else path
+        own, place = path in job.user_files, _place(job, path)
         if place.is_file():
             sha256 = sha256_file(place)
             found[str(path)] = sha256

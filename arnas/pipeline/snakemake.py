@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,12 @@ class Rules:
 
     def files(self, name: str, key: str) -> list[str]:
         """Return one output of every job that a command has in the run."""
-        planned = [i for i in planned_jobs(self.params) if name in {i.stage.name, i.stage.command}]
+        planned = [i for i in self._planned if name in {i.stage.name, i.stage.command}]
         return [str(job.outputs[key]) for job in planned]
+
+    @cached_property
+    def _planned(self) -> list[Job]:
+        return planned_jobs(self.params)
 
     def _filled(self, templates: Mapping[str, str]) -> dict[str, str]:
         return {key: self._fill(template) for key, template in templates.items()}
@@ -105,7 +109,8 @@ class Rules:
 
     def _token(self, stage: Stage, wildcards: Mapping[str, str]) -> str:
         job = self._job(stage, wildcards)
-        return str((write_token if self.judges else token_path)(job, self.params))
+        path = write_token(job, self.params, self._planned) if self.judges else None
+        return str(path or token_path(job, self.params))
 
     def _setting(self, template: str) -> InputFunction:
         def find(wildcards: Mapping[str, str]) -> Any:

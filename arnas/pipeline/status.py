@@ -22,7 +22,13 @@ from rich.table import Table
 from rich.text import Text
 
 from arnas.config.params import Params
-from arnas.pipeline.freshness import ReadManifest, describe, recorded_sha256, why_stale
+from arnas.pipeline.freshness import (
+    ReadManifest,
+    describe,
+    missing_output,
+    recorded_sha256,
+    why_stale,
+)
 from arnas.pipeline.jobs import Job, lookup, planned_jobs, sources
 from arnas.pipeline.key_figures import key_figure
 from arnas.runtime.abandoned import StateSlot, age, state_slots
@@ -131,10 +137,10 @@ def _status(
 ) -> Status:
     """Return what is known of a job; `late` is a producer whose result is not current."""
     manifest = read(job.manifest)
-    gone = [path for path in job.outputs.values() if not path.is_file()]
+    gone = missing_output(job)
     own = [slot for slot in slots if slot.stage == job.stage.command]
     state, detail = _judged(job, params, read, own, late, gone)
-    figure = key_figure(job) if manifest and not gone else ""
+    figure = key_figure(job) if manifest and gone is None else ""
     made = None
     with suppress(OSError):
         made = job.manifest.stat().st_mtime
@@ -147,7 +153,7 @@ def _judged(
     read: ReadManifest,
     slots: Sequence[StateSlot],
     late: str | None,
-    gone: Sequence[Path],
+    gone: Path | None,
 ) -> tuple[State, str]:
     """Return the state of a job with its detail."""
     fingerprint = _fingerprint(job, params, read)
@@ -158,14 +164,14 @@ def _judged(
             other = None if fits else "with settings or inputs other than the present ones"
             return "running", ", ".join(filter(None, [slot.who, how_far, other]))
     there, reason = bool(read(job.manifest)), why_stale(job, params, read)
-    if reason is None and late is None and not gone:
+    if reason is None and late is None:
         return "done", ""
     for slot in slots:
         if slot.fingerprint == fingerprint and slot.progress is not None and not slot.held:
             return "partial", progress_text(job, params, slot.progress)
     if not there:
         return ("missing", "") if late is None else ("waiting", f"for {late}")
-    if gone and reason == f"{gone[0]} is missing":
+    if gone is not None and reason == f"{gone} is missing":
         return "missing", reason
     return "stale", reason or f"follows {late}"
 

@@ -89,7 +89,11 @@ class CheckContext:
         They are classified correctly, unless none is.
         """
         correct = (self.all_logits().argmax(1) == self.y).nonzero().flatten()
-        return evenly(correct if len(correct) else torch.arange(len(self.y)).to(correct), PROBE)
+        return evenly(correct, PROBE) if len(correct) else self.sample().to(correct)
+
+    def sample(self) -> Tensor:
+        """Return positions in `x`, int64, of images of whatever outcome, on the CPU."""
+        return evenly(torch.arange(len(self.y)), PROBE)
 
     def oracle(self) -> Oracle:
         """Return the model as attacks ask it; only inside `arnas.attacks.eval_mode.frozen_eval`."""

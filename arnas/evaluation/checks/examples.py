@@ -9,15 +9,7 @@ from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.projection import length
 from arnas.attacks.threat import GREY_LEVELS, Threat
-from arnas.evaluation.checks.base import (
-    FEW,
-    PROBE,
-    SLACK,
-    CheckContext,
-    NotApplicableError,
-    evenly,
-    grade,
-)
+from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError, grade
 from arnas.evaluation.checks.probes import suite_robust
 from arnas.evaluation.monitor import TOLERANCE, EvalMonitor
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Check
@@ -172,7 +164,7 @@ def _is_tie(logits: Tensor) -> Tensor:
 
 def epsilon_zero(context: CheckContext) -> Check:
     """Fail if an attack with epsilon 0 changes an image or a prediction."""
-    images = evenly(torch.arange(len(context.y)), PROBE)
+    images = context.sample()
     x, y = context.x[images].clone(), context.y[images]
     nothing = Threat(context.threat.norm, 0.0)
     clean = ~misclassified(context.logits(x), y).cpu()

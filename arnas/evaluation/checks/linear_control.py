@@ -18,15 +18,7 @@ from arnas.attacks.apgd import apgd
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat, unbounded
-from arnas.evaluation.checks.base import (
-    FEW,
-    PROBE,
-    SLACK,
-    CheckContext,
-    NotApplicableError,
-    evenly,
-    grade,
-)
+from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError, grade
 from arnas.evaluation.checks.strength import margin_against_entropy
 from arnas.evaluation.result import Check
 
@@ -143,7 +135,7 @@ def make_control(context: CheckContext) -> Control:
     Where the budget is too small for it to lose a quarter of its images, a power of two times as
     much is taken: an attack cannot be judged on a model that has nothing to lose.
     """
-    images = evenly(torch.arange(len(context.y)), PROBE)
+    images = context.sample()
     x, y = context.x[images], context.y[images]
     if len(set(y.tolist())) < 2:
         raise NotApplicableError("the control needs images of two classes")
