@@ -234,6 +234,9 @@ def _describe(problem: Any, raw: Any) -> str:
         inner = str(problem["ctx"]["error"])
         return f"{path}: {inner}" if path else inner
     value = problem["input"]
+    if kind == "loss" and "ctx" in problem:  # of one setting in the block of a loss
+        key = problem["ctx"]["key"]
+        path, value, message = f"{path}.{key}", value.get(key), message.removeprefix(f"{key}: ")
     text = f"{path} is {_SHORT.repr(value)}: {message[0].lower()}{message[1:]}"
     if isinstance(value, str) and _is_number(value):
         text += f" ('{value}' is text to YAML: write {float(value):.10g} without quotes)"

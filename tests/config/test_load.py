@@ -79,6 +79,11 @@ def test_schema_file_is_in_step_with_the_models() -> None:
         ("threat.digits.norm", "l7", ["threat.digits.norm", "'l7'", "linf"]),
         ("networks.arnas.model", "resnet999", ["networks.arnas.model", "'resnet999'", "arnas"]),
         ("networks.arnas.loss", "hinge", ["networks.arnas.loss", "'hinge'", "pgd"]),
+        (
+            "networks.arnas.loss",
+            {"name": "trades", "beta": -2},
+            ["networks.arnas.loss.beta is -2: input should be greater", "of this loss are beta"],
+        ),
         ("networks.arnas.cells", 2, ["networks.arnas.cells", "2", "3"]),
         ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "shapes, npz"]),
         ("data.digits", {"test_images": 3}, ["data.digits.source is missing", "sklearn_digits"]),

@@ -41,7 +41,7 @@ SMALLEST: dict[str, float] = {
 """By key: what the schema cannot say, as that each class needs an image."""
 AMOUNTS = [0, 0.01, 0.1, "8/255", "0.05", "16px", "1/8", 1]
 KEYS_OF_AMOUNTS = {"epsilon", "step_size", "epsilon_curve"}
-NEED_LARGE_IMAGES = {"densenet121", "vgg16_bn"}
+NEED_LARGE_IMAGES = {"densenet121", "small_cnn", "vgg16_bn"}
 NAME = r"[a-z][a-z0-9_]{0,9}"
 RESERVED = {"tables", "all", "square"}
 
