@@ -18,6 +18,9 @@ def status(
     params: ParamsFile = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it while anything runs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every output and compare it with its manifest.")
+    ] = False,
 ) -> None:
     """Say of every job of the run whether it is done, running, partial, stale or missing."""
     import json
@@ -31,9 +34,9 @@ def status(
         with suppress(KeyboardInterrupt):
             follow(settings, console)
     elif as_json:
-        typer.echo(json.dumps(overview(settings).as_json(), indent=2))
+        typer.echo(json.dumps(overview(settings, verify=verify).as_json(), indent=2))
     else:
-        console.print(as_text(overview(settings), console.width))
+        console.print(as_text(overview(settings, verify=verify), console.width))
 
 
 @app.command()

@@ -33,7 +33,6 @@ from arnas.pipeline.plan import (
 )
 from arnas.runtime.abandoned import state_slots
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import sha256_file
 from arnas.runtime.history import state_root
 from arnas.runtime.manifest import manifest_or_empty
 
@@ -44,6 +43,8 @@ STUDY_VERSIONS = "versions.yaml"
 HEADER = """\
 # The pipeline as DVC runs it: `dvc repro`, `dvc exp run -S whitebox.autoattack_images=32`.
 # Generated from arnas/pipeline/plan.py: change the plan, then `make plan`.
+# "failed to parse ... in 'dvc.yaml'" means a mistake in params.yaml, such as an empty file:
+# `python -m arnas params show` names it.
 
 """
 PLOTS = """\
@@ -267,27 +268,12 @@ def unfit(planned: list[Job], params: Params) -> dict[str, str]:
     made_from = sources(planned)
     for job in planned:
         late = next((s.title for s in made_from[job.title] if s.title in found), None)
-        reason = _damage(job, read) or why_stale(job, params, read)
+        reason = why_stale(job, params, read, every=True)
         if reason is None and late is not None:
             reason = f"it comes from {late}"
         if reason is not None:
             found[job.title] = reason
     return found
-
-
-def _damage(job: Job, read: ReadManifest) -> str | None:
-    """Return what is wrong with the files of a result, None if they are as they were written."""
-    manifest = read(job.manifest)
-    if not manifest:
-        return "it is missing"
-    recorded = manifest.get("outputs", {})
-    for path in job.outputs.values():
-        try:
-            if sha256_file(path) != recorded.get(str(path)):
-                return f"{path} is not what the stage has written"
-        except OSError as error:
-            return f"{path} cannot be read: {error.strerror}"
-    return None
 
 
 @contextmanager

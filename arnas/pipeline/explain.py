@@ -16,7 +16,6 @@ from pathlib import Path
 from arnas.config.params import Params
 from arnas.pipeline.freshness import ReadManifest, why_stale
 from arnas.pipeline.jobs import Job, planned_jobs, sources, upstream
-from arnas.pipeline.snakemake import altered_input
 from arnas.runtime.errors import UserError
 from arnas.runtime.manifest import manifest_or_empty
 
@@ -79,12 +78,8 @@ def _reasons(
     for job in chain:
         reason = why_stale(job, params, read)
         if reason is None:
-            altered = altered_input(job, params, read(job.manifest)["inputs"])
-            before = next((s for s in made_from[job.title] if s.title in reasons), None)
-            if altered is not None:
-                reason = f"{altered} was altered after its stage had written it"
-            elif before is not None:
-                reason = f"{before.title} runs"
+            before = (f"{s.title} runs" for s in made_from[job.title] if s.title in reasons)
+            reason = next(before, None)
         if reason is not None:
             reasons[job.title] = reason
     return reasons

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from contextlib import suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,44 +63,81 @@ def describe(job: Job, params: Params, inputs: Mapping[str, str]) -> dict[str, A
     }
 
 
-def why_stale(job: Job, params: Params, read: ReadManifest = manifest_or_empty) -> str | None:
+def why_stale(
+    job: Job, params: Params, read: ReadManifest = manifest_or_empty, *, every: bool = False
+) -> str | None:
     """Return in words why the result on disk is not current; None if it is.
 
-    It is current if all of its files are there, its manifest has the settings' digest and the
-    stage's version, and each input that it recorded still has the same sha256 in the manifest
-    beside that input.
+    It is current if its manifest has the settings' digest and the stage's version, all of its files
+    are there and as they were written, and each input that it recorded still has the same sha256 in
+    the manifest beside that input. Whether `every` output is read: see `altered_output`.
     """
     manifest = read(job.manifest)
     if not {"params", "version", "inputs"} <= manifest.keys():
         return "it has no manifest"
-    wanted = expected(job, params)
+    return next(_reasons(job, params, read, every), None)
+
+
+def _reasons(job: Job, params: Params, read: ReadManifest, every: bool) -> Iterator[str]:
+    """Yield why a result that has a manifest is not current, what costs least to find first."""
+    manifest, wanted = read(job.manifest), expected(job, params)
     if manifest["params"] != wanted["params"]:
-        return "; ".join(_changes(job, params, manifest)) or "its settings differ"
+        yield "; ".join(_changes(job, params, manifest)) or "its settings differ"
     if manifest["version"] != wanted["version"]:
-        return f"the stage's version was {manifest['version']}, is {wanted['version']}"
+        yield f"the stage's version was {manifest['version']}, is {wanted['version']}"
     recorded: dict[str, str] = manifest["inputs"]
     now = {str(path) for path in job.inputs.values()}
     if now != set(recorded):
         more, fewer = _listed(now - set(recorded)), _listed(set(recorded) - now)
-        return (
+        yield (
             "its input files changed"
             + (more and f", now also {more}")
             + (fewer and f", no more {fewer}")
         )
     gone = missing_output(job)
     if gone is not None:
-        return f"{gone} is missing"
-    changed = (
-        path
-        for path, sha256 in recorded.items()
-        if recorded_sha256(Path(path), read, sha256) != sha256
-    )
-    return next((f"{path} has changed" for path in changed), None)
+        yield f"{gone} is missing"
+    altered = altered_output(job, manifest, every=every)
+    if altered is not None:
+        yield f"{altered} is not what the stage has written"
+    for path, sha256 in recorded.items():
+        if recorded_sha256(Path(path), read, sha256) != sha256:
+            yield f"{path} has changed"
 
 
 def missing_output(job: Job) -> Path | None:
     """Return the first output of a job that is not there."""
     return next((path for path in job.outputs.values() if not path.is_file()), None)
+
+
+def altered_output(job: Job, manifest: Mapping[str, Any], *, every: bool = False) -> Path | None:
+    """Return the first output of a job whose bytes are not those that its manifest records.
+
+    Files whose inodes are older than the manifest's are taken as unchanged, unless `every` output
+    is to be read; an editor or a copy that keeps a file's date does not keep that of the inode.
+    """
+    recorded: Mapping[str, str] = manifest.get("outputs", {})
+    try:
+        written = job.manifest.stat()
+        since = 0 if every else written.st_ctime_ns
+        stamps = {path: path.stat().st_ctime_ns for path in job.outputs.values()}
+        touched = {path: stamp for path, stamp in stamps.items() if stamp > since}
+        for path, stamp in touched.items():
+            if _sha256_of(path.absolute(), stamp) != recorded.get(str(path)):
+                return path
+    except OSError as error:  # gone since, or unreadable
+        return Path(error.filename)
+    if touched:
+        with suppress(OSError):  # not ours: it is read again the next time
+            # Its date stays, and its inode becomes the youngest: these bytes are known.
+            os.utime(job.manifest, ns=(written.st_atime_ns, written.st_mtime_ns))
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of(path: Path, changed: int) -> str:
+    """Return the sha256 of a file that was last changed then (ns)."""
+    return sha256_file(path)
 
 
 def stale_sources(

@@ -87,7 +87,7 @@ def session(
         record = environment(devices.text, threads, configure_determinism())
         say(heading, f"on {devices.text}, threads {threads}")
         with (
-            launch_workers(words, devices.all, checkpointer.folder, _resuming(words)),
+            launch_workers(words, devices.all, checkpointer.folder, f"next: {_shell(words)}"),
             console_report(heading) as report,
         ):
             yield Session(devices.all[0], checkpointer, checkpointer.folder, report, record)
@@ -131,18 +131,22 @@ def say(title: str, text: str) -> None:
     sys.stderr.flush()
 
 
-def _resuming(words: Sequence[str]) -> str:
-    """Return the line that names the command which resumes the computation."""
+def _shell(words: Sequence[str]) -> str:
+    """Return the computation as a command to type."""
     settings_file = os.environ.get("ARNAS_PARAMS")
     where = f"ARNAS_PARAMS={shlex.quote(settings_file)} " if settings_file else ""
-    return f"next: {where}python {shlex.join(words)}"
+    return f"{where}python {shlex.join(words)}"
 
 
 @contextmanager
 def resumed_by(words: Sequence[str]) -> Iterator[None]:
-    """Let whatever ends a computation early be followed by the command that resumes it."""
+    """Let whatever ends a computation early be followed by the command that resumes it.
+
+    After a mistake the command would fail again, so it stands behind the fix.
+    """
     try:
         yield
     except Exception as error:
-        error.add_note(_resuming(words))
+        when = "after the fix" if isinstance(error, UserError) else "next"
+        error.add_note(f"{when}: {_shell(words)}")
         raise

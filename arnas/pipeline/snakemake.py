@@ -74,11 +74,14 @@ class Rules:
         return stage_by_name(name).message.format(**_wildcards("wildcards."))
 
     def command(self, name: str) -> str:
-        """Return the shell command of a rule; one that uses GPUs is told how many."""
+        """Return the shell command of a rule; one that uses GPUs is told how many.
+
+        A Ctrl-C reaches both sides of the pipe: `tee -i` stays to write what the stage says last.
+        """
         stage = stage_by_name(name)
         gpus = "" if stage.gpus == "none" else "ARNAS_GPUS={resources.gpu} "
         options = "".join(f" --{axis} {{wildcards.{axis}}}" for axis in stage.axes)
-        return f"{gpus}python -m arnas {stage.command}{options} 2>&1 | tee {{log}}"
+        return f"{gpus}python -m arnas {stage.command}{options} 2>&1 | tee -i {{log}}"
 
     def files(self, name: str, key: str) -> list[str]:
         """Return one output of every job that a command has in the run."""
@@ -155,27 +158,12 @@ def put_in_order(params: Params) -> None:
             younger = _younger(job, min(times.values()))
             if not younger or why_stale(job, params, read) is not None:
                 continue
-            if _altered(younger, read(job.manifest)["inputs"]) is None:
+            inputs = read(job.manifest)["inputs"]
+            if all(sha256_file(path) == inputs.get(str(path)) for path in younger):
                 newest = max(younger.values())
                 for path in [path for path, time in times.items() if time < newest]:
                     # Of a link itself: the file behind it is the cache's.
                     os.utime(path, ns=(newest, newest), follow_symlinks=False)
-
-
-def altered_input(job: Job, params: Params, recorded: Mapping[str, str]) -> Path | None:
-    """Return an input that was changed after its stage had written it, if there is one.
-
-    Only inputs that are younger than the result are read.
-    """
-    try:
-        return _altered(_younger(job, min(_made_at(job, params).values())), recorded)
-    except OSError:
-        return None
-
-
-def _altered(younger: Mapping[Path, int], recorded: Mapping[str, str]) -> Path | None:
-    """Return the first file whose bytes are not the recorded ones."""
-    return next((path for path in younger if sha256_file(path) != recorded.get(str(path))), None)
 
 
 def _made_at(job: Job, params: Params) -> dict[Path, int]:

@@ -1,6 +1,7 @@
 """The state of every job of a run, from its manifests, its files and the state folders; as a table.
 
-Nothing is written, and nothing is read that is large: it is meant to be asked for at any time.
+No result is changed, and nothing is read that is large unless asked for or altered: the overview is
+meant to be asked for at any time.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ class Overview:
         return {**asdict(self), "counts": self.counts}
 
 
-def overview(params: Params) -> Overview:
-    """Return the state of every job of the run."""
+def overview(params: Params, *, verify: bool = False) -> Overview:
+    """Return the state of every job of the run; to `verify` it, every output is read."""
     read: ReadManifest = cache(manifest_or_empty)
     slots = state_slots(state_root())
     planned = planned_jobs(params)
@@ -111,7 +112,8 @@ def overview(params: Params) -> Overview:
     """Titles of the jobs whose results are not what the settings ask for."""
     for job in planned:
         late = next((s.title for s in made_from[job.title] if s.title in unready), None)
-        status = _status(job, params, read, slots, late)
+        reason = why_stale(job, params, read, every=verify)
+        status = _status(job, params, read, slots, late, reason)
         found[job.title] = status
         if status.state == "done":
             done.append(job)
@@ -134,13 +136,20 @@ def _status(
     read: ReadManifest,
     slots: Sequence[StateSlot],
     late: str | None,
+    reason: str | None,
 ) -> Status:
-    """Return what is known of a job; `late` is a producer whose result is not current."""
+    """Return what is known of a job.
+
+    `late` is a producer whose result is not current, `reason` why the job's own is not.
+    """
     manifest = read(job.manifest)
-    gone = missing_output(job)
+    # Which may have been withdrawn since it was read.
+    whole = bool(manifest) and job.manifest.is_file() and missing_output(job) is None
     own = [slot for slot in slots if slot.stage == job.stage.command]
-    state, detail = _judged(job, params, read, own, late, gone)
-    figure = key_figure(job) if manifest and gone is None else ""
+    state, detail = _judged(job, params, read, own, late, reason)
+    if state == "stale" and not whole:
+        state = "missing"
+    figure = key_figure(job) if whole else ""
     made = None
     with suppress(OSError):
         made = job.manifest.stat().st_mtime
@@ -153,9 +162,9 @@ def _judged(
     read: ReadManifest,
     slots: Sequence[StateSlot],
     late: str | None,
-    gone: Path | None,
+    reason: str | None,
 ) -> tuple[State, str]:
-    """Return the state of a job with its detail."""
+    """Return the state of a job with its detail, as if its outputs were there."""
     fingerprint = _fingerprint(job, params, read)
     for slot in slots:
         if slot.making == str(job.manifest):
@@ -163,16 +172,13 @@ def _judged(
             how_far = progress_text(job, params, slot.progress) if slot.progress else None
             other = None if fits else "with settings or inputs other than the present ones"
             return "running", ", ".join(filter(None, [slot.who, how_far, other]))
-    there, reason = bool(read(job.manifest)), why_stale(job, params, read)
     if reason is None and late is None:
         return "done", ""
     for slot in slots:
         if slot.fingerprint == fingerprint and slot.progress is not None and not slot.held:
             return "partial", progress_text(job, params, slot.progress)
-    if not there:
+    if not read(job.manifest):
         return ("missing", "") if late is None else ("waiting", f"for {late}")
-    if gone is not None and reason == f"{gone} is missing":
-        return "missing", reason
     return "stale", reason or f"follows {late}"
 
 

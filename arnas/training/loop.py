@@ -188,6 +188,11 @@ def train(
         Called after every epoch, with its metrics as text and as a row.
     checkpointer
         Saves the state of an interrupted run, so that the resumed one ends with the same bytes.
+
+    Raises
+    ------
+    UserError
+        When the recipe names more training images to measure than there are.
     """
     entry, options = loss_entry(task.loss.name), task.options
     loss: Loss = load_reference(entry.function)
@@ -198,6 +203,12 @@ def train(
         weight_decay=options.weight_decay,
     )
     rule = options.selection
+    images = len(task.data.train.labels)
+    if "train_images" in rule.model_fields_set and rule.train_images > images:
+        raise UserError(
+            f"selection.train_images is {rule.train_images}, but there are {images} training "
+            f"images: give {images} or fewer."
+        )
     score = _score(entry.selects if rule.by == "loss" else rule.by)
     progress = _resume(model, optimiser, checkpointer.load())
     for row in progress.history:

@@ -40,9 +40,9 @@ def flip(path: Path) -> None:
     ("harm", "words"),
     [
         (lambda i: flip(i.outputs["last"]), "last.safetensors is not what the stage has written"),
-        (lambda i: i.outputs["history"].unlink(), "history.jsonl cannot be read: No such file"),
-        (lambda i: i.manifest.unlink(), "it is missing"),
-        (lambda i: i.manifest.write_text("{"), "it is missing"),
+        (lambda i: i.outputs["history"].unlink(), "history.jsonl is missing"),
+        (lambda i: i.manifest.unlink(), "it has no manifest"),
+        (lambda i: i.manifest.write_text("{"), "it has no manifest"),
         (lambda i: record(i, version=0), "the stage's version was 0, is "),
         (lambda i: record(i, params="0"), "its settings differ"),
         (lambda i: record(i, outputs={}), "is not what the stage has written"),

@@ -21,7 +21,7 @@ from arnas.stages import data
 
 AXES = {"dataset": "digits"}
 MANIFEST = Path("results/smoke/data/digits/manifest.json")
-NEXT = "next: python -m arnas data --dataset digits"
+COMMAND = "python -m arnas data --dataset digits"
 
 
 @pytest.fixture(autouse=True)
@@ -59,20 +59,21 @@ def test_a_result_that_was_not_touched_keeps_its_manifest(error: BaseException) 
 def test_a_mistake_and_a_signal_end_with_the_next_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for error, code, line in (
-        (UserError("the cause."), 2, "error: the cause."),
-        (Preempted("SIGUSR1"), 75, "stopped by SIGUSR1; rerun the same command to resume."),
+    stopped = "stopped by SIGUSR1; rerun the same command to resume."
+    for error, code, lines in (
+        (UserError("the cause."), 2, ["error: the cause.", f"after the fix: {COMMAND}"]),
+        (Preempted("SIGUSR1"), 75, [stopped, f"next: {COMMAND}"]),
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_, one_sentence():
             raise ending_with(error)
         assert exit_.value.code == code
-        assert capsys.readouterr().err.splitlines()[-2:] == [line, NEXT]
+        assert capsys.readouterr().err.splitlines()[-2:] == lines
 
 
 def test_what_nobody_expected_shows_where_and_ends_alike() -> None:
     text = traceback.format_exception(ending_with(RuntimeError("a bug")))
-    assert "".join(text).splitlines()[-2:] == ["RuntimeError: a bug", NEXT]
+    assert "".join(text).splitlines()[-2:] == ["RuntimeError: a bug", f"next: {COMMAND}"]
 
 
 def test_the_next_command_has_the_settings_that_an_engine_gave(
@@ -80,8 +81,8 @@ def test_the_next_command_has_the_settings_that_an_engine_gave(
 ) -> None:
     monkeypatch.setenv("ARNAS_PARAMS", "my settings.yaml")
     Path("params.yaml").rename("my settings.yaml")
-    notes = ending_with(UserError("a")).__notes__
-    assert notes == ["next: ARNAS_PARAMS='my settings.yaml' python -m arnas data --dataset digits"]
+    notes = ending_with(Preempted("SIGTERM")).__notes__
+    assert notes == [f"next: ARNAS_PARAMS='my settings.yaml' {COMMAND}"]
 
 
 def test_memory_that_does_not_suffice_is_one_sentence() -> None:

@@ -71,7 +71,7 @@ def commit(folder: Path) -> None:
     """Commit everything that git does not ignore."""
     who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
     checked(folder, "git", "add", "-A")
-    checked(folder, "git", *who, "commit", "-q", "-m", "results")
+    checked(folder, "git", *who, "commit", "-q", "--allow-empty", "-m", "results")
 
 
 def copied(source: Path, target: Path) -> Path:

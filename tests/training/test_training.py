@@ -17,6 +17,7 @@ from training_cases import CLASSES, DATA, OPTIONS, SCALE, THREAT, bits, images, 
 
 from arnas.attacks.threat import Threat
 from arnas.data.splits import LabelledImages
+from arnas.runtime.errors import UserError
 from arnas.runtime.progress import silent
 from arnas.training import loop, losses
 from arnas.training.loop import (
@@ -181,6 +182,12 @@ def test_an_epoch_ends_with_the_accuracy_on_the_first_training_images() -> None:
         "val_clean",
         "val_robust",
     ]
+
+
+def test_more_training_images_than_there_are_cannot_be_measured() -> None:
+    rule = SelectionOptions(steps=2, batch_size=3, train_images=10)
+    with pytest.raises(UserError, match="train_images is 10, but there are 9 .* give 9 or fewer"):
+        run(small_net(), task("natural", **{**PLAIN, "selection": rule}))
 
 
 def test_each_part_has_random_starts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_no_room_for_a_save_costs_nothing_that_was_saved(folder: Path, whole: Pa
     error, following = said.splitlines()[-2:]
     assert error.startswith("error: .arnas/state/retrain/")
     assert "cannot be written: File too large; make room" in error
-    assert following == f"next: python {' '.join(RETRAIN)}"
+    assert following == f"after the fix: python {' '.join(RETRAIN)}"
     assert {path: path.read_bytes() for path in states(folder)} == before
     assert ended(folder)[0] == 0
     assert results(folder, "retrain", CELL) == results(whole, "retrain", CELL)
