@@ -186,7 +186,7 @@ def test_an_epoch_ends_with_the_accuracy_on_the_first_training_images() -> None:
 
 def test_more_training_images_than_there_are_cannot_be_measured() -> None:
     rule = SelectionOptions(steps=2, batch_size=3, train_images=10)
-    with pytest.raises(UserError, match="train_images is 10, but there are 9 .* give 9 or fewer"):
+    with pytest.raises(UserError, match=r"train_images is 10, but there are 9 .* give 9 or fewer"):
         run(small_net(), task("natural", **{**PLAIN, "selection": rule}))
 
 
