@@ -18,10 +18,13 @@ from typing import Any
 from arnas.config.params import Params
 from arnas.pipeline.jobs import Job, lookup, planned_jobs, sources, upstream
 from arnas.pipeline.plan import stage_versions
-from arnas.runtime.files import canonical_json, digest, sha256_file, write_json
+from arnas.runtime.errors import UserError
+from arnas.runtime.files import canonical_json, digest, read_json, sha256_file, write_json
 from arnas.runtime.manifest import fingerprint, manifest_or_empty
 
 TOKENS = Path(".arnas/tokens")
+VERIFIED = Path(".arnas/verified")
+"""What the inodes of a result's files were when their bytes were those of its manifest."""
 LONG_AGO = 1_000_000_000
 """Older than any result: seconds since 1970, in 2001."""
 ABSENT = object()
@@ -113,30 +116,38 @@ def missing_output(job: Job) -> Path | None:
 def altered_output(job: Job, manifest: Mapping[str, Any], *, every: bool = False) -> Path | None:
     """Return the first output of a job whose bytes are not those that its manifest records.
 
-    Files whose inodes are older than the manifest's are taken as unchanged, unless `every` output
-    is to be read; an editor or a copy that keeps a file's date does not keep that of the inode.
+    Files that were found as recorded are not read again while their inodes stay the same, unless
+    `every` output is to be read. An edit that keeps a file's date changes its inode.
     """
     recorded: Mapping[str, str] = manifest.get("outputs", {})
+    verified = VERIFIED / job.manifest
     try:
-        written = job.manifest.stat()
-        since = 0 if every else written.st_ctime_ns
-        stamps = {path: path.stat().st_ctime_ns for path in job.outputs.values()}
-        touched = {path: stamp for path, stamp in stamps.items() if stamp > since}
-        for path, stamp in touched.items():
-            if _sha256_of(path.absolute(), stamp) != recorded.get(str(path)):
+        stats = {str(path): path.stat() for path in job.files}
+        found = {
+            path: [stat.st_ino, stat.st_ctime_ns, stat.st_size] for path, stat in stats.items()
+        }
+        with suppress(UserError):
+            if not every and verified.is_file() and read_json(verified) == found:
+                return None
+        for path in job.outputs.values():
+            if _sha256_of(path.absolute(), *found[str(path)]) != recorded.get(str(path)):
                 return path
     except OSError as error:  # gone since, or unreadable
         return Path(error.filename)
-    if touched:
-        with suppress(OSError):  # not ours: it is read again the next time
-            # Its date stays, and its inode becomes the youngest: these bytes are known.
-            os.utime(job.manifest, ns=(written.st_atime_ns, written.st_mtime_ns))
+    with suppress(OSError, UserError):  # where nothing can be written, they are read again
+        write_json(verified, found)
     return None
 
 
+def _inode(path: Path) -> list[int]:
+    """Return what every change of a file changes."""
+    stat = path.stat()
+    return [stat.st_ino, stat.st_ctime_ns, stat.st_size]
+
+
 @lru_cache(maxsize=4096)
-def _sha256_of(path: Path, changed: int) -> str:
-    """Return the sha256 of a file that was last changed then (ns)."""
+def _sha256_of(path: Path, *inode: int) -> str:
+    """Return the sha256 of a file, which has such an inode."""
     return sha256_file(path)
 
 
@@ -204,8 +215,7 @@ def write_token(job: Job, params: Params, planned: Sequence[Job] | None = None) 
     """Write the token of a job and return its path; `planned` are the jobs of the run, if known.
 
     Its time and its content differ when the result, or one that it is made from, is stale, because
-    Snakemake compares contents where the time alone has changed. It is then younger than every file
-    of the result, which may be dated in the future.
+    Snakemake compares contents where the time alone has changed.
     """
     path = token_path(job, params)
     content = expected(job, params)
@@ -221,17 +231,7 @@ def write_token(job: Job, params: Params, planned: Sequence[Job] | None = None) 
     write_json(path, content)
     if stale is None:
         os.utime(path, (LONG_AGO, LONG_AGO))
-    else:
-        files = [file for file in result_files(job, params) if os.path.lexists(file)]
-        newest = max([time.time_ns(), *(file.lstat().st_mtime_ns + 10**9 for file in files)])
-        os.utime(path, ns=(newest, newest))
     return path
-
-
-def result_files(job: Job, params: Params) -> list[Path]:
-    """Return the files that Snakemake counts among the outputs of a job: also its benchmark."""
-    benchmark = job.stage.log("benchmarks", "tsv").format(name=params.name, **job.axes)
-    return [*job.files, Path(benchmark)]
 
 
 def token_path(job: Job, params: Params) -> Path:

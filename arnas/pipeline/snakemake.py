@@ -7,6 +7,7 @@ in any order, so times are put right before Snakemake looks, wherever the conten
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 from arnas.config.load import load_params
 from arnas.config.params import Params
-from arnas.pipeline.freshness import result_files, token_path, why_stale, write_token
+from arnas.pipeline.freshness import token_path, why_stale, write_token
 from arnas.pipeline.jobs import Job, find_job, lookup, planned_jobs
 from arnas.pipeline.plan import AXES, Stage, stage_by_name, stage_versions
 from arnas.runtime.errors import UserError, one_sentence
@@ -24,6 +25,8 @@ from arnas.runtime.files import sha256_file
 from arnas.runtime.manifest import manifest_or_empty
 
 InputFunction = Callable[[Mapping[str, str]], Any]
+FUTURE = 60.0
+"""Seconds that the clock of another machine may be ahead: a job takes as long as that."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,27 @@ def check_exported(path: str | None, params: Params) -> None:
 
 
 def put_in_order(params: Params) -> None:
-    """Make current results no older than their inputs; contents stay as they are."""
-    read = cache(manifest_or_empty)
-    for job in planned_jobs(params):
+    """Make current results no older than their inputs; contents stay as they are.
+
+    Results of a clock that was ahead are dated a second ago: Snakemake fails a job whose outputs
+    are older than its inputs when it ends. So do files of the user's own, which keep their dates.
+
+    Raises
+    ------
+    UserError
+        For a file of the user's own from the future.
+    """
+    read, planned = cache(manifest_or_empty), planned_jobs(params)
+    now = time.time_ns() - 10**9
+    for job in planned:
+        for path in result_files(job, params):
+            with suppress(OSError):  # it is missing, or belongs to somebody else
+                if path.stat().st_mtime_ns > now:
+                    os.utime(path, ns=(now, now))
+                if path.lstat().st_mtime_ns > now:
+                    os.utime(path, ns=(now, now), follow_symlinks=False)
+        _refuse_future(job)
+    for job in planned:
         with suppress(OSError):  # files are missing, or belong to somebody else
             times = _made_at(job, params)
             younger = _younger(job, min(times.values()))
@@ -164,6 +185,23 @@ def put_in_order(params: Params) -> None:
                 for path in [path for path, time in times.items() if time < newest]:
                     # Of a link itself: the file behind it is the cache's.
                     os.utime(path, ns=(newest, newest), follow_symlinks=False)
+
+
+def result_files(job: Job, params: Params) -> list[Path]:
+    """Return the files that Snakemake counts among the outputs of a job: also its benchmark."""
+    benchmark = job.stage.log("benchmarks", "tsv").format(name=params.name, **job.axes)
+    return [*job.files, Path(benchmark)]
+
+
+def _refuse_future(job: Job) -> None:
+    """Refuse a file of the user's own that is dated after the end of a short job."""
+    for path in job.user_files:
+        with one_sentence():
+            if path.exists() and path.stat().st_mtime > time.time() + FUTURE:
+                raise UserError(
+                    f"{path} is dated in the future, and Snakemake would discard what {job.title} "
+                    f"makes from it: `touch {path}`, or put the clock right."
+                )
 
 
 def _made_at(job: Job, params: Params) -> dict[Path, int]:

@@ -1,7 +1,7 @@
 """The state of every job of a run, from its manifests, its files and the state folders; as a table.
 
-No result is changed, and nothing is read that is large unless asked for or altered: the overview is
-meant to be asked for at any time.
+It may be asked for at any time: no result is changed, and outputs are read once and when they may
+have changed.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from fake_run import job_named, make, record, smoke
 from arnas.config.load import check_params
 from arnas.config.params import Params
 from arnas.pipeline.explain import explain
+from arnas.pipeline.freshness import write_token
 from arnas.pipeline.jobs import Job, planned_jobs
 from arnas.pipeline.snakemake import put_in_order
 from arnas.runtime.errors import UserError
@@ -130,6 +131,33 @@ def test_altered_inputs_and_stale_results_keep_their_times(complete_run: Params)
     os.utime(report.manifest, (1e9, 1e9))
     put_in_order(complete_run)
     assert set(times(report)) == {10**18}
+
+
+def test_results_of_a_clock_that_was_ahead_are_older_than_a_new_token(
+    complete_run: Params,
+) -> None:
+    data, ahead = job_named("data digits", complete_run), time.time() + 10**6
+    for path in data.files:
+        os.utime(path, (ahead, ahead))
+    data.outputs["splits"].write_text("forged")
+    os.utime(data.outputs["splits"], (ahead, ahead))
+    put_in_order(complete_run)
+    assert write_token(data, complete_run).stat().st_mtime_ns > max(times(data))
+
+
+def test_a_file_of_the_users_own_from_the_future_is_refused_and_keeps_its_date(
+    complete_run: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images.npz"
+    images.write_bytes(b"")
+    content = smoke()
+    content["data"]["digits"] |= {"source": "npz", "path": str(images)}
+    ahead = time.time() + 1000
+    os.utime(images, (ahead, ahead))
+    with pytest.raises(SystemExit):
+        put_in_order(check_params(content, "changed"))
+    assert f"`touch {images}`, or put the clock right" in capsys.readouterr().err
+    assert images.stat().st_mtime == ahead
 
 
 def test_links_keep_the_times_of_the_cache(complete_run: Params, tmp_path: Path) -> None:

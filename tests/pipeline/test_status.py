@@ -275,13 +275,19 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in found.items()}
 
 
-def test_looking_writes_nothing(empty_run: Params, tmp_path: Path) -> None:
+def test_looking_writes_nothing_but_what_it_has_verified(empty_run: Params, tmp_path: Path) -> None:
     make_all(empty_run, but=[RETRAIN])
     job = job_named(RETRAIN, empty_run)
     with checkpointing(state_of(job, empty_run), RETRAIN, str(job.manifest)):
         before = files(tmp_path)
         overview(empty_run)
-        assert files(tmp_path) == before
+        verified = tmp_path / ".arnas/verified"
+        added = files(tmp_path).keys() - before.keys()
+        assert all(Path(path).is_relative_to(verified) for path in added)
+        assert (
+            before.items()
+            <= (files(tmp_path) | {str(verified.parent): before[str(verified.parent)]}).items()
+        )
 
 
 def test_files_may_come_and_go_meanwhile(empty_run: Params) -> None:
