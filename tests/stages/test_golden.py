@@ -24,13 +24,17 @@ from arnas.pipeline.plan import stage_versions
 from arnas.runtime.files import load_tensors, read_json, read_json_lines
 
 GOLDEN = Path(__file__).with_name("golden.json")
-RELATIVE = 2e-3
-"""Other CPUs round differently; two training steps amplify that to less than this."""
+RELATIVE = {"search_multiobjective": 2e-2}
+"""Other CPUs round differently; two training steps amplify that to 2e-3, a step of both searches to
+5e-3 (AVX2 against AVX-512)."""
 
 SMALL = 20
 """A file of fewer tensors is recorded tensor by tensor, a larger one by the names' first words."""
 ONE_IMAGE = {"whitebox": 1.0, "blackbox": 1.0, "blackbox_examples": 1.0, "tables": 5.0}
 """Rounding may decide about one image; a class that is predicted for it may be any of ten."""
+OF_TWO_GRADIENTS = {"gamma": 0.05, "cosine": 0.3}
+"""How far another CPU may move what is computed from the gradients of both objectives, of 26 images
+each: a cosine of 0.52 with AVX-512 is 0.26 with AVX2."""
 
 
 @pytest.fixture
@@ -83,15 +87,18 @@ def _size(value: torch.Tensor) -> float:
     return float(value.double().nan_to_num().abs().sum())
 
 
-def approximately(expected: Any, absolute: float) -> Any:
+def approximately(expected: Any, command: str, key: str = "") -> Any:
     """Return `expected` with every number replaced by pytest.approx."""
     if isinstance(expected, dict):
-        return {key: approximately(value, absolute) for key, value in expected.items()}
+        return {key: approximately(value, command, key) for key, value in expected.items()}
     if isinstance(expected, list):
-        return [approximately(value, absolute) for value in expected]
+        return [approximately(value, command, key) for value in expected]
     if not isinstance(expected, float):
         return expected
-    return pytest.approx(expected, rel=RELATIVE, abs=absolute)
+    absolute = ONE_IMAGE.get(command, 0.0) * (9 if "predicted" in key else 1)
+    for word in OF_TWO_GRADIENTS:
+        absolute = OF_TWO_GRADIENTS[word] if word in key else absolute
+    return pytest.approx(expected, rel=RELATIVE.get(command, 2e-3), abs=absolute)
 
 
 @pytest.mark.parametrize(("command", "axes"), COMMANDS, ids=[command for command, _ in COMMANDS])
@@ -105,10 +112,7 @@ def test_results_change_only_with_the_version(
         GOLDEN.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
     recorded = json.loads(GOLDEN.read_text())[command]
     assert found["version"] == recorded["version"], "record the new version's figures, see above"
-    expected = {
-        key: approximately(value, ONE_IMAGE.get(command, 0.0) * (9 if "predicted" in key else 1))
-        for key, value in recorded["figures"].items()
-    }
+    expected = approximately(recorded["figures"], command)
     assert found["figures"] == expected, "raise the version, see above"
 
 

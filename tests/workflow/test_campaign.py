@@ -161,6 +161,8 @@ class Walk:
         if patient:
             self.wait()
         alone = not self.living()
+        # DVC does not keep empty folders; how-to/use-snakemake-and-dvc-together.md says so.
+        (self.folder / "results/smoke/search").mkdir(parents=True, exist_ok=True)
         done = run(self.folder, *ENGINES[engine])
         said = done.stdout[-3000:] + done.stderr[-3000:]
         assert "Traceback" not in said, said
@@ -274,6 +276,7 @@ class Walk:
         self.wait()
         knob = self.random.choice(sorted(KNOBS))
         value = self.random.choice(KNOBS[knob])
+        (self.folder / "results/smoke/search").mkdir(parents=True, exist_ok=True)
         done = run(self.folder, "dvc", "exp", "run", "-S", f"{knob}={value}")
         said = done.stdout[-3000:] + done.stderr[-3000:]
         assert done.returncode == 0, said
