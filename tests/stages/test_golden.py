@@ -96,8 +96,7 @@ def approximately(expected: Any, command: str, key: str = "") -> Any:
     if not isinstance(expected, float):
         return expected
     absolute = ONE_IMAGE.get(command, 0.0) * (9 if "predicted" in key else 1)
-    for word in OF_TWO_GRADIENTS:
-        absolute = OF_TWO_GRADIENTS[word] if word in key else absolute
+    absolute = next((most for word, most in OF_TWO_GRADIENTS.items() if word in key), absolute)
     return pytest.approx(expected, rel=RELATIVE.get(command, 2e-3), abs=absolute)
 
 
