@@ -122,10 +122,7 @@ def altered_output(job: Job, manifest: Mapping[str, Any], *, every: bool = False
     recorded: Mapping[str, str] = manifest.get("outputs", {})
     verified = VERIFIED / job.manifest
     try:
-        stats = {str(path): path.stat() for path in job.files}
-        found = {
-            path: [stat.st_ino, stat.st_ctime_ns, stat.st_size] for path, stat in stats.items()
-        }
+        found = {str(path): _inode(path) for path in job.files}
         with suppress(UserError):
             if not every and verified.is_file() and read_json(verified) == found:
                 return None
