@@ -22,6 +22,7 @@ from arnas.spaces.layout import CellPlan, plan_cells
 from arnas.spaces.network import STEM_MULTIPLIER, preprocessing
 from arnas.spaces.options import SearchSpaceOptions
 from arnas.spaces.primitives import (
+    HalvingConv,
     build_operation,
     grouped,
     merge_phases,
@@ -92,8 +93,8 @@ class StateEdges(nn.Module):
         self._add_dilated(edges * channels)
         if stride == 2 and self.skips:
             half = channels // 2
-            self.skip_even = nn.Conv2d(channels, edges * half, 1, 2, bias=False)
-            self.skip_odd = nn.Conv2d(channels, edges * (channels - half), 1, 2, bias=False)
+            self.skip_even = HalvingConv(channels, edges * half)
+            self.skip_odd = HalvingConv(channels, edges * (channels - half))
             self.skip_norm = ScaledNorm(edges * channels)
         self.own_operations = nn.ModuleList(
             nn.ModuleList(build_operation(p, channels, stride, False) for _ in range(edges))

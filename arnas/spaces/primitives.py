@@ -84,6 +84,23 @@ class DilatedDepthwise(nn.Conv2d):
         return dilated_depthwise(x, self.weight, self.stride[0])
 
 
+class HalvingConv(nn.Conv2d):
+    """1x1 convolution of every second row and column, without bias.
+
+    Few channels are subsampled first: oneDNN's AVX2 kernel (3.13, in PyTorch 2.15) writes the
+    gradient of such weights beyond its end, which corrupts other tensors or ends the process.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(in_channels, channels, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, channels, ceil(H / 2), ceil(W / 2))."""
+        if self.in_channels < 8 and x.device.type == "cpu":
+            return F.conv2d(x[:, :, ::2, ::2], self.weight)
+        return super().forward(x)
+
+
 class FactorizedReduce(nn.Module):
     """Halve the resolution without losing pixels: two strided 1x1 convolutions, one shifted by one.
 
@@ -92,8 +109,8 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, affine: bool = True) -> None:
         super().__init__()
-        self.even = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(in_channels, channels - channels // 2, 1, stride=2, bias=False)
+        self.even = HalvingConv(in_channels, channels // 2)
+        self.odd = HalvingConv(in_channels, channels - channels // 2)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
