@@ -260,8 +260,13 @@ def test_every_table_is_documented() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results/tables").glob("*/*.csv")), ids=str)
 def test_columns_are_documented(path: Path) -> None:
-    """Of the committed tables; one column for each kind of cell stands for all of them."""
+    """Of the committed tables; one column for each kind of cell stands for all of them.
+
+    Tables that a run has no rows for, as those of a search where there is none, are empty.
+    """
     header = path.read_text().split("\n", 1)[0].split(",")
+    if header == [""]:
+        return
     found = [re.sub(r"(?<=skips_|tropy_)\w+$", "<kind>", column) for column in header]
     assert list(dict.fromkeys(found)) == documented_tables()[path.stem][1]
 
