@@ -66,6 +66,11 @@ def test_an_accuracy_that_is_no_number_drifts() -> None:
     assert len(drift(table(row()), table(row(accuracy=math.nan)))) == 1
 
 
+def test_what_checks_broke_may_be_a_row_of_one_side() -> None:
+    rows, more = table(row()), table(row(), row(attack="checks and curve"))
+    assert drift(rows, more) == drift(more, rows) == []
+
+
 def test_rows_of_one_side_only_are_named() -> None:
     both, first, second = row(), row(attack="fgsm"), row(model="b_net")
     found = drift(table(both, first), table(second, both))
