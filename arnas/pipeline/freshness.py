@@ -19,7 +19,7 @@ from arnas.config.params import Params
 from arnas.pipeline.jobs import Job, lookup, planned_jobs, sources, upstream
 from arnas.pipeline.plan import stage_versions
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import canonical_json, digest, read_json, sha256_file, write_json
+from arnas.runtime.files import canonical_json, digest, sha256_file, write_json, write_sealed
 from arnas.runtime.manifest import fingerprint, manifest_or_empty
 
 TOKENS = Path(".arnas/tokens")
@@ -123,16 +123,15 @@ def altered_output(job: Job, manifest: Mapping[str, Any], *, every: bool = False
     verified = VERIFIED / job.manifest
     try:
         found = {str(path): _inode(path) for path in job.files}
-        with suppress(UserError):
-            if not every and verified.is_file() and read_json(verified) == found:
-                return None
+        if not every and manifest_or_empty(verified) == found:
+            return None
         for path in job.outputs.values():
             if _sha256_of(path.absolute(), *found[str(path)]) != recorded.get(str(path)):
                 return path
     except OSError as error:  # gone since, or unreadable
         return Path(error.filename)
     with suppress(OSError, UserError):  # where nothing can be written, they are read again
-        write_json(verified, found)
+        write_sealed(verified, found)
     return None
 
 

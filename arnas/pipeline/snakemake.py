@@ -155,8 +155,8 @@ def check_exported(path: str | None, params: Params) -> None:
 def put_in_order(params: Params) -> None:
     """Make current results no older than their inputs; contents stay as they are.
 
-    Results of a clock that was ahead are dated a second ago: Snakemake fails a job whose outputs
-    are older than its inputs when it ends. So do files of the user's own, which keep their dates.
+    Results of a clock that was ahead are dated a second ago, because Snakemake fails a job that
+    ends with outputs older than its inputs. Files of the user's own keep their dates.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def put_in_order(params: Params) -> None:
             inputs = read(job.manifest)["inputs"]
             if all(sha256_file(path) == inputs.get(str(path)) for path in younger):
                 newest = max(younger.values())
-                for path in [path for path, time in times.items() if time < newest]:
+                for path in [path for path, stamp in times.items() if stamp < newest]:
                     # Of a link itself: the file behind it is the cache's.
                     os.utime(path, ns=(newest, newest), follow_symlinks=False)
 
@@ -211,9 +211,9 @@ def _made_at(job: Job, params: Params) -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for path in made}
 
 
-def _younger(job: Job, time: int) -> dict[Path, int]:
+def _younger(job: Job, since: int) -> dict[Path, int]:
     """Return the inputs that were written after a time (ns), and when."""
     written = {
         path: max(path.stat().st_mtime_ns, path.lstat().st_mtime_ns) for path in job.inputs.values()
     }
-    return {path: stamp for path, stamp in written.items() if stamp > time}
+    return {path: stamp for path, stamp in written.items() if stamp > since}

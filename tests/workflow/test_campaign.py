@@ -160,15 +160,18 @@ class Walk:
         print(engine, "after orphans" if patient else "", end="")
         if patient:
             self.wait()
-        alone = not self.living()
+        self.end(*ENGINES[engine], alone=not self.living())
+
+    def end(self, *command: str, alone: bool = True) -> None:
+        """Let an engine come to its end; it may fail if orphans are at work."""
         # DVC does not keep empty folders; how-to/use-snakemake-and-dvc-together.md says so.
         (self.folder / "results/smoke/search").mkdir(parents=True, exist_ok=True)
-        done = run(self.folder, *ENGINES[engine])
+        done = run(self.folder, *command)
         said = done.stdout[-3000:] + done.stderr[-3000:]
         assert "Traceback" not in said, said
         if done.returncode:
             assert not alone, said
-        elif engine == "snakemake":
+        elif command[0] == "snakemake":
             assert self.drift() == [], said
             assert set(self.overview().counts) == {"done"}, said
             assert jobs_to_run(self.folder) == set()
@@ -208,9 +211,13 @@ class Walk:
 
     # Settings and files
 
-    def change(self) -> None:
+    def turn(self) -> tuple[str, Any]:
+        """Return a setting and a value for it."""
         knob = self.random.choice(sorted(KNOBS))
-        value = self.random.choice(KNOBS[knob])
+        return knob, self.random.choice(KNOBS[knob])
+
+    def change(self) -> None:
+        knob, value = self.turn()
         print(knob, value, end="")
         edit_settings(self.folder, **{knob.replace(".", "__"): value})
 
@@ -274,14 +281,8 @@ class Walk:
 
     def experiment(self) -> None:
         self.wait()
-        knob = self.random.choice(sorted(KNOBS))
-        value = self.random.choice(KNOBS[knob])
-        (self.folder / "results/smoke/search").mkdir(parents=True, exist_ok=True)
-        done = run(self.folder, "dvc", "exp", "run", "-S", f"{knob}={value}")
-        said = done.stdout[-3000:] + done.stderr[-3000:]
-        assert done.returncode == 0, said
-        if self.drift():
-            assert jobs_to_run(self.folder), said
+        knob, value = self.turn()
+        self.end("dvc", "exp", "run", "-S", f"{knob}={value}")
 
     def apply(self) -> None:
         self.wait()
