@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import BatchNorm, frozen_eval
+from arnas.attacks.eval_mode import BatchNorm
+from arnas.attacks.folding import attacked
 from arnas.attacks.objectives import (
     TINY,
     Objective,
@@ -133,8 +134,8 @@ def apgd(
     x_adv = x.clone()
     if not len(x):
         return x_adv
-    with frozen_eval(model, batch_norm):
-        oracle = Oracle(model, batch_size)
+    with attacked(model, x, batch_norm) as network:
+        oracle = Oracle(network, batch_size)
         robust = (~oracle.is_wrong(x, y)).nonzero().squeeze(1)
         for restart in range(restarts):
             if restart == 0 and start is not None:

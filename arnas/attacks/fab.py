@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import BatchNorm, frozen_eval
+from arnas.attacks.eval_mode import BatchNorm
+from arnas.attacks.folding import attacked
 from arnas.attacks.objectives import targeted_margin
 from arnas.attacks.oracle import (
     ActiveImages,
@@ -93,8 +94,8 @@ def fab(
         return x_adv
     generator = make_generator("fab") if generator is None else generator
     robust = torch.arange(len(x), device=x.device)
-    with frozen_eval(model, batch_norm):
-        oracle = Oracle(model, batch_size)
+    with attacked(model, x, batch_norm) as network:
+        oracle = Oracle(network, batch_size)
         for restart in range(restarts):
             # Drawn for all images, so that an image's numbers do not depend on the others.
             start = random_start(x, draw_noise(x, threat, generator), threat) if restart else x

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import BatchNorm, frozen_eval
+from arnas.attacks.eval_mode import BatchNorm
+from arnas.attacks.folding import attacked
 from arnas.attacks.objectives import (
     Objective,
     cross_entropy,
@@ -219,14 +220,14 @@ def pgd(
         delta = project(x, draw_perturbation(x, threat, generator), threat, clip)
     else:
         delta = torch.zeros_like(x)
-    with frozen_eval(model, batch_norm):
+    with attacked(model, x, batch_norm) as network:
         if keep == "last":
-            return _assemble(x, _last_iterate(model, x, labels, delta, path), clip)
+            return _assemble(x, _last_iterate(network, x, labels, delta, path), clip)
         best = _Best.at(delta)
-        _run(model, x, labels, delta, path, best)
+        _run(network, x, labels, delta, path, best)
         for _ in range(restarts - 1):
             delta = project(x, draw_perturbation(x, threat, generator), threat, clip)
-            _run(model, x, labels, delta, path, best)
+            _run(network, x, labels, delta, path, best)
     return _assemble(x, best.delta, clip)
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import BatchNorm, frozen_eval
+from arnas.attacks.eval_mode import BatchNorm
+from arnas.attacks.folding import attacked
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import (
     ActiveImages,
@@ -121,8 +122,8 @@ def square(
     seed = 0
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with frozen_eval(model, batch_norm):
-        oracle = Oracle(model, batch_size)
+    with attacked(model, x, batch_norm) as network:
+        oracle = Oracle(network, batch_size)
         robust = (~oracle.is_wrong(x, y)).nonzero().squeeze(1)
         for restart in range(restarts):
             numbers = per_image_numbers(("square", seed, restart), indices[robust.cpu()])

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arnas.attacks.eval_mode import frozen_eval
-from arnas.attacks.folding import folded
+from arnas.attacks.folding import attacked
 from arnas.attacks.objectives import cross_entropy
 from arnas.attacks.pgd import input_gradient
 from arnas.attacks.registry import attack_entry
@@ -155,7 +154,9 @@ def network_costs(cell: Cell) -> tuple[list[Cost], Speed | None]:
     """
     model = cell.plan().build(f"network {cell.network} on {cell.dataset}").to(cell.device)
     whole = min(cell.params.whitebox.batch_size, cell.size.test)
-    speed = _speed(cell, folded(model), max(whole, 2))
+    noise, _ = cell.size.noise(2, cell.device)
+    with attacked(model, noise.float() / 255) as copy:
+        speed = _speed(cell, copy, max(whole, 2))
     note = "at most"
     if speed is not None and speed.batch < whole:
         note = f"{whole} images do not fit, measured with {speed.batch}"
@@ -180,9 +181,8 @@ def _speed(cell: Cell, copy: nn.Module, batch: int) -> Speed | None:
     for count in (batch, few):
 
         def apgd_batch(passes: int, count: int = count) -> None:
-            with frozen_eval(copy):
-                for _ in range(passes):
-                    input_gradient(copy, x[:count], labels[:count], cross_entropy)
+            for _ in range(passes):
+                input_gradient(copy, x[:count], labels[:count], cross_entropy)
 
         def look(passes: int, count: int = count) -> None:
             for _ in range(passes):

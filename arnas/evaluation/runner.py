@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval, home
-from arnas.attacks.folding import folded
+from arnas.attacks.folding import attacked
 from arnas.attacks.oracle import Oracle, RandomStreams, misclassified
 from arnas.attacks.square import per_image_numbers
 from arnas.attacks.suites import Component, Suite, targets_of
@@ -41,8 +41,6 @@ JUDGING_PASSES = 400
 may share what is drawn, so that its images have the error of a share, 0.025 at most, in common."""
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, are spread evenly."""
-SAME = 1e-4
-"""Largest difference of the logits of the folded copy, relative to their size."""
 
 
 @dataclass
@@ -126,14 +124,15 @@ class SuiteRun:
         """Run what is left of the suite."""
         if {"clean", *self.suite.components} <= {*state.finished}:
             return
-        copy = faster_copy(self.model, self.x[: self.batch_size])
+        device, _ = home(self.model)
         live = replace(state.monitor)
         with (
-            frozen_eval(self.model),
-            frozen_eval(copy),
+            attacked(self.model, self.x[: self.batch_size].to(device)) as copy,
             self._stoppable(state, copy),
             live.watching(self.model, copy),
         ):
+            if copy is not self.model:
+                self.report(0, 100, "examples are made on a copy with folded normalisations")
             if "clean" not in state.finished:
                 share = self._misclassified(self.x, self.y)
                 clean = torch.where(self._broken(share), BROKEN, ROBUST).to(torch.uint8)
@@ -317,20 +316,3 @@ def _raised_in_model(error: Exception) -> bool:
     """Return whether an exception passed through the forward pass of a module."""
     frames = (frame for frame, _ in walk_tb(error.__traceback__))
     return any(isinstance(frame.f_locals.get("self"), nn.Module) for frame in frames)
-
-
-def faster_copy(model: nn.Module, x: Tensor) -> nn.Module:
-    """Return a copy with batch normalisations folded, or the model where its logits would differ.
-
-    Adversarial examples are made on it and classified by the model. The logits compared are those
-    of the images `x`, as one batch.
-    """
-    try:
-        copy = folded(model)
-        if copy is model:
-            return model
-        own, other = (logits(one, x, len(x)) for one in (model, copy))
-    except Exception:  # of a model that cannot be copied, whatever it says
-        return model
-    same = float((own - other).abs().max()) <= SAME * float(own.abs().max())
-    return copy if same else model

@@ -34,6 +34,11 @@ def share_batches(model: nn.Module) -> nn.Module:
     return model
 
 
+def is_shared(model: nn.Module) -> bool:
+    """Return whether the ranks share every batch that goes through `model`."""
+    return _take_part in model._forward_pre_hooks.values()
+
+
 def share_statistics(model: nn.Module) -> nn.Module:
     """Let batch normalisation in training mode see the whole batch; `model` is changed, returned.
 

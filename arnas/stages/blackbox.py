@@ -12,7 +12,7 @@ from arnas.attacks.suites import build_suite
 from arnas.evaluation.checks import run as checks
 from arnas.evaluation.outcomes import load_examples
 from arnas.evaluation.predict import logits, predict
-from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
+from arnas.evaluation.runner import SuiteRun, SuiteState
 from arnas.evaluation.transfer import transfer_examples
 from arnas.models.weight_files import load_trained
 from arnas.pipeline.jobs import named
@@ -32,7 +32,7 @@ def make_examples(context: StageContext) -> None:
     sections, size = Sections(context.checkpointer), options.batch_size
     with full_float32():
         x_adv = transfer_examples(
-            faster_copy(model, x[:size]),
+            model,
             x,
             y,
             threat,

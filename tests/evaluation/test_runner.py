@@ -17,7 +17,7 @@ from arnas.attacks.oracle import AttackOutput, Oracle, RandomStreams
 from arnas.attacks.suites import Component, Suite, build_suite, targets_of
 from arnas.attacks.threat import Threat
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, robust_images
-from arnas.evaluation.runner import SuiteRun, SuiteState, faster_copy
+from arnas.evaluation.runner import SuiteRun, SuiteState
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import TensorFile
 from arnas.runtime.resume import FolderCheckpointer, Snapshot
@@ -118,30 +118,6 @@ def test_pgd_starts_at_the_same_point_whatever_its_steps() -> None:
     three, nine = (state.tensors[name] == BROKEN for name in ("pgd3", "pgd9"))
     assert bool((nine >= three).all())
     assert int(nine.sum()) > int(three.sum())
-
-
-class Doubled(nn.Module):
-    """A network that calls its layers itself, so that folding them changes it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6))
-        self.head = nn.Linear(216, 5)
-        self.double().eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.layers[1](2 * self.layers[0](x))).flatten(1))
-
-
-def test_examples_are_made_on_a_faster_copy_only_where_it_is_the_same_function() -> None:
-    x, _ = images()
-    other = Doubled()
-    other.layers[1].running_mean.fill_(-1)
-    model = nn.Sequential(*other.layers, nn.Flatten(), other.head).eval()
-    copy = faster_copy(model, x)
-    assert isinstance(copy[1], nn.Identity)
-    torch.testing.assert_close(copy(x), model(x))
-    assert faster_copy(other, x) is other
 
 
 def test_targets_are_tried_until_one_breaks_and_each_once() -> None:

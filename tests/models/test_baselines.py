@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from plain_models import PlainWide, copied, moved, plain_mobile
 from torch import nn
 
-from arnas.attacks.folding import folded
 from arnas.models.complexity import count_macs, count_parameters
 from arnas.models.families.mobilenet import InvertedResidual
 from arnas.models.families.preact_resnet import PreActivationBlock, PreActivationNetwork
@@ -209,23 +208,3 @@ def test_every_parameter_and_pixel_receives_a_gradient(name: str) -> None:
     assert not [n for n, p in model.named_parameters() if p.grad is None]
     assert x.grad is not None
     assert (x.grad.abs().sum((0, 1)) > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "cells"),
-    [
-        ("preact_resnet18", None),
-        ("densenet121", None),
-        ("mobilenet_v2", None),
-        ("vgg16_bn", None),
-        ("robnet_large_v1", 3),
-    ],
-)
-def test_folding_keeps_the_function(name: str, cells: int | None) -> None:
-    """Also where a norm learns nothing."""
-    torch.manual_seed(0)
-    model = moved(build_model(name, num_classes=10, channels=4, cells=cells))
-    copy = folded(model)
-    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in n.modules()) for n in (copy, model)]
-    assert norms[0] < norms[1]
-    same(copy(X), model(X))

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arnas.attacks.folding import folded
+from arnas.attacks.folding import attacked
 from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat
 from arnas.data.splits import LabelledImages
@@ -61,7 +61,9 @@ def found() -> dict[str, Tensor]:
         x, y = batch(count)
         with torch.no_grad():
             result[f"{count}.eval"] = model.eval()(x)
-            result[f"{count}.folded"] = folded(model)(x)
+            with attacked(model, x) as copy:
+                assert copy is not model
+                result[f"{count}.folded"] = copy(x)
         for norm in ("eval", "batch"):
             result[f"{count}.attack.{norm}"] = pgd(
                 model,
