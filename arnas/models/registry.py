@@ -1,7 +1,7 @@
 """Every model by name: its factory, published size and citation, and how to build it.
 
 Nothing here imports torch until a model is built. A new model takes its file in `families/`, its
-test and one entry of `MODELS`.
+test and one entry each of `MODELS` and `SIZES`.
 """
 
 from __future__ import annotations
@@ -135,6 +135,31 @@ MODELS: dict[str, ModelEntry] = {
     "wrn34_r": _wide_entry(34, (20, 40, 32), _ROBUST_WIDE),
 }
 """Name to model."""
+SIZES = {
+    "arnas": (4_520_394, 1_240_151_040),
+    "advrush": (4_158_046, 645_337_728),
+    "darts_v1": (3_169_414, 500_987_520),
+    "darts_v2": (3_349_342, 528_359_040),
+    "pdarts": (3_433_798, 532_174_464),
+    "pc_darts": (3_634_678, 556_670_592),
+    "racl": (3_571_174, 549_979_776),
+    "robnet_large_v1": (6_842_710, 1_030_336_128),
+    "robnet_large_v2": (33_326_666, 5_094_615_040),
+    "robnet_free": (5_439_790, 780_177_024),
+    "resnet18": (11_173_962, 555_422_720),
+    "resnet34": (21_282_122, 1_159_402_496),
+    "preact_resnet18": (11_171_146, 555_422_720),
+    "densenet121": (6_956_298, 888_350_720),
+    "vgg16_bn": (14_728_266, 313_201_664),
+    "mobilenet_v2": (2_296_922, 91_154_944),
+    "small_cnn": (427_978, 14_705_552),
+    "wrn28_10": (36_479_194, 5_243_328_768),
+    "wrn34_10": (46_160_474, 6_658_906_368),
+    "wrn34_12": (66_457_818, 9_582_337_536),
+    "wrn34_r": (68_116_698, 19_132_765_184),
+}
+"""Name to parameters and multiply-accumulates at the published size, for 10 classes and 3x32x32
+pixels. Counting them takes seconds."""
 ModelName = Annotated[str, Registered(MODELS)]
 """Type of a setting: a name of `MODELS`, or a function of the user's own."""
 
