@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import norm
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
@@ -21,13 +20,12 @@ from arnas.corruptions.constants import SEVERITIES
 from arnas.corruptions.corrupt import CORRUPTIONS, PAPER, check_images, constants_for, corrupt
 from arnas.corruptions.published import PublishedCorruptions
 from arnas.data.placement import on_device
-from arnas.evaluation.statistics import Accuracy, wilson
+from arnas.evaluation.statistics import QUANTILE, Accuracy, wilson
 from arnas.runtime.errors import UserError
 from arnas.runtime.progress import Report, silent
 
 SUITE = "corruptions-14"
 NO_REFERENCE = "mCE is relative to the errors of a reference network, and none were given"
-QUANTILE = float(norm.ppf(0.975))
 
 
 class MeanAccuracy(NamedTuple):

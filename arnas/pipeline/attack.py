@@ -19,7 +19,6 @@ from torch import nn
 
 from arnas.attacks.threat import Threat, parse_threat
 from arnas.config.references import referenced_files
-from arnas.corruptions.accuracy import corruption_accuracy
 from arnas.data.load import NamedImages, load_images
 from arnas.evaluation.evaluate import BATCH_SIZE, evaluate
 from arnas.evaluation.options import Tier
@@ -255,6 +254,8 @@ def _evaluate(target: EvalTarget, running: Session) -> EvalResult:
         **{name: value for name in PREPARED if (value := getattr(config, name)) is not None},
     }
     if config.corruptions:
+        from arnas.corruptions.accuracy import corruption_accuracy
+
         table = corruption_accuracy(
             model,
             images.x.to(device),

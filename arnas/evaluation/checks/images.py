@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from arnas.attacks.oracle import misclassified
@@ -263,6 +262,8 @@ def clean_accuracy_recorded(context: CheckContext) -> Check:
 
 def _contradicts(measured: Accuracy, stated: float) -> bool:
     """Return whether a subset cannot come from images with the stated accuracy; 1 image aside."""
+    from scipy.stats import binomtest  # half a second, and rarely needed
+
     closer = measured.correct + (1 if measured.percent < stated else -1)
     return bool(binomtest(closer, measured.n, stated / 100).pvalue < IMPOSSIBLE)
 

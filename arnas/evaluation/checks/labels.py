@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom
+from scipy.special import bdtrc
 from torch import Tensor
 
 from arnas.evaluation.checks.base import CheckContext, NotApplicableError, grade
@@ -32,7 +32,7 @@ def above_chance(context: CheckContext) -> Check:
     y, n = context.y.cpu(), len(context.y)
     clean = wilson(int((predictions == y).sum()), n)
     chance = 1 / classes
-    guessed = float(binom.sf(clean.correct - 1, n, chance)) > LUCK
+    guessed = float(bdtrc(clean.correct - 1, n, chance)) > LUCK
     fail = guessed and (n >= ENOUGH or clean.high < 100 * (chance + LITTLE * (1 - chance)))
     named = predictions.bincount().nonzero().flatten()
     constant = len(named) == 1 and len(y.bincount().nonzero().flatten()) > 1
