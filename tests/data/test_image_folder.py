@@ -15,13 +15,20 @@ from folder_cases import contents, listed, load, noise, options, refused, write_
 from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS as TORCHVISIONS
 
 from arnas.config.load import check_files
 from arnas.data.load import load_images
+from arnas.data.sources.image_folder import IMG_EXTENSIONS
 from arnas.data.sources.registry import SPLITS
 from arnas.data.splits import load_splits, read_info, save_splits
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_description
+
+
+def test_the_endings_are_those_of_torchvision() -> None:
+    assert IMG_EXTENSIONS == TORCHVISIONS
+
 
 # Layouts
 

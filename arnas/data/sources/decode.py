@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
-from torchvision.transforms import functional
 
 from arnas.runtime.errors import UserError, one_line
 
@@ -93,6 +92,8 @@ def _resized(image: Image.Image, side: int, resize: int) -> Image.Image:
         raise ValueError(
             f"it has {width}x{height} pixels, allowed is one side {LONGEST} times the other"
         )
+    from torchvision.transforms import functional  # a second and more that few need
+
     small: Image.Image = functional.resize(image, resize)
     centre: Image.Image = functional.center_crop(small, side)
     return centre

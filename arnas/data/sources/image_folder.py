@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from arnas.data.paths import user_folder
 from arnas.data.sources.decode import decode, strict_images
@@ -17,6 +16,8 @@ from arnas.data.untrusted import check_room
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import sha256_bytes
 
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Those of torchvision's ImageFolder."""
 SMALLEST_SIDE = 8
 SPLIT_FOLDERS = {"train", "test", "val"}
 
