@@ -8,17 +8,19 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
-from torch import Tensor
 
-from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.format import UNION, in_registry_order
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_verified, write_bytes
+
+if TYPE_CHECKING:  # to print the tables takes no torch
+    from torch import Tensor
+
+    from arnas.evaluation.result import Check
 
 Row = dict[str, Any]
 DECIMALS = 2
@@ -64,6 +66,8 @@ def outcomes_of(tensors: Mapping[str, Tensor], checkpoint: str) -> dict[str, Ten
 
 def union(outcomes: Mapping[str, Tensor]) -> Tensor:
     """Return which images are robust under every attack that ran on all of them."""
+    import torch
+
     n = len(outcomes["clean"])
     return torch.stack([flags for flags in outcomes.values() if len(flags) == n]).amin(0)
 
