@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
+from arnas.attacks.folding import attacked
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.state import own_randomness, untouched
@@ -95,9 +97,11 @@ class CheckContext:
         """Return positions in `x`, int64, of images of whatever outcome, on the CPU."""
         return evenly(torch.arange(len(self.y)), PROBE)
 
-    def oracle(self) -> Oracle:
-        """Return the model as attacks ask it; only inside `arnas.attacks.eval_mode.frozen_eval`."""
-        return Oracle(self.model, self.batch_size, self.expectation)
+    @contextmanager
+    def oracle(self) -> Iterator[Oracle]:
+        """Yield the model as attacks ask it: frozen, and on its faster copy if there is one."""
+        with attacked(self.model, self.x) as network:
+            yield Oracle(network, self.batch_size, self.expectation)
 
     def logits(self, x: Tensor, batch_size: int | None = None) -> Tensor:
         """Return the logits in evaluation mode, of shape (N, classes), on the device of `x`."""

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length, project, random_perturbation, shaped, step_along
@@ -46,7 +45,7 @@ class PgdTrace(NamedTuple):
     """PGD iterate by iterate, the start first."""
 
     values: Tensor
-    """Of the objective, of shape (steps + 1, N)."""
+    """Of the objective, of shape (steps + 1, N); NaN after an image's last step."""
     wrong: Tensor
     """bool of shape (steps + 1, N): whether the iterate is misclassified."""
     best: Tensor
@@ -112,6 +111,7 @@ def pgd_trace(
     steps: int = STEPS,
     size: float | None = None,
     smoothing: int = 0,
+    until_broken: bool = False,
 ) -> PgdTrace:
     """Maximise an objective as `arnas.attacks.pgd.pgd` does, and record every iterate.
 
@@ -130,34 +130,38 @@ def pgd_trace(
     smoothing
         Random points, at most half of epsilon away, that each gradient is averaged over; 0 for the
         gradient of the iterate itself.
+    until_broken
+        Whether an image gets no further steps once it is broken.
     """
     threat = threat or context.threat
     size = 2.5 * threat.epsilon / max(steps, 1) if size is None else size
     x, y = context.x[images], context.y[images]
-    oracle, delta = context.oracle(), project(x, start.to(x), threat)
+    delta = project(x, start.to(x), threat)
     near = Threat(threat.norm, threat.epsilon / 2)
-    best, top = delta, torch.full((len(x),), -torch.inf).to(x)
-    values, wrong = [], []
-    with frozen_eval(context.model):
+    best, top = delta.clone(), torch.full((len(x),), -torch.inf).to(x)
+    values = x.new_full((steps + 1, len(x)), torch.nan)
+    wrong = torch.zeros(values.shape, dtype=torch.bool, device=x.device)
+    left = torch.arange(len(x), device=x.device)
+    with context.oracle() as oracle:
         for step in range(steps + 1):
-            slope = oracle.slope(x + delta, y, objective)
-            values.append(slope.value)
-            wrong.append(misclassified(slope.logits, y))
-            score = torch.where(wrong[-1], torch.inf, slope.value).to(top)
-            better = score > top
-            best = torch.where(shaped(better, delta), delta, best)
-            top = torch.where(better, score, top)
-            gradient = slope.gradient
+            image, label, before = x[left], y[left], delta[left]
+            gradient, value, logits = oracle.slope(image + before, label, objective)
+            values[step, left], wrong[step, left] = value, (fell := misclassified(logits, label))
+            score = torch.where(fell, torch.inf, value).to(top)
+            higher = score > top[left]
+            best[left[higher]], top[left[higher]] = before[higher], score[higher]
             for number in range(smoothing):
-                unit = context.uniform(f"smoothing {step} {number}", images)
-                point = (x + delta + random_perturbation(unit, near)).clamp(0, 1)
-                further = oracle.slope(point, y, objective).gradient
+                unit = context.uniform(f"smoothing {step} {number}", images[left])
+                point = (image + before + random_perturbation(unit, near)).clamp(0, 1)
+                further = oracle.slope(point, label, objective).gradient
                 gradient = further if number == 0 else gradient + further
-            delta = step_along(x, delta, gradient, size, threat)
+            delta[left] = step_along(image, before, gradient, size, threat)
+            if until_broken and not len(left := left[~fell]):
+                break
     x_adv = (x + best).clamp(0, 1)
     if threat.epsilon <= context.threat.epsilon:
         found(context, images, x_adv)
-    return PgdTrace(torch.stack(values), torch.stack(wrong), x_adv)
+    return PgdTrace(values, wrong, x_adv)
 
 
 def margin_of_known(context: CheckContext) -> Objective:
@@ -180,10 +184,10 @@ def numeric_ascent(context: CheckContext, images: Tensor) -> Tensor:
     mean over random directions of half a budget's length, so that it sees over the steps of rounded
     inputs. All images share a step's directions.
     """
-    x, y, threat, oracle = context.x[images], context.y[images], context.threat, context.oracle()
+    x, y, threat = context.x[images], context.y[images], context.threat
     objective = margin_of_known(context)
     delta, broken = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    with frozen_eval(context.model):
+    with context.oracle() as oracle:
         for step in range(STEPS):
             left = (~broken).nonzero().flatten()
             if not len(left):

@@ -130,7 +130,9 @@ def _second_start(context: CheckContext, probe: Probe, first: Tensor) -> Tensor:
     broken, left = first.clone(), (~first).nonzero().flatten()
     if len(left):
         start = perturbation(context, "second start")[left]
-        trace = pgd_trace(context, probe.images[left], start, objective=cross_entropy)
+        trace = pgd_trace(
+            context, probe.images[left], start, objective=cross_entropy, until_broken=True
+        )
         broken[left] = trace.broken()
     return broken
 
@@ -182,7 +184,7 @@ def _attack_on(
         return robust, at
     images = probe_of(context).images[robust]
     start = at - context.x[images]
-    trace = pgd_trace(context, images, start, objective=objective, threat=threat)
+    trace = pgd_trace(context, images, start, objective=objective, threat=threat, until_broken=True)
     left = ~trace.broken()
     return robust[left], trace.best[left]
 
@@ -262,7 +264,9 @@ def smoothed_gradient(context: CheckContext) -> Check:
         raise NotApplicableError("no image is robust to the suite")
     start = torch.zeros_like(probe.x[probe.robust])
     objective = margin_of_known(context)
-    trace = pgd_trace(context, images, start, objective=objective, smoothing=SMOOTHING)
+    trace = pgd_trace(
+        context, images, start, objective=objective, smoothing=SMOOTHING, until_broken=True
+    )
     count = int(trace.broken().sum())
     claimed = _claimed(context)
     return Check(
