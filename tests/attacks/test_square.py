@@ -16,12 +16,13 @@ from square_cases import (
     mixed_case,
     numbers_for,
     numbers_needed,
+    one_by_one,
     table,
 )
 from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
-from arnas.attacks.oracle import Oracle
+from arnas.attacks.oracle import AttackOutput, Oracle
 from arnas.attacks.projection import length
 from arnas.attacks.square import BLOCK, square, square_batch
 from arnas.attacks.threat import Threat
@@ -206,7 +207,10 @@ def test_model_inputs_and_global_random_numbers_are_untouched(norm: str) -> None
 
 
 @for_every_norm
-def test_an_image_costs_nothing_once_it_has_fallen(norm: str) -> None:
+def test_an_image_costs_nothing_once_it_has_fallen(
+    norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one(monkeypatch)
     queries = 40
     net, x, y, threat = mixed_case(norm)
     numbers, alone = numbers_for(x, norm, queries), []
@@ -223,6 +227,50 @@ def test_an_image_costs_nothing_once_it_has_fallen(norm: str) -> None:
     ] * int((~broken).sum())
     assert min(alone) == 1
     assert len(set(alone)) > 3, "hardly an image fell later"
+
+
+@for_every_norm
+@pytest.mark.parametrize("seed", range(3))
+def test_looking_ahead_finds_what_one_query_at_a_time_does(
+    norm: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across blocks and windows of all sizes, with images that fall, and whose counts differ."""
+    shape, queries = SIZES[seed], 230
+    net, x = flat_net(shape, seed=seed), images(12, shape, seed)
+    y, threat = net(x).argmax(1), Threat(norm, (0.2, 0.5, 0.5)[seed] * EPSILON[norm])
+    numbers = numbers_for(x, norm, 3 * BLOCK, seed=seed)
+
+    def found(count: int, batch_size: int) -> AttackOutput:
+        return hunted(net, x[:count], y[:count], threat, queries, batch_size, numbers[:count])
+
+    cases = [(12, 1000), (12, 30), (4, 9), (1, 1000), (1, 7)]
+    ahead = [found(*case) for case in cases]
+    one_by_one(monkeypatch)
+    for (count, batch_size), other in zip(cases, ahead, strict=True):
+        alone = found(count, batch_size)
+        assert torch.equal(other.broken, alone.broken)
+        assert torch.allclose(other.x_adv, alone.x_adv, rtol=0, atol=1e-12)
+    assert 0 < ahead[0].broken.sum() < 12
+
+
+@for_every_norm
+def test_few_images_cost_few_calls(norm: str) -> None:
+    """And hardly more passes, since looking ahead begins where improvements are rare."""
+    net, x, y, _ = mixed_case(norm, 4)
+    threat, calls, queries = Threat(norm, 0.02 * EPSILON[norm]), [], 1000
+    net.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    found = hunted(net, x, y, threat, queries)
+    assert not found.broken.any()
+    assert len(calls) < 0.5 * queries
+    assert 4 * (queries + 1) < sum(calls) < 1.15 * 4 * (queries + 1)
+
+
+def test_a_random_model_is_queried_one_by_one() -> None:
+    net, x, y, _ = mixed_case("linf", 2)
+    oracle, numbers = Oracle(net, 100, expectation=2), numbers_for(x, "linf", 60)
+    streams = table(numbers, x, "linf")
+    square_batch(oracle, x, y, Threat("linf", 1e-4), streams, queries=60)
+    assert oracle.forwards == 2 * 61
 
 
 # Odd models

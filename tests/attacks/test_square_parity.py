@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from square_cases import numbers_needed, table
+from square_cases import numbers_needed, one_by_one, table
 from torch import Tensor, nn
 
 from arnas.attacks.objectives import margin
@@ -34,10 +34,13 @@ for_every_norm = pytest.mark.parametrize("norm", NAMES)
 def in_double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the package make its own tensors in double precision, and empty pixels exactly.
 
+    Tries are made one by one, as it does.
+
     It adds what the L1 projection takes away to x + delta, so that a pixel which it gives back
     keeps a rounding error. Divided by a length of that order and 1e-12, such errors are scaled up
     to a part of the next try. Here the wrapper subtracts before the image is added.
     """
+    one_by_one(monkeypatch)
     project = package.L1_projection
 
     def in_place(x: Tensor, delta: Tensor, epsilon: float) -> Tensor:

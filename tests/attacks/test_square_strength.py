@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from attack_cases import digits, linear_net
-from square_cases import for_every_norm, hunted, images, mixed_case
+from square_cases import for_every_norm, hunted, images, mixed_case, one_by_one
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +33,10 @@ def test_more_queries_and_more_restarts_never_mend_an_image(norm: str) -> None:
 
 
 @for_every_norm
-def test_the_best_try_of_an_image_that_stands_has_the_highest_margin(norm: str) -> None:
+def test_the_best_try_of_an_image_that_stands_has_the_highest_margin(
+    norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one(monkeypatch)
     net, x, y, threat = mixed_case(norm)
     highest = torch.full((len(x),), -torch.inf, dtype=x.dtype)
     robust = torch.arange(len(x))

@@ -84,6 +84,11 @@ def hunted(
         )
 
 
+def one_by_one(patch: pytest.MonkeyPatch) -> None:
+    """Let no query be made before the outcome of the one before it is known."""
+    patch.setattr("arnas.attacks.square.TOGETHER", 1)
+
+
 def mixed_case(norm: str, count: int = 20) -> tuple[nn.Module, Tensor, Tensor, Threat]:
     """Return a case in which some images fall early, some late, and some stand."""
     net, x = flat_net((1, 8, 8)), images(count)
