@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from plain_supernet import Match, PlainSupernet, copy_into, matches
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +14,7 @@ from arnas.attacks.eval_mode import frozen_eval
 from arnas.search.supernet import Supernet
 from arnas.spaces.options import SearchSpaceOptions
 from arnas.spaces.registry import PRIMITIVES
+from benchmarks.reference.supernet import Match, PlainSupernet, copy_into, matches
 
 TOLERANCE = 1e-10
 CLASSES = 5
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     primitives: tuple[str, ...] = PRIMITIVES
 
 
-OWN = "plain_supernet:channel_mixer"
+OWN = "search_cases:channel_mixer"
 ARNAS = ("accurate", "accurate", "robust")
 SWAPPED = ("robust", "robust", "accurate")
 NORMAL = ("normal", "normal", "normal")

@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_layers import PRIMITIVE_NAMES, assert_same_network, plain_network
+from network_cases import assert_same_network
 
 from arnas.runtime.errors import UserError
 from arnas.spaces.genotype import Cell, Edge, Genotype
 from arnas.spaces.network import DerivedNetwork
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import ARNAS
+from benchmarks.reference.layers import PRIMITIVE_NAMES, PlainNetwork
 
 
 @st.composite
@@ -34,8 +35,8 @@ def compare(genotype: Genotype, space: SpaceOptions, count: int, size: tuple[int
     kinds = [space.kinds[(i >= first) + (i >= second)] for i in range(count)]
     kinds[first] = kinds[second] = "reduction"
     cells = [genotype.cells[kind] for kind in kinds]
-    plain = plain_network(cells, space.widths, **sizes).double()
-    assert_same_network(network, plain, cells, torch.rand(4, 2, *size, dtype=torch.float64))
+    plain = PlainNetwork(cells, space.widths, num_classes=3, **sizes).double()
+    assert_same_network(network, plain, torch.rand(4, 2, *size, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 10)], ids=str)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain_layers import PRIMITIVE_NAMES, PlainFactorizedReduce, primitive
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +14,7 @@ from arnas.spaces.primitives import (
     relu_conv_norm,
 )
 from arnas.spaces.registry import PRIMITIVES
+from benchmarks.reference.layers import PRIMITIVE_NAMES, PlainFactorizedReduce, primitive
 
 SIZES = [(8, 8), (7, 7), (6, 9), (5, 2), (1, 1), (1, 4), (2, 1), (3, 1)]
 

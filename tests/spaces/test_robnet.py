@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_layers import assert_same_network, plain_network
+from network_cases import assert_same_network
 from torch import nn
 
 from arnas.runtime.errors import UserError
@@ -16,6 +16,7 @@ from arnas.spaces.layout import CellPlan
 from arnas.spaces.network import DerivedCell
 from arnas.spaces.published import ROBNETS
 from arnas.spaces.robnet import RobNet, cell_from_code
+from benchmarks.reference.layers import PlainNetwork
 
 
 def density(codes: tuple[str, ...]) -> float:
@@ -109,9 +110,10 @@ def plain_cell(code: str) -> list[list[tuple[str, int]]]:
 @given(st.lists(random_code(), min_size=3, max_size=5), st.sampled_from([8, 7]))
 def test_any_network_is_the_plain_one(codes: list[str], side: int) -> None:
     cells = [plain_cell(code) for code in codes]
-    plain = plain_network(cells, (1, 2, 4), in_channels=2, channels=2, affine=False).double()
+    sizes = {"in_channels": 2, "channels": 2, "num_classes": 3}
+    plain = PlainNetwork(cells, (1, 2, 4), **sizes, affine=False).double()
     x = torch.rand(3, 2, side, side, dtype=torch.float64)
-    assert_same_network(build(codes), plain, cells, x)
+    assert_same_network(build(codes), plain, x)
 
 
 def test_norms_in_cells_learn_nothing_and_the_stem_does() -> None:

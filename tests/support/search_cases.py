@@ -15,6 +15,12 @@ from arnas.spaces.options import SearchSpaceOptions
 CLASSES = 3
 
 
+def channel_mixer(channels: int, stride: int) -> nn.Module:
+    """Return an operation of a user's own."""
+    conv = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.SiLU())
+
+
 def tiny_supernet(cells: int = 4, alpha_scale: float = 1.0) -> Supernet:
     """Return a supernet in float64 whose tables favour some operations clearly."""
     torch.manual_seed(0)

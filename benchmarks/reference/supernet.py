@@ -1,32 +1,35 @@
-"""The supernet edge by edge, as the papers draw it: an oracle for the batched one."""
+"""The supernet edge by edge, as the DARTS family writes it, and its match with the batched one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pkgutil import resolve_name
 from typing import NamedTuple
 
 import torch
-from plain_layers import PRIMITIVE_NAMES, PlainFactorizedReduce, primitive, relu_conv
 from torch import Tensor, nn
 
 from arnas.search.supernet import StateEdges, Supernet
-
-
-def channel_mixer(channels: int, stride: int) -> nn.Module:
-    """Return an operation of a user's own."""
-    conv = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.SiLU())
+from benchmarks.reference.layers import (
+    PRIMITIVE_NAMES,
+    PlainFactorizedReduce,
+    primitive,
+    relu_conv,
+)
 
 
 class MixedOp(nn.Module):
-    """All operations on one edge; pools are normalised here only."""
+    """All operations on one edge; pools are normalised here only.
+
+    A name with a colon is a reference to a function of channels and stride.
+    """
 
     def __init__(self, channels: int, stride: int, names: Sequence[str]) -> None:
         super().__init__()
         self.operations = nn.ModuleDict()
         for name in names:
             operation = (
-                channel_mixer(channels, stride)
+                resolve_name(name)(channels, stride)
                 if ":" in name
                 else primitive(name, channels, stride, affine=False)
             )
@@ -35,8 +38,9 @@ class MixedOp(nn.Module):
             self.operations[name] = operation
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        terms = [w * op(x) for w, op in zip(weights, self.operations.values(), strict=True)]
-        return torch.stack(terms).sum(0)
+        """Return the weighted sum of the operations."""
+        pairs = zip(weights, self.operations.values(), strict=True)
+        return sum(weight * operation(x) for weight, operation in pairs)
 
 
 class PlainCell(nn.Module):
@@ -68,6 +72,7 @@ class PlainCell(nn.Module):
                 self.ends.append((source, target))
 
     def forward(self, older: Tensor, newer: Tensor, weights: Tensor) -> Tensor:
+        """Map the outputs of the two cells before to the four nodes side by side."""
         states = [self.before0(older), self.before1(newer)]
         for target in range(2, 6):
             terms = [
@@ -75,7 +80,7 @@ class PlainCell(nn.Module):
                 for edge, row, (source, end) in zip(self.edges, weights, self.ends, strict=True)
                 if end == target
             ]
-            states.append(torch.stack(terms).sum(0))
+            states.append(sum(terms[1:], terms[0]))
         return torch.cat(states[2:], dim=1)
 
 
@@ -110,6 +115,7 @@ class PlainSupernet(nn.Module):
         self.alphas = nn.ParameterDict({k: nn.Parameter(table) for k, table in tables.items()})
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map images to logits."""
         older = newer = self.stem(x)
         for cell in self.cells:
             weights = torch.softmax(self.alphas[cell.kind], dim=-1)
