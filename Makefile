@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code on disk every start of a stage compiles its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo lint docs test test-long reproduce schema plan lock clean
+.PHONY: help install demo lint docs test test-long bench reproduce schema plan lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ test: install ## Fast tests
 
 test-long: install ## Long tests: engines end to end, golden runs
 	python -m pytest -q -m long -n 2 --dist loadfile
+
+bench: install ## Time the package against its peers: a table, and benchmarks/results/latest.json
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r pyproject.toml --extra bench
+	python benchmarks/bench.py
 
 reproduce: install ## Rerun the committed tables in copies and fail on drift
 	./tests/workflow/reproduce.sh

@@ -31,6 +31,7 @@ from arnas.reporting.run.tables import overview, read_table, to_markdown
 from arnas.runtime.registered import REFERENCE_PATTERN
 from arnas.spaces.published import GENOTYPES
 from arnas.training.registry import LOSSES
+from benchmarks.table import markdown
 
 HERE = Path(__file__).parent
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -162,6 +163,12 @@ def accuracies() -> str:
     return to_markdown(overview(read_table(path)).drop(columns=["seed", "epsilon"]))
 
 
+def speed() -> str:
+    """Return the committed table of the benchmark."""
+    path = HERE.parent / "benchmarks/results/latest.json"
+    return markdown(json.loads(path.read_text(encoding="utf-8")))
+
+
 def checks() -> str:
     """Return a table of the checks for each time at which they are made."""
     heads = {
@@ -202,6 +209,7 @@ MADE: dict[str, Callable[[], str]] = {
         [[f"`{k}`", "yes" if s.synthetic else "no", s.citation] for k, s in SOURCES.items()],
     ),
     "accuracies": accuracies,
+    "speed": speed,
 }
 """Name to the text that stands in for it."""
 
