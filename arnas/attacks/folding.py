@@ -31,8 +31,8 @@ SAME_LOGITS, SAME_GRADIENT = 1e-4, 1e-2
 """Largest difference of a copy's logits, relative to the largest logit, and of its input gradients,
 relative to their length. Rounding may flip a ReLU, which the gradient feels more."""
 NORMS = (nn.BatchNorm2d, SharedBatchNorm2d)
-PLAIN = (bool, int, float, str, tuple, type(None))
-"""Types of attributes that are compared to see whether a network was changed."""
+PLAIN = (bool, int, float, str, type(None))
+"""Types of attributes that are compared, alone or in lists, to see whether a network changed."""
 
 
 @contextmanager
@@ -134,16 +134,25 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _settings(model: nn.Module) -> list[tuple[type, dict[str, Any]]]:
+def _settings(model: nn.Module) -> list[tuple[type, int, dict[str, Any]]]:
     """Return what a trace of a model depends on besides its tensors, as far as it can be seen."""
     return [
         (
             type(module),
-            {k: v for k, v in vars(module).items() if type(v) in PLAIN and k != "training"}
-            | {"hooks": _hooks(module)},
+            _hooks(module),
+            {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in vars(module).items()
+                if name != "training" and _is_plain(value)
+            },
         )
         for module in model.modules()
     ]
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is a number, text or None, or a list or tuple of them."""
+    return all(type(v) in PLAIN for v in (value if isinstance(value, list | tuple) else (value,)))
 
 
 def _hooks(module: nn.Module) -> int:
