@@ -12,7 +12,7 @@ from torch import Tensor
 
 from arnas.attacks.objectives import Objective, margin
 from arnas.attacks.oracle import misclassified
-from arnas.attacks.projection import length, project, random_perturbation, shaped, step_along
+from arnas.attacks.projection import length, project, random_perturbation, step_along
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.base import (
     PROBE,
@@ -135,9 +135,9 @@ def pgd_trace(
     """
     threat = threat or context.threat
     size = 2.5 * threat.epsilon / max(steps, 1) if size is None else size
+    near = Threat(threat.norm, threat.epsilon / 2)
     x, y = context.x[images], context.y[images]
     delta = project(x, start.to(x), threat)
-    near = Threat(threat.norm, threat.epsilon / 2)
     best, top = delta.clone(), torch.full((len(x),), -torch.inf).to(x)
     values = x.new_full((steps + 1, len(x)), torch.nan)
     wrong = torch.zeros(values.shape, dtype=torch.bool, device=x.device)
@@ -150,11 +150,13 @@ def pgd_trace(
             score = torch.where(fell, torch.inf, value).to(top)
             higher = score > top[left]
             best[left[higher]], top[left[higher]] = before[higher], score[higher]
-            for number in range(smoothing):
-                unit = context.uniform(f"smoothing {step} {number}", images[left])
-                point = (image + before + random_perturbation(unit, near)).clamp(0, 1)
-                further = oracle.slope(point, label, objective).gradient
-                gradient = further if number == 0 else gradient + further
+            if smoothing:
+                names = [f"smoothing {step} {number}" for number in range(smoothing)]
+                units = torch.cat([context.uniform(name, images[left]) for name in names])
+                points = (image + before).repeat(smoothing, *[1] * (x.ndim - 1))
+                points = (points + random_perturbation(units, near)).clamp(0, 1)
+                further = oracle.slope(points, label.repeat(smoothing), objective).gradient
+                gradient = further.view(smoothing, *image.shape).mean(0)
             delta[left] = step_along(image, before, gradient, size, threat)
             if until_broken and not len(left := left[~fell]):
                 break
@@ -195,13 +197,16 @@ def numeric_ascent(context: CheckContext, images: Tensor) -> Tensor:
             generator = make_generator("check", "numeric", context.seed, step)
             image, label, point = x[left], y[left], x[left] + delta[left]
             slope = torch.zeros_like(image)
-            for _ in range(DIRECTIONS):
-                sign = torch.rand((1, *x.shape[1:]), generator=generator).to(x).sub(0.5).sign()
-                reach = sign * threat.epsilon / (2 * length(sign, threat.norm))
-                sides = torch.cat([point + reach, point - reach]).clamp(0, 1)
-                heights = objective(oracle.logits(sides), torch.cat([label, label]))
-                rise = heights[: len(left)] - heights[len(left) :]
-                slope += shaped(rise, sign) * sign
+            draw = torch.rand((DIRECTIONS, 1, *x.shape[1:]), generator=generator)
+            # As many directions at a time as fill a batch.
+            together = max(1, oracle.batch_size // (2 * len(left)))
+            for signs in torch.split(draw.to(x).sub(0.5).sign(), together):
+                reach = signs * threat.epsilon / (2 * length(signs[0], threat.norm))
+                sides = torch.stack([point + reach, point - reach]).clamp(0, 1)
+                labels = label.repeat(2 * len(signs))
+                heights = objective(oracle.logits(sides.flatten(0, 2)), labels)
+                higher, lower = heights.view(2, len(signs), len(left))
+                slope += torch.einsum("kn,k...->n...", higher - lower, signs[:, 0])
             size = 2.5 * threat.epsilon / STEPS
             delta[left] = step_along(image, delta[left], slope.nan_to_num(0), size, threat)
             broken[left] = oracle.is_wrong(image + delta[left], label)
