@@ -19,6 +19,7 @@ rule retrain_zoo:
         plan.benchmark_file("retrain_zoo")
     wildcard_constraints:
         network="|".join(config["networks"]) or "-",
+    priority: 1
     resources:
         gpu=1,
     params:
@@ -41,6 +42,7 @@ rule retrain_searched:
         plan.benchmark_file("retrain_searched")
     wildcard_constraints:
         network="|".join(config["searches"]) or "-",
+    priority: 2
     resources:
         gpu=1,
     params:

@@ -1,4 +1,7 @@
-"""The search: two stages of the supernet, then the genotype."""
+"""The search: two stages of the supernet, then the genotype.
+
+Priorities are those of the longest chain of jobs, which should not be left for the end.
+"""
 
 
 # All genotypes of the run.
@@ -17,6 +20,7 @@ rule search_adversarial:
         plan.log_file("search_adversarial"),
     benchmark:
         plan.benchmark_file("search_adversarial")
+    priority: 3
     resources:
         gpu=1,
     params:
@@ -37,6 +41,7 @@ rule search_multiobjective:
         plan.log_file("search_multiobjective"),
     benchmark:
         plan.benchmark_file("search_multiobjective")
+    priority: 3
     resources:
         gpu=1,
     params:
@@ -62,6 +67,7 @@ rule derive:
         plan.log_file("derive"),
     benchmark:
         plan.benchmark_file("derive")
+    priority: 3
     params:
         **plan.settings("derive"),
     message:
