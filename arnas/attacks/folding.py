@@ -4,11 +4,13 @@ In evaluation mode a batch normalisation is a scale and a shift of each channel,
 convolution before it can take over: the same function up to rounding, with fewer passes over
 memory. A ReLU that several layers take of the same map is computed once. On a CPU the copy keeps
 channels innermost in memory where a measurement finds that faster (`arnas.attacks.memory_order`).
+With ``ARNAS_COMPILE=1`` the copy is compiled, which takes from half a minute to several.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from arnas.attacks.eval_mode import BatchNorm, frozen_eval
 from arnas.attacks.memory_order import channels_last_is_faster, input_slope
 from arnas.models.sharing import SharedBatchNorm2d, is_shared, share_batches
+from arnas.runtime.device import compiles
+from arnas.runtime.errors import one_line
 from arnas.runtime.seeds import seeded
 
 TRIED = 4
@@ -65,7 +69,7 @@ def attack_copy(model: nn.Module, x: Tensor) -> nn.Module:
     kept = _COPIES.get(model)
     if kept is None or not kept.stands_for(model, x):
         kept = _COPIES[model] = _Kept(model, x)
-    return kept.network or model
+    return model if kept.network is None else kept.network
 
 
 class _Layer(NamedTuple):
@@ -100,16 +104,24 @@ class _Kept:
         self.tensors = _tensors(model)
         self.settings = _settings(model)
         self.image = (x.shape[1:], x.dtype, x.device)
-        self.network: fx.GraphModule | None = None
+        self.network: nn.Module | None = None
         self.layers: list[_Layer] = []
         if any(module._backward_hooks or _hooks(module) for module in model.modules()):
             return
+        compiled = compiles()
         try:
-            network, self.layers = _fastest(model, x)
-            if network is not None and _same_function(model, network, x[:TRIED]):
+            fastest, self.layers = _fastest(model, x, keep=compiled)
+            if fastest is None:
+                return
+            network: Any = torch.compile(fastest) if compiled else fastest
+            if is_shared(model):
+                share_batches(network)
+            if _same_function(model, network, x[:TRIED]):
                 self.network = network
-        except Exception:  # of a model that cannot be traced or copied, whatever it says
-            return
+        except Exception as error:  # of a model that cannot be traced or copied, whatever it says
+            if compiled:
+                reason = one_line(error, 200)
+                warnings.warn(f"the model is attacked without compiling: {reason}", stacklevel=2)
 
     def stands_for(self, model: nn.Module, x: Tensor) -> bool:
         """Return whether this holds for the present state of a model, and renew the weights."""
@@ -171,17 +183,20 @@ class _Tracer(fx.Tracer):
         )
 
 
-def _fastest(model: nn.Module, x: Tensor) -> tuple[fx.GraphModule | None, list[_Layer]]:
-    """Return the fastest copy, None where none is faster than the model, and its convolutions."""
+def _fastest(
+    model: nn.Module, x: Tensor, *, keep: bool
+) -> tuple[fx.GraphModule | None, list[_Layer]]:
+    """Return the fastest copy and its convolutions.
+
+    There is none where it would not be faster than the model, unless asked to `keep` it.
+    """
     network, layers, gains = _copied(model, turned=False)
-    if is_shared(model):
-        # Ranks that measure different orders would wait for each other.
-        return (share_batches(network) if gains else None), layers  # type: ignore[return-value]
-    if x.device.type == "cpu" and x.dtype == torch.float32 and layers:
+    # Ranks that measure different orders would wait for each other.
+    if x.device.type == "cpu" and x.dtype == torch.float32 and layers and not is_shared(model):
         turned, other_layers, orders = _copied(model, turned=True)
         if orders and channels_last_is_faster(turned, network, x):
             return turned, other_layers
-    return (network if gains else None), layers
+    return (network if gains or keep else None), layers
 
 
 def _copied(model: nn.Module, *, turned: bool) -> tuple[fx.GraphModule, list[_Layer], bool]:

@@ -128,10 +128,7 @@ def configure_determinism() -> bool:
     UserError
         When the variable is neither 0 nor 1.
     """
-    text = os.environ.get("ARNAS_DETERMINISTIC") or "0"
-    if text not in {"0", "1"}:
-        raise UserError(f"ARNAS_DETERMINISTIC is '{text}': allowed are 0 and 1.")
-    wanted = text == "1"
+    wanted = _is_set("ARNAS_DETERMINISTIC")
     if wanted:
         # cuBLAS reads it when the first handle is made, which is later than this.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -139,6 +136,17 @@ def configure_determinism() -> bool:
     torch.set_deterministic_debug_mode("error" if wanted else "default")
     torch.backends.cudnn.deterministic = wanted
     return wanted
+
+
+def compiles() -> bool:
+    """Return whether ``ARNAS_COMPILE`` is 1: networks are compiled before they are attacked.
+
+    Raises
+    ------
+    UserError
+        When the variable is neither 0 nor 1.
+    """
+    return _is_set("ARNAS_COMPILE")
 
 
 def configure_threads() -> int:
@@ -150,6 +158,14 @@ def configure_threads() -> int:
     count = _positive("ARNAS_THREADS")
     torch.set_num_threads(count)
     return count
+
+
+def _is_set(variable: str) -> bool:
+    """Return whether an environment variable is 1; 0 and none are the same."""
+    text = os.environ.get(variable) or "0"
+    if text not in {"0", "1"}:
+        raise UserError(f"{variable} is '{text}': allowed are 0 and 1.")
+    return text == "1"
 
 
 def _positive(variable: str) -> int:

@@ -224,3 +224,20 @@ def test_what_cannot_be_copied_safely_is_attacked_itself(model: nn.Module) -> No
     after = {name: dict(vars(module)) for name, module in model.named_modules()}
     if model.__dict__.get("how") is not other_random:
         assert before == after
+
+
+@pytest.mark.long
+def test_a_compiled_copy_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For batches of several sizes, with and without gradients, after a change of weights."""
+    monkeypatch.setenv("ARNAS_COMPILE", "1")
+    for model in (trained(Block()), nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).double()):
+        copy = attack_copy(model, X)
+        assert hasattr(copy, "dynamo_ctx")
+        step(model)
+        for count in (7, 3, 1):
+            assert_same(model, attack_copy(model, X), X[:count])
+        with torch.no_grad():
+            assert torch.allclose(copy(X), model(X), atol=1e-12)
+    model = trained(Own(control_flow))
+    with pytest.warns(UserWarning, match="without compiling"):
+        assert attack_copy(model, X) is model
