@@ -106,7 +106,7 @@ class _Kept:
         self.image = (x.shape[1:], x.dtype, x.device)
         self.network: nn.Module | None = None
         self.layers: list[_Layer] = []
-        if any(module._backward_hooks or _hooks(module) for module in model.modules()):
+        if any(_hooks(module) for module in model.modules()):
             return
         compiled = compiles()
         try:
@@ -142,8 +142,9 @@ _COPIES: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    """Return all parameters and buffers."""
-    return [*model.parameters(), *model.buffers()]
+    """Return all parameters, buffers and other attributes that are tensors."""
+    constants = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor))
+    return [*model.parameters(), *model.buffers(), *constants]
 
 
 def _settings(model: nn.Module) -> list[tuple[type, int, dict[str, Any]]]:
@@ -168,9 +169,10 @@ def _is_plain(value: object) -> bool:
 
 
 def _hooks(module: nn.Module) -> int:
-    """Return the number of hooks in a module's forward pass, those that ranks share it by apart."""
-    count = len(module._forward_pre_hooks) + len(module._forward_hooks)
-    return count - 2 if is_shared(module) else count
+    """Return the number of a module's hooks, those apart by which ranks share its batches."""
+    forward = len(module._forward_pre_hooks) + len(module._forward_hooks)
+    backward = len(module._backward_pre_hooks) + len(module._backward_hooks)
+    return forward + backward - (2 if is_shared(module) else 0)
 
 
 class _Tracer(fx.Tracer):

@@ -79,10 +79,11 @@ class Block(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
         self.fc = nn.Linear(256, 5)
-        self.scale = 1.0
+        self.scale, self.shift = 1.0, torch.zeros(1, dtype=torch.float64)  # and no buffer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.scale * F.relu(self.norm(self.conv(x))).flatten(1))
+        h = self.norm(self.conv(x)) + self.shift
+        return self.fc(self.scale * F.relu(h).flatten(1))
 
 
 @torch.no_grad()
@@ -115,7 +116,18 @@ def attribute(model: nn.Module) -> None:
     model.norm.eps = 0.5
 
 
-@pytest.mark.parametrize("change", [step, load, data, replaced, other_layer, attribute])
+def constant(model: nn.Module) -> None:
+    model.shift = model.shift + 1
+
+
+def constant_in_place(model: nn.Module) -> None:
+    model.shift += 1
+
+
+CHANGES = (step, load, data, replaced, other_layer, attribute, constant, constant_in_place)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_the_copy_follows_every_change_of_the_model(change: Callable[[nn.Module], None]) -> None:
     model = trained(Block())
     first = attack_copy(model, X)
