@@ -15,6 +15,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,7 @@ from arnas.training.losses import Step, pgd_loss  # noqa: E402
 from arnas.training.options import RetrainOptions  # noqa: E402
 
 THREAT = arnas.Threat("linf", 8 / 255)
-BASE = {
-    "steps": 3, "batch": 16, "cells": 4, "channels": 16, "classes": 10, "side": 16, "images": 16,
-}  # fmt: skip
+BASE = {"steps": 3, "batch": 16, "cells": 4, "channels": 16, "classes": 10, "side": 16}
 SIZES: dict[str, tuple[int, ...]] = {
     "steps": (1, 3, 10, 30),
     "batch": (8, 16, 32, 64),
@@ -60,6 +60,7 @@ def noise(count: int, side: int, classes: int) -> tuple[Tensor, Tensor]:
 
 def pgd_seconds(sizes: dict[str, int], rounds: int) -> tuple[float, int]:
     """Return the CPU time of PGD, the least of some rounds, and its peak memory in bytes."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = arnas.build_model(
         "arnas",
@@ -68,15 +69,15 @@ def pgd_seconds(sizes: dict[str, int], rounds: int) -> tuple[float, int]:
         channels=sizes["channels"],
         cells=sizes["cells"],
     ).eval()
-    batch, count = sizes["batch"], max(sizes["images"], sizes["batch"])
-    batches = [noise(batch, sizes["side"], sizes["classes"]) for _ in range(count // batch)]
+    batch = sizes["batch"]
+    count = sizes.get("images", batch) // batch
+    batches = [noise(batch, sizes["side"], sizes["classes"]) for _ in range(count)]
 
     def work(times: int) -> None:
         for _ in range(times):
             for x, y in batches:
                 arnas.pgd(model, x, y, THREAT, steps=sizes["steps"], keep="last")
 
-    work(1)
     before = resident()
     timing, reason = time_or_reason(work, CPU)
     if timing is None:
@@ -171,7 +172,10 @@ def main() -> None:
     curves: dict[str, list[dict[str, float]]] = {}
     for name, values in SIZES.items():
         for value in values:
-            seconds, memory = pgd_seconds(BASE | {name: value}, rounds)
+            # In a process of its own, because freed memory may be kept.
+            with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+                sizes = BASE | {name: value}
+                seconds, memory = apart.submit(pgd_seconds, sizes, rounds).result()
             point = {"size": value, "seconds": seconds, "memory": memory}
             curves.setdefault(name, []).append(point)
             print(f"{name} {value}: {seconds:.3f} s, {memory / 1e6:.0f} MB", flush=True)

@@ -169,6 +169,36 @@ def speed() -> str:
     return markdown(json.loads(path.read_text(encoding="utf-8")))
 
 
+def growth() -> str:
+    """Return how time and memory grew with every size, and what a step at full size takes."""
+    path = HERE.parent / "benchmarks/results/growth.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for name, points in found["growth"].items():
+        sizes = ", ".join(f"{point['size']}" for point in points)
+        times = ", ".join(f"{point['seconds'] / points[0]['seconds']:.1f}" for point in points)
+        memory = ", ".join(f"{point['memory'] / 1e6:.0f}" for point in points)
+        rows.append([name, sizes, times, memory])
+    steps = [
+        [
+            row["work"],
+            row["batch"],
+            *(
+                [f"{row['seconds']:.1f}", f"{row['memory'] / 1e9:.1f}"]
+                if row["seconds"] is not None
+                else [row["note"], "-"]
+            ),
+        ]
+        for row in found["steps"]
+    ]
+    return "\n\n".join(
+        [
+            table(["size", "values", "time, first = 1", "memory, MB"], rows),
+            table(["step at CIFAR-10's size", "batch", "seconds", "peak memory, GB"], steps),
+        ]
+    )
+
+
 def checks() -> str:
     """Return a table of the checks for each time at which they are made."""
     heads = {
@@ -210,6 +240,7 @@ MADE: dict[str, Callable[[], str]] = {
     ),
     "accuracies": accuracies,
     "speed": speed,
+    "growth": growth,
 }
 """Name to the text that stands in for it."""
 
