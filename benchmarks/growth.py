@@ -153,12 +153,16 @@ def figure(curves: dict[str, list[dict[str, float]]]) -> None:
         canvas, axes = panels(len(curves), 1.6, columns=2)
         for axis, (name, points) in zip(axes, curves.items(), strict=True):
             first = points[0]
-            sizes = [point["size"] / first["size"] for point in points]
-            axis.plot(sizes, sizes, color="#bbbbbb", label="linear")
+            sizes = [point["size"] for point in points]
+            linear = [size / first["size"] for size in sizes]
+            axis.plot(sizes, linear, color="#bbbbbb", label="linear")
             for what, marker in (("seconds", "o"), ("memory", "s")):
                 values = [point[what] / max(first[what], 1e-9) for point in points]
                 axis.plot(sizes, values, marker=marker, label=what)
             axis.set(xscale="log", yscale="log", title=name)
+            axis.set_xticks(sizes, [str(size) for size in sizes])
+            axis.set_yticks(linear, [f"{value:g}" for value in linear])
+            axis.minorticks_off()
         axes[0].legend()
         canvas.savefig(ROOT / "benchmarks/results/growth.svg")
 
