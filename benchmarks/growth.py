@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -21,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import arnas  # noqa: E402
 from arnas.cost.stopwatch import time_or_reason  # noqa: E402
-from arnas.data.batches import Batch  # noqa: E402
 from arnas.reporting.style import panels, styled  # noqa: E402
 from arnas.search.options import SupernetOptions  # noqa: E402
 from arnas.search.state import new_state  # noqa: E402
@@ -36,6 +33,8 @@ from arnas.search.step import weight_step  # noqa: E402
 from arnas.spaces.options import SearchSpaceOptions  # noqa: E402
 from arnas.training.losses import Step, pgd_loss  # noqa: E402
 from arnas.training.options import RetrainOptions  # noqa: E402
+from benchmarks.timing import cpu_time  # noqa: E402
+from benchmarks.workloads import noise  # noqa: E402
 
 THREAT = arnas.Threat("linf", 8 / 255)
 BASE = {"steps": 3, "batch": 16, "cells": 4, "channels": 16, "classes": 10, "side": 16}
@@ -53,11 +52,6 @@ BATCHES = (32, 64, 128)
 CPU = torch.device("cpu")
 
 
-def noise(count: int, side: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Return images of noise with labels."""
-    return torch.rand(count, 3, side, side), torch.randint(0, classes, (count,))
-
-
 def pgd_seconds(sizes: dict[str, int], rounds: int) -> tuple[float, int]:
     """Return the CPU time of PGD, the least of some rounds, and its peak memory in bytes."""
     torch.set_num_threads(1)
@@ -71,7 +65,7 @@ def pgd_seconds(sizes: dict[str, int], rounds: int) -> tuple[float, int]:
     ).eval()
     batch = sizes["batch"]
     count = sizes.get("images", batch) // batch
-    batches = [noise(batch, sizes["side"], sizes["classes"]) for _ in range(count)]
+    batches = [noise(batch, sizes["side"], classes=sizes["classes"]) for _ in range(count)]
 
     def work(times: int) -> None:
         for _ in range(times):
@@ -82,12 +76,8 @@ def pgd_seconds(sizes: dict[str, int], rounds: int) -> tuple[float, int]:
     timing, reason = time_or_reason(work, CPU)
     if timing is None:
         raise SystemExit(f"{sizes}: {reason}")
-    seconds = []
-    for _ in range(rounds):
-        start = time.process_time()
-        work(1)
-        seconds.append(time.process_time() - start)
-    return min(seconds), max(timing.memory - before, 0)
+    seconds = min(cpu_time(lambda: work(1)) for _ in range(rounds))
+    return seconds, max(timing.memory - before, 0)
 
 
 def resident() -> int:
@@ -118,7 +108,7 @@ def search_work(batch: int) -> Callable[[int], None]:
     options = SupernetOptions(channels=24, cells=8)
     sizes = {"num_classes": 10, "in_channels": 3, "seed": 0, "device": CPU}
     state = new_state(options, SearchSpaceOptions(), **sizes)
-    train = Batch(*noise(batch, 32, 10))
+    train = noise(batch, 32)
 
     def work(steps: int) -> None:
         for _ in range(steps):
@@ -136,7 +126,7 @@ def train_work(batch: int) -> Callable[[int], None]:
     recipe, generator = RetrainOptions(), torch.Generator().manual_seed(0)
     options = recipe.model_copy(update={"attack": recipe.attack.model_copy(update={"steps": 1})})
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-6)
-    step = Step(model.train(), Batch(*noise(batch, 32, 10)), THREAT, options, generator)
+    step = Step(model.train(), noise(batch, 32), THREAT, options, generator)
 
     def work(steps: int) -> None:
         for _ in range(steps):

@@ -23,16 +23,10 @@ from benchmarks.reference import adversarial
 from benchmarks.reference.search import PlainSearch
 from benchmarks.reference.supernet import PlainSupernet, copy_into
 from benchmarks.timing import Case, Measurement, difference, input_gradient, interleaved
-from benchmarks.workloads import arnas_pair
+from benchmarks.workloads import arnas_pair, noise
 
 EPSILON, STEP = 8 / 255, 2 / 255
 CPU = torch.device("cpu")
-
-
-def _batch(count: int, size: int, dtype: torch.dtype = torch.float32) -> Batch:
-    """Return images of noise with labels."""
-    x = torch.rand(count, 3, size, size, dtype=dtype)
-    return Batch(x, torch.randint(0, 10, (count,)))
 
 
 def _search_pair(
@@ -68,13 +62,13 @@ def _plain_attack_pass(model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 def _supernet(attack: bool) -> Measurement:
     state, plain = _search_pair(channels=16)
-    x, y = _batch(16, 32)
+    x, y = noise(16, 32)
     ours, theirs = (_attack_pass, _plain_attack_pass) if attack else (_full_pass, _full_pass)
     timing = interleaved(
         partial(ours, state.supernet, x, y), partial(theirs, plain.net, x, y), rounds=5
     )
     state, plain = _search_pair(16, torch.float64)
-    x, y = _batch(4, 16, torch.float64)
+    x, y = noise(4, 16, torch.float64)
     models = (state.supernet, plain.net)
     with torch.no_grad():
         logits = difference(*(model(x) for model in models))
@@ -112,15 +106,15 @@ def _plain_search_step(plain: PlainSearch, train: Batch, validation: Batch, star
     plain.weight_step(train)
 
 
-def _noise(x: Tensor) -> Tensor:
+def _start(x: Tensor) -> Tensor:
     """Return a start of PGD, uniform in the ball."""
     return EPSILON * (2 * torch.rand_like(x) - 1)
 
 
 def _whole_search_step() -> Measurement:
     state, plain = _search_pair(channels=8)
-    train, validation = _batch(16, 32), _batch(16, 32)
-    batches = (train, validation, _noise(train.x))
+    train, validation = noise(16, 32), noise(16, 32)
+    batches = (train, validation, _start(train.x))
     ours = partial(_search_step, state, *batches)
     timing = interleaved(ours, partial(_plain_search_step, plain, *batches), rounds=3, warm=False)
     return Measurement(*timing, _search_agreement())
@@ -129,8 +123,8 @@ def _whole_search_step() -> Measurement:
 def _search_agreement() -> dict[str, float]:
     """Compare the direction that Adam remembers, and the weights, after a step."""
     state, plain = _search_pair(4, torch.float64)
-    train, validation = _batch(4, 8, torch.float64), _batch(4, 8, torch.float64)
-    batches = (train, validation, _noise(train.x))
+    train, validation = noise(4, 8, torch.float64), noise(4, 8, torch.float64)
+    batches = (train, validation, _start(train.x))
     _search_step(state, *batches)
     _plain_search_step(plain, *batches)
     moved = copy.deepcopy(plain.net)
@@ -183,12 +177,12 @@ def _bare_training(model: nn.Module, batch: Batch) -> None:
 
 def _adversarial_training() -> Measurement:
     model, plain = arnas_pair(cells=5)
-    batch = _batch(16, 32)
+    batch = noise(16, 32)
     ours = partial(_training_step, model, SGD(model.parameters()), batch)
     theirs = partial(_plain_training_step, plain, SGD(plain.parameters()), batch)
     timing = interleaved(ours, theirs, partial(_bare_training, model, batch), rounds=3)
     model, plain = (net.double() for net in arnas_pair(cells=3, channels=4))
-    batch = _batch(4, 16, torch.float64)
+    batch = noise(4, 16, torch.float64)
     _training_step(model, SGD(model.parameters()), batch)
     _plain_training_step(plain, SGD(plain.parameters()), batch)
     # Parameters in the order of the plain network's, where both have the same.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import arnas
+from arnas.data.batches import Batch
 from arnas.spaces.published import ARNAS
 from benchmarks.reference.layers import PlainNetwork
 
@@ -22,6 +23,12 @@ def digits(count: int, size: int, channels: int) -> tuple[Tensor, Tensor]:
     x = torch.from_numpy(found.images[part]).float()[:, None] / 16
     x = F.interpolate(x, size, mode="bilinear").expand(-1, channels, -1, -1)
     return x.contiguous(), torch.from_numpy(found.target[part]).long()
+
+
+def noise(count: int, size: int, dtype: torch.dtype = torch.float32, classes: int = 10) -> Batch:
+    """Return images of noise with labels."""
+    x = torch.rand(count, 3, size, size, dtype=dtype)
+    return Batch(x, torch.randint(0, classes, (count,)))
 
 
 def conv_net(norm: bool, channels: int, widths: tuple[int, int, int]) -> nn.Sequential:

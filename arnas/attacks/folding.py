@@ -193,10 +193,11 @@ def _fastest(
     There is none where it would not be faster than the model, unless asked to `keep` it.
     """
     network, layers, gains = _copied(model, turned=False)
+    free = layers and not any("memory_format" in node.kwargs for node in network.graph.nodes)
     # Ranks that measure different orders would wait for each other.
-    if x.device.type == "cpu" and x.dtype == torch.float32 and layers and not is_shared(model):
-        turned, other_layers, orders = _copied(model, turned=True)
-        if orders and channels_last_is_faster(turned, network, x):
+    if x.device.type == "cpu" and x.dtype == torch.float32 and free and not is_shared(model):
+        turned, other_layers, _ = _copied(model, turned=True)
+        if channels_last_is_faster(turned, network, x):
             return turned, other_layers
     return (network if gains or keep else None), layers
 
@@ -206,7 +207,7 @@ def _copied(model: nn.Module, *, turned: bool) -> tuple[fx.GraphModule, list[_La
 
     Its convolutions have weights of their own, everything else has the tensors of the model. With
     `turned` channels are innermost in memory. Returned are also the convolutions, and whether
-    anything was changed.
+    anything was folded or shared.
     """
     # Only the modules are copied: a model may set attributes of its own while it is traced.
     skeleton = copy.deepcopy(model, {id(tensor): tensor for tensor in _tensors(model)}).eval()
@@ -233,7 +234,7 @@ def _copied(model: nn.Module, *, turned: bool) -> tuple[fx.GraphModule, list[_La
         layers[-1].renew()
         changed |= norm is not None
     if turned:
-        changed = _turn(graph)
+        _turn(graph)
     network.delete_all_unused_submodules()
     network.recompile()
     return network, layers, changed
@@ -271,15 +272,12 @@ def _share_relus(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> bool:
     return len(graph.nodes) < before
 
 
-def _turn(graph: fx.Graph) -> bool:
-    """Let a network begin with channels innermost; return False if it sees to the order itself."""
-    if any("memory_format" in node.kwargs for node in graph.nodes):
-        return False
+def _turn(graph: fx.Graph) -> None:
+    """Let a network begin with channels innermost."""
     image = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(image):
         turned = graph.call_method("to", (image,), {"memory_format": torch.channels_last})
     image.replace_all_uses_with(turned, delete_user_cb=lambda user: user is not turned)
-    return True
 
 
 def _same_function(model: nn.Module, network: nn.Module, x: Tensor) -> bool:
