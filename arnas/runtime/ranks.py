@@ -33,7 +33,9 @@ VARIABLE = "ARNAS_FOLLOWS"
 """Holds the `RankInfo` of a process that is not rank 0; set by rank 0 and by nobody else."""
 HOST = "127.0.0.1"
 GRACE_SECONDS = 10
-"""How long a worker that failed waits for rank 0, which fails too and says why."""
+"""How long a worker that fails waits for rank 0, which mostly fails too and says why."""
+WATCH_SECONDS = 1
+"""How long rank 0, when it fails, waits for the word that another rank has ended."""
 TIMEOUT = timedelta(minutes=30)
 
 
@@ -84,12 +86,19 @@ def launch_workers(
         command = [sys.executable, *arguments]
         workers.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
     ending = threading.Event()
+    watches = []
     for rank, process in enumerate(workers, start=1):
-        watch = (process, rank, ending, hint)
-        threading.Thread(target=_exit_with, args=watch, daemon=True).start()
+        watched = (process, rank, ending, hint)
+        watches.append(threading.Thread(target=_exit_with, args=watched, daemon=True))
+        watches[-1].start()
     try:
         with _group(store, 0, devices):
             yield
+    except RuntimeError:
+        # A rank that ends breaks the connection too, which may be noticed here first.
+        for watch in watches:
+            watch.join(WATCH_SECONDS)
+        raise
     finally:
         ending.set()
         for process in workers:
@@ -129,9 +138,11 @@ def join_as_worker(info: RankInfo) -> Iterator[torch.device]:
         with _group(store, info.rank, [device] * info.ranks):
             yield device
             end.join()
-    except UserError as error:
+    except Exception as error:
         time.sleep(GRACE_SECONDS)
-        raise UserError(f"rank {info.rank}: {error}") from None
+        if isinstance(error, UserError):
+            raise UserError(f"rank {info.rank}: {error}") from None
+        raise
 
 
 def _exit_with_rank_0() -> None:
