@@ -253,6 +253,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         draw_cells(Path(folder) / "cells.svg", GENOTYPES["arnas"].genotype)
         drawing = (Path(folder) / "cells.svg").read_bytes()
     files.append(File.generated(config, "assets/arnas-cells.svg", content=drawing))
+    growth = (HERE.parent / "benchmarks/results/growth.svg").read_bytes()
+    files.append(File.generated(config, "assets/growth.svg", content=growth))
     return files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ def environment(device: str, threads: int, deterministic: bool = False) -> dict[
         "device": device,
         "threads": threads,
         "deterministic": deterministic,
+        "compiled": os.environ.get("ARNAS_COMPILE") == "1",
     }
 
 

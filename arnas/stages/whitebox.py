@@ -27,7 +27,7 @@ from arnas.stages.attacked import images_to_attack
 from arnas.training.registry import loss_entry
 
 CURVE_ATTACK = "apgd"
-ENVIRONMENT = ("packages", "python", "git", "device", "threads", "deterministic")
+ENVIRONMENT = ("packages", "python", "git", "device", "threads", "deterministic", "compiled")
 """Of a record's provenance; in the pipeline the manifest has it."""
 RANKS = ("SKIP", "PASS", "WARN", "FAIL")
 

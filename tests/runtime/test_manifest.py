@@ -68,7 +68,8 @@ def test_the_environment_is_on_record() -> None:
     record = environment("cpu", 1)
     assert record["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert (record["device"], record["threads"]) == ("cpu", 1)
-    assert record.keys() == {"packages", "python", "git", "device", "threads", "deterministic"}
+    told = {"packages", "python", "git", "device", "threads", "deterministic", "compiled"}
+    assert record.keys() == told
 
 
 def test_outside_git_there_is_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
