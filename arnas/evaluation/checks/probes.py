@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from arnas.attacks.objectives import Objective, margin
 from arnas.attacks.oracle import misclassified
@@ -28,6 +29,10 @@ STEPS = 20
 """Steps of an attack."""
 DIRECTIONS = 32
 """Random directions of each step along a numerical gradient."""
+ALIKE, OFTEN = 0.9, 4
+"""Cosine similarity of a gradient with what is measured around the point, from which it counts as
+honest there, and the number of steps at which it must be for an image to be left alone: the attacks
+of the suite have followed that gradient already. On honest networks the median is 0.99."""
 
 
 class Probe(NamedTuple):
@@ -111,7 +116,7 @@ def pgd_trace(
     steps: int = STEPS,
     size: float | None = None,
     smoothing: int = 0,
-    until_broken: bool = False,
+    full_steps: int = 0,
 ) -> PgdTrace:
     """Maximise an objective as `arnas.attacks.pgd.pgd` does, and record every iterate.
 
@@ -129,9 +134,11 @@ def pgd_trace(
         Length of a step, by default ``2.5 * epsilon / steps``.
     smoothing
         Random points, at most half of epsilon away, that each gradient is averaged over; 0 for the
-        gradient of the iterate itself.
-    until_broken
-        Whether an image gets no further steps once it is broken.
+        gradient of the iterate itself. Where this is nearly the same at several steps, the image is
+        left alone.
+    full_steps
+        Steps that an image gets although it is broken before; after them, the first misclassified
+        iterate is its last.
     """
     threat = threat or context.threat
     size = 2.5 * threat.epsilon / max(steps, 1) if size is None else size
@@ -141,7 +148,7 @@ def pgd_trace(
     best, top = delta.clone(), torch.full((len(x),), -torch.inf).to(x)
     values = x.new_full((steps + 1, len(x)), torch.nan)
     wrong = torch.zeros(values.shape, dtype=torch.bool, device=x.device)
-    left = torch.arange(len(x), device=x.device)
+    left, honest = torch.arange(len(x), device=x.device), torch.zeros_like(y)
     with context.oracle() as oracle:
         for step in range(steps + 1):
             image, label, before = x[left], y[left], delta[left]
@@ -156,9 +163,13 @@ def pgd_trace(
                 points = (image + before).repeat(smoothing, *[1] * (x.ndim - 1))
                 points = (points + random_perturbation(units, near)).clamp(0, 1)
                 further = oracle.slope(points, label.repeat(smoothing), objective).gradient
-                gradient = further.view(smoothing, *image.shape).mean(0)
+                average = further.view(smoothing, *image.shape).mean(0)
+                honest[left] += _similarity(gradient, average) > ALIKE
+                gradient = average
             delta[left] = step_along(image, before, gradient, size, threat)
-            if until_broken and not len(left := left[~fell]):
+            broken = wrong[:, left].any(0) if step >= full_steps else torch.zeros_like(fell)
+            left = left[~broken & (honest[left] < OFTEN)]
+            if not len(left):
                 break
     x_adv = (x + best).clamp(0, 1)
     if threat.epsilon <= context.threat.epsilon:
@@ -179,24 +190,35 @@ def margin_of_known(context: CheckContext) -> Objective:
     return lambda logits, y: margin(logits.masked_fill(~known, -torch.inf), y)
 
 
+def _similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Return the cosine similarity of N pairs of tensors, of shape (N,); 0 where one is zero."""
+    return F.cosine_similarity(first.flatten(1), second.flatten(1))
+
+
 def numeric_ascent(context: CheckContext, images: Tensor) -> Tensor:
     """Return which images are broken along the margin's finite differences of forward passes.
 
     Simultaneous perturbation (SPSA; Uesato et al., arXiv 1802.05666, section 4): the slope is the
     mean over random directions of half a budget's length, so that it sees over the steps of rounded
-    inputs. All images share a step's directions.
+    inputs. All images share a step's directions. Images are left alone whose gradient predicts the
+    differences at several steps: these have been attacked along it already.
     """
     x, y, threat = context.x[images], context.y[images], context.threat
     objective = margin_of_known(context)
     delta, broken = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    honest = torch.zeros_like(y)
     with context.oracle() as oracle:
         for step in range(STEPS):
-            left = (~broken).nonzero().flatten()
+            left = (~broken & (honest < OFTEN)).nonzero().flatten()
             if not len(left):
                 break
             generator = make_generator("check", "numeric", context.seed, step)
             image, label, point = x[left], y[left], x[left] + delta[left]
-            slope = torch.zeros_like(image)
+            gradient, slope = (
+                oracle.slope(point, label, objective).gradient,
+                torch.zeros_like(image),
+            )
+            expected, measured = [], []
             draw = torch.rand((DIRECTIONS, 1, *x.shape[1:]), generator=generator)
             # As many directions at a time as fill a batch.
             together = max(1, oracle.batch_size // (2 * len(left)))
@@ -206,7 +228,10 @@ def numeric_ascent(context: CheckContext, images: Tensor) -> Tensor:
                 labels = label.repeat(2 * len(signs))
                 heights = objective(oracle.logits(sides.flatten(0, 2)), labels)
                 higher, lower = heights.view(2, len(signs), len(left))
-                slope += torch.einsum("kn,k...->n...", higher - lower, signs[:, 0])
+                measured.append(higher - lower)
+                expected.append(((sides[0] - sides[1]) * gradient).flatten(2).sum(2))
+                slope += torch.einsum("kn,k...->n...", measured[-1], signs[:, 0])
+            honest[left] += _similarity(torch.cat(measured).T, torch.cat(expected).T) > ALIKE
             size = 2.5 * threat.epsilon / STEPS
             delta[left] = step_along(image, delta[left], slope.nan_to_num(0), size, threat)
             broken[left] = oracle.is_wrong(image + delta[left], label)

@@ -8,12 +8,14 @@ Carlini et al. (arXiv 1902.06705) and of the indicators of attack failure of Pin
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.oracle import misclassified
-from arnas.attacks.projection import length, project, shaped
+from arnas.attacks.projection import length, project, random_perturbation, shaped
 from arnas.attacks.threat import Threat, unbounded
 from arnas.evaluation.checks.base import (
     FEW,
@@ -65,19 +67,22 @@ STUCK = 0.1
 
 def pgd_entropy(context: CheckContext) -> PgdTrace:
     """Return PGD-20 on the cross-entropy and 20 steps more of the same size."""
-    return _pgd_forty(context, "entropy", cross_entropy)
+    return _pgd_forty(context, "entropy", cross_entropy, full_steps=STEPS)
 
 
 def pgd_margin(context: CheckContext) -> PgdTrace:
-    """Return the same on the margin, from the same start."""
+    """Return PGD-40 on the margin from the same start; its broken images get no further steps."""
     return _pgd_forty(context, "margin", margin)
 
 
-def _pgd_forty(context: CheckContext, name: str, objective: Objective) -> PgdTrace:
+def _pgd_forty(
+    context: CheckContext, name: str, objective: Objective, full_steps: int = 0
+) -> PgdTrace:
     def measure() -> PgdTrace:
         images, start = probe_of(context).images, perturbation(context, "start")
         size = 2.5 * context.threat.epsilon / STEPS
-        return pgd_trace(context, images, start, objective=objective, steps=2 * STEPS, size=size)
+        trace = partial(pgd_trace, context, images, start, objective=objective, size=size)
+        return trace(steps=2 * STEPS, full_steps=full_steps)
 
     return remembered(context, name, measure)
 
@@ -130,9 +135,7 @@ def _second_start(context: CheckContext, probe: Probe, first: Tensor) -> Tensor:
     broken, left = first.clone(), (~first).nonzero().flatten()
     if len(left):
         start = perturbation(context, "second start")[left]
-        trace = pgd_trace(
-            context, probe.images[left], start, objective=cross_entropy, until_broken=True
-        )
+        trace = pgd_trace(context, probe.images[left], start, objective=cross_entropy)
         broken[left] = trace.broken()
     return broken
 
@@ -149,7 +152,11 @@ def unbounded_attack(context: CheckContext) -> Check:
         if not 0 < factor * context.threat.epsilon < full.epsilon:
             continue
         threat = Threat(context.threat.norm, factor * context.threat.epsilon)
-        robust, at = _attack_on(context, robust, at, threat)
+        if factor == 1:
+            left = ~pgd_margin(context).broken()[robust]
+            robust, at = robust[left], pgd_margin(context).best[robust[left]]
+        else:
+            robust, at = _attack_on(context, robust, at, threat, steps=STEPS // 2)
         curve.append(f"{len(robust)} at {threat.epsilon:.4g}")
         if factor < 1:
             half = torch.ones_like(half).index_fill(0, robust, False)
@@ -178,13 +185,14 @@ def _attack_on(
     at: Tensor,
     threat: Threat,
     objective: Objective = margin,
+    steps: int = STEPS,
 ) -> tuple[Tensor, Tensor]:
     """Attack the robust images from where they are; return those still robust and their points."""
     if not len(robust):
         return robust, at
     images = probe_of(context).images[robust]
     start = at - context.x[images]
-    trace = pgd_trace(context, images, start, objective=objective, threat=threat, until_broken=True)
+    trace = pgd_trace(context, images, start, objective=objective, threat=threat, steps=steps)
     left = ~trace.broken()
     return robust[left], trace.best[left]
 
@@ -264,9 +272,7 @@ def smoothed_gradient(context: CheckContext) -> Check:
         raise NotApplicableError("no image is robust to the suite")
     start = torch.zeros_like(probe.x[probe.robust])
     objective = margin_of_known(context)
-    trace = pgd_trace(
-        context, images, start, objective=objective, smoothing=SMOOTHING, until_broken=True
-    )
+    trace = pgd_trace(context, images, start, objective=objective, smoothing=SMOOTHING)
     count = int(trace.broken().sum())
     claimed = _claimed(context)
     return Check(
@@ -293,8 +299,9 @@ def _signs_of_masking(context: CheckContext) -> list[str]:
 
 def stuck(context: CheckContext) -> float:
     """Return the share of images whose margin no step of PGD-20 raises above that of its start."""
-    values = pgd_margin(context).values
-    return float((values[1:].amax(0) <= values[0]).float().mean())
+    trace = pgd_margin(context)
+    start, later = trace.values[0], trace.values[1:].nan_to_num(-torch.inf).amax(0)
+    return float((~trace.wrong[0] & (later <= start)).float().mean())
 
 
 def random_corners(context: CheckContext) -> Check:
@@ -303,7 +310,7 @@ def random_corners(context: CheckContext) -> Check:
     x, y, images = (values[probe.robust] for values in (probe.x, probe.y, probe.images))
     broken = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for number in range(CORNERS if len(y) else 0):
-        delta = perturbation(context, f"corner {number}")[probe.robust]
+        delta = random_perturbation(context.uniform(f"corner {number}", images), context.threat)
         if context.threat.norm == "linf":
             delta = context.threat.epsilon * delta.sign()
         else:

@@ -17,6 +17,7 @@ from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.base import CheckContext
 from arnas.evaluation.checks.linear_control import exact_robustness, nearest_mean
 from arnas.evaluation.checks.probes import (
+    OFTEN,
     margin_of_known,
     numeric_ascent,
     perturbation,
@@ -37,8 +38,8 @@ def test_a_walk_takes_the_steps_of_pgd(norm: str, objective: Any) -> None:
     )
     context.model, context.x = context.model.double(), context.x.double()
     probe, start = probe_of(context), perturbation(context, "start")
-    found = pgd_trace(context, probe.images, start, objective=objective, steps=7)
     options = {"start": start, "objective": objective, "steps": 7}
+    found = pgd_trace(context, probe.images, full_steps=7, **options)
     best = pgd(context.model, probe.x, probe.y, context.threat, **options)
     last = pgd(context.model, probe.x, probe.y, context.threat, keep="last", **options)
     broken = misclassified(context.logits(best), probe.y)
@@ -54,9 +55,10 @@ def test_the_first_steps_of_a_walk_are_a_shorter_walk() -> None:
     context = context_of("cnn", count=40)
     probe, start = probe_of(context), perturbation(context, "start")
     size = 2.5 * context.threat.epsilon / STEPS
-    short = pgd_trace(context, probe.images, start, objective=cross_entropy, size=size)
+    options = {"objective": cross_entropy, "size": size}
+    short = pgd_trace(context, probe.images, start, full_steps=STEPS, **options)
     assert torch.equal(pgd_entropy(context).wrong[: STEPS + 1], short.wrong)
-    assert torch.equal(pgd_entropy(context).broken(STEPS), short.broken())
+    assert torch.equal(pgd_trace(context, probe.images, start, **options).broken(), short.broken())
 
 
 def test_a_walk_averages_over_random_passes() -> None:
@@ -66,7 +68,8 @@ def test_a_walk_averages_over_random_passes() -> None:
     context.model.register_forward_hook(lambda model, given, out: seen.append(len(given[0])))
     probe = probe_of(context)
     seen.clear()
-    pgd_trace(context, probe.images, torch.zeros_like(probe.x), objective=margin, steps=2)
+    start = torch.zeros_like(probe.x)
+    pgd_trace(context, probe.images, start, objective=margin, steps=2, full_steps=2)
     assert sum(seen) == 3 * 3 * len(probe.x)
     assert max(seen) == 3
 
@@ -123,6 +126,21 @@ def test_numeric_ascent_breaks_what_can_be_broken_without_a_gradient(
     seen = pgd_trace(context, probe.images, start, objective=margin).broken()
     assert not (broken & exact.robust).any()
     assert int(broken.sum()) >= 0.7 * int(seen.sum()) > 5
+
+
+def test_images_with_honest_gradients_are_left_alone() -> None:
+    """A linear model has the same gradient everywhere, which a few steps show."""
+    data = context_of("cnn", count=60, threat=Threat("linf", 1e-3))
+    model, classes = nearest_mean(data.x, data.y)
+    label = torch.searchsorted(classes, data.y)
+    context = CheckContext(model, data.x.double(), label, data.threat, "by hand", 0, 64)
+    gradients: list[object] = []
+    model.register_full_backward_hook(lambda *given: gradients.append(given))
+    images, start = probe_of(context).images, torch.zeros_like(probe_of(context).x)
+    assert not numeric_ascent(context, images).any()
+    assert len(gradients) == OFTEN
+    trace = pgd_trace(context, images, start, objective=margin, smoothing=2)
+    assert (~trace.values.isnan()).sum(0).tolist() == [OFTEN] * len(images)
 
 
 class Hidden(nn.Module):

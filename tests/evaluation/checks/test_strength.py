@@ -347,7 +347,7 @@ def test_what_falls_to_half_the_budget_only_is_worth_a_look(
     n = len(probe_of(context).y)
     for name in ("entropy", "margin"):
         context.notes[f"{name}"] = PgdTrace(
-            torch.zeros(41, n), torch.zeros(41, n, dtype=torch.bool), torch.zeros(n)
+            torch.zeros(41, n), torch.zeros(41, n, dtype=torch.bool), probe_of(context).x
         )
     check = run_check("unbounded_attack", context)
     assert check.status == "WARN"
