@@ -35,7 +35,11 @@ NOT_LOADED = {
         f"from arnas.cli import app; app({ATTACK.split()})",
         {"sklearn", "pandas", *RARE},
     ),
-    "tables": ("import arnas.stages.tables", {"scipy", "sklearn", "matplotlib", *RARE}),
+    "tables": (
+        "import arnas.stages.tables, arnas.pipeline.runner",
+        {"torch", "scipy", "sklearn", "matplotlib", *RARE},
+    ),
+    "reproduces": ("import arnas.reporting.run.reproduction", {"torch", "scipy", "matplotlib"}),
     "report": ("import arnas.stages.report", {"scipy", "sklearn", *RARE}),
 }
 """Code, and the modules that it does not load."""

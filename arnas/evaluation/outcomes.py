@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from pydantic import BaseModel
-from torch import Tensor
 
-from arnas.data.splits import LabelledImages
 from arnas.evaluation.result import Check
 from arnas.runtime.errors import UserError
-from arnas.runtime.files import TensorFile, check_form, load_tensors
+from arnas.runtime.files import ArrayFile, check_form, load_arrays
+
+if TYPE_CHECKING:  # to read them takes no torch
+    from arnas.data.splits import LabelledImages
 
 WHITEBOX = "rerun `python -m arnas whitebox`"
 EXAMPLES = "rerun `python -m arnas blackbox_examples`"
@@ -71,7 +73,7 @@ class _Blackbox(BaseModel):
     checks: dict[str, list[Check]]
 
 
-def load_outcomes(path: Path, dataset: str, network: str, seed: int) -> TensorFile:
+def load_outcomes(path: Path, dataset: str, network: str, seed: int) -> ArrayFile:
     """Read the outcomes of white-box attacks on a network.
 
     Raises
@@ -79,15 +81,15 @@ def load_outcomes(path: Path, dataset: str, network: str, seed: int) -> TensorFi
     UserError
         When the file is missing, damaged, of another kind, or that of another network.
     """
-    found = load_tensors(path)
-    tensors, description = found
+    found = load_arrays(path)
+    arrays, description = found
     check_form(path, description, _Whitebox, WHITEBOX)
     _check_owner(path, description, dataset, network, seed, WHITEBOX)
-    clean = tensors.get("selected.clean")
+    clean = arrays.get("selected.clean")
     points = len(description["epsilon_curve"])
-    _check_flags(path, {k: v for k, v in tensors.items() if k != "curve"}, WHITEBOX)
-    curve = tensors.get("curve")
-    if clean is None or "last.clean" not in tensors or curve is None or len(curve) != points:
+    _check_flags(path, {k: v for k, v in arrays.items() if k != "curve"}, WHITEBOX)
+    curve = arrays.get("curve")
+    if clean is None or "last.clean" not in arrays or curve is None or len(curve) != points:
         raise _lacking(path, "clean outcomes and a curve", WHITEBOX)
     _check_flags(path, {f"curve {n}": flags for n, flags in enumerate(curve)}, WHITEBOX)
     return found
@@ -95,48 +97,48 @@ def load_outcomes(path: Path, dataset: str, network: str, seed: int) -> TensorFi
 
 def load_examples(
     path: Path, dataset: str, network: str, seed: int, test: LabelledImages | None = None
-) -> TensorFile:
+) -> ArrayFile:
     """Read the adversarial examples that were made on a network, likewise.
 
     They must have been made of the images `test`, on the CPU, if these are at hand.
     """
-    found = load_tensors(path)
-    tensors, description = found
+    found = load_arrays(path)
+    arrays, description = found
     check_form(path, description, _Examples, EXAMPLES)
     _check_owner(path, description, dataset, network, seed, EXAMPLES)
-    x_adv, labels = tensors.get("x_adv"), tensors.get("labels")
-    if x_adv is None or labels is None or "square" not in tensors:
+    x_adv, labels = arrays.get("x_adv"), arrays.get("labels")
+    if x_adv is None or labels is None or "square" not in arrays:
         raise _lacking(path, "examples with their labels", EXAMPLES)
-    if x_adv.dtype != torch.float32 or x_adv.ndim != 4 or not bool(x_adv.isfinite().all()):
+    if x_adv.dtype != np.float32 or x_adv.ndim != 4 or not np.isfinite(x_adv).all():
         raise _lacking(path, "finite images", EXAMPLES)
     for kind in ("clean", "adversarial"):
         for said in ("predicted", "confidence"):
-            values = tensors.get(f"{kind}.{said}")
+            values = arrays.get(f"{kind}.{said}")
             if values is None or values.shape != labels.shape or len(labels) != len(x_adv):
                 raise _lacking(path, f"{kind}.{said} of each image", EXAMPLES)
-    _check_flags(path, {"square": tensors["square"]}, EXAMPLES)
+    _check_flags(path, {"square": arrays["square"]}, EXAMPLES)
     if test is not None and not (
-        x_adv.shape == test.images.shape and torch.equal(labels, test.labels)
+        x_adv.shape == test.images.shape and np.array_equal(labels, test.labels)
     ):
         raise _lacking(path, f"examples of the present test images of {dataset}", EXAMPLES)
     return found
 
 
-def load_scores(path: Path, dataset: str, cells: Iterable[tuple[str, int]]) -> TensorFile:
+def load_scores(path: Path, dataset: str, cells: Iterable[tuple[str, int]]) -> ArrayFile:
     """Read the black-box outcomes of a dataset for networks and seeds, likewise."""
-    found = load_tensors(path)
-    tensors, description = found
+    found = load_arrays(path)
+    arrays, description = found
     check_form(path, description, _Blackbox, BLACKBOX)
     if description["dataset"] != dataset:
         raise _of_another(path, "dataset", description["dataset"], dataset, BLACKBOX)
     cells = list(cells)
     if set(description["networks"]) != {network for network, _ in cells}:
         raise _lacking(path, "the scores of the run's networks", BLACKBOX)
-    _check_flags(path, tensors, BLACKBOX)
+    _check_flags(path, arrays, BLACKBOX)
     for network, seed in cells:
         sources = [other for other, own in cells if own == seed]
         wanted = {f"{seed}.{network}.{source}" for source in [*sources, "square"]}
-        if network not in description["losses"] or not wanted <= tensors.keys():
+        if network not in description["losses"] or not wanted <= arrays.keys():
             raise _lacking(path, f"the scores of {network}, seed {seed}", BLACKBOX)
     return found
 
@@ -157,15 +159,15 @@ def _check_owner(
             raise _of_another(path, key, found[key], value, way_out)
 
 
-def _check_flags(path: Path, tensors: Mapping[str, Tensor], way_out: str) -> None:
-    """Raise unless each tensor is uint8 of shape (n,), n from 1 up, with ones and zeros only."""
-    for name, flags in tensors.items():
-        if flags.dtype != torch.uint8 or flags.ndim != 1 or not len(flags) or int(flags.max()) > 1:
+def _check_flags(path: Path, arrays: Mapping[str, np.ndarray], way_out: str) -> None:
+    """Raise unless each array is uint8 of shape (n,), n from 1 up, with ones and zeros only."""
+    for name, flags in arrays.items():
+        if flags.dtype != np.uint8 or flags.ndim != 1 or not len(flags) or int(flags.max()) > 1:
             raise _lacking(path, f"zeros and ones in {name}", way_out)
 
 
 def _lacking(path: Path, what: str, way_out: str) -> UserError:
-    """Return what to say of a file whose tensors are others than it describes."""
+    """Return what to say of a file whose arrays are others than it describes."""
     return UserError(f"{path} does not hold {what}: {way_out}.")
 
 

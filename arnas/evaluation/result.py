@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from arnas.attacks.threat import Threat
 from arnas.evaluation.statistics import Accuracy, Count, wilson
 from arnas.runtime.errors import UserError, one_line
+
+if TYPE_CHECKING:  # to read checks takes no torch
+    from torch import Tensor
 
 Combine = Literal["union", "each"]
 Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
@@ -44,8 +47,14 @@ def failed_checks(checks: Iterable[Check]) -> list[str]:
 
 def robust_images(outcomes: Mapping[str, Tensor]) -> Tensor:
     """Return which images were classified correctly and no attack broke, bool of shape (n,)."""
-    broken = [outcome == BROKEN for outcome in outcomes.values()]
-    return ~torch.stack(broken).any(0)
+    return ~reduce(or_, (outcome == BROKEN for outcome in outcomes.values()))
+
+
+def _no_curve() -> Tensor:
+    """Return the outcomes of no image at no epsilon."""
+    import torch
+
+    return torch.empty((0, 0), dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class EvalResult:
     may be smaller: so many images, from the first."""
     combine: Combine = "union"
     """Whether attacks skipped the images that earlier ones broke, or each attacked all."""
-    curve_robust: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.bool))
+    curve_robust: Tensor = field(default_factory=_no_curve)
     """bool of shape (epsilons, images of the curve): which images were robust there."""
 
     @property
@@ -219,7 +228,7 @@ def worst_class(evaluation: EvalResult) -> int:
 
 def _digits(flags: Tensor) -> str:
     """Return outcomes as a digit for each image."""
-    return bytes(flags.to(torch.uint8) + ord("0")).decode()
+    return "".join(map(str, flags.tolist()))
 
 
 def plain_json(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from arnas.data.splits import DatasetInfo
+from arnas.models.origin import REMAKE, Origin, read_origin
 from arnas.models.registry import ModelSpec
 from arnas.runtime.errors import UserError, one_line
-from arnas.runtime.files import check_form, load_tensors, read_description, save_tensors
+from arnas.runtime.files import check_form, load_tensors, save_tensors
 from arnas.runtime.references import is_reference
-
-REMAKE = "rerun its training, or restore the file"
-"""What to do about weights that are not what they should be."""
 
 
 def save_weights(
@@ -81,24 +78,7 @@ def load_weights(
     return model.eval(), dict(provenance)
 
 
-class _Origin(BaseModel):
-    dataset: str
-    network: str
-    seed: int
-    loss: str
-
-
-class _Sizes(BaseModel):
-    image_size: int
-    in_channels: int
-
-
-class _Described(BaseModel):
-    model: _Sizes
-    provenance: _Origin
-
-
-class _Trained(_Origin):
+class _Trained(Origin):
     epoch: int
     val_clean: float
 
@@ -119,30 +99,6 @@ def load_trained(
                 f"{getattr(info, key)!r} now: {REMAKE}."
             )
     return load_weights(path, run_own_code=True)
-
-
-def read_origin(
-    path: Path, dataset: str, network: str, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the model's description and its provenance from the header of a weight file.
-
-    `dataset`, `network` and `seed` say what the weights must have been trained on and as.
-
-    Raises
-    ------
-    UserError
-        When the file is missing, damaged or holds other weights.
-    """
-    content = read_description(path)
-    check_form(path, content, _Described, REMAKE)
-    origin = content["provenance"]
-    for key, value in (("dataset", dataset), ("network", network), ("seed", seed)):
-        if origin[key] != value:
-            raise UserError(
-                f"{path} is that of another {key}, {origin[key]!r} where {value!r} is needed: "
-                f"{REMAKE}."
-            )
-    return content["model"], origin
 
 
 def _build_checked(

@@ -26,7 +26,8 @@ from arnas.evaluation.result import Combine, EvalResult
 from arnas.models.loading.load import LoadedModel, load_model
 from arnas.models.sharing import share_batches
 from arnas.models.weights import answers_sha256
-from arnas.pipeline.session import Session, say, session, worker_session
+from arnas.pipeline.log import say
+from arnas.pipeline.session import Session, session, worker_session
 from arnas.runtime.errors import UserError, one_line
 from arnas.runtime.files import digest, sha256_file
 from arnas.runtime.history import state_folder

@@ -96,6 +96,8 @@ class Stage:
     run that shares the aggregate's axes."""
     gpus: Literal["none", "one", "any"] = "none"
     """How many GPUs it can use; with several, ranks share its batches."""
+    torch: bool = True
+    """Whether its work takes PyTorch, which needs seconds to import."""
     command: str = ""
     """Name of the command line's command and key of `versions.yaml`; the stage's name if empty."""
 
@@ -291,6 +293,7 @@ STAGES: tuple[Stage, ...] = (
         },
         outputs=_RESULTS | {"metrics": TABLES + "/metrics.json"},
         manifest="results/{name}/tables/manifest.json",
+        torch=False,
     ),
     Stage(
         name="report",

@@ -9,15 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from arnas.attacks.threat import ThreatOptions
 from arnas.config.load import load_params
 from arnas.config.params import Params
 from arnas.data.paths import user_file
-from arnas.models.sharing import share_batches, share_statistics
 from arnas.pipeline.dvc import (
     check_settings,
     check_settings_kept,
@@ -26,30 +23,30 @@ from arnas.pipeline.dvc import (
 )
 from arnas.pipeline.freshness import describe, stale_sources
 from arnas.pipeline.jobs import Job, find_job, planned_jobs, producers
-from arnas.pipeline.session import Session, resumed_by, say, session, worker_session
+from arnas.pipeline.log import resumed_by, say
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import check_recorded, sha256_file, unwritable, write_sealed
 from arnas.runtime.history import state_folder
-from arnas.runtime.manifest import manifest_or_empty
-from arnas.runtime.progress import Report
-from arnas.runtime.ranks import rank_info
-from arnas.runtime.resume import Checkpointer
+from arnas.runtime.manifest import environment, manifest_or_empty
+from arnas.runtime.progress import Report, console_report
+from arnas.runtime.resume import Checkpointer, checkpointing
+
+if TYPE_CHECKING:  # a stage that reads tables takes no torch
+    import torch
+    from torch import nn
+
+    from arnas.pipeline.session import Session
 
 MOST_GPUS = {"none": 0, "one": 1, "any": None}
 
 
 @dataclass(frozen=True)
-class StageContext:
-    """What a stage's function works with."""
+class JobContext:
+    """What the function of a stage without PyTorch works with."""
 
     params: Params
     job: Job
-    device: torch.device
     report: Report
-    state: Path
-    """Where the run keeps what outlives a kill, outside every engine's outputs."""
-    checkpointer: Checkpointer
-    """Keeps the state of a loop there."""
 
     @property
     def axes(self) -> Mapping[str, str]:
@@ -80,6 +77,17 @@ class StageContext:
         """Return the jobs of a command that the job, an aggregate, is made from."""
         return producers(self.job.stage, command, self.axes, self.params)
 
+
+@dataclass(frozen=True)
+class StageContext(JobContext):
+    """What the function of any other stage works with."""
+
+    device: torch.device
+    state: Path
+    """Where the run keeps what outlives a kill, outside every engine's outputs."""
+    checkpointer: Checkpointer
+    """Keeps the state of a loop there."""
+
     def placed(self, model: nn.Module, *, trained: bool = False) -> nn.Module:
         """Put a model on the device, where the ranks of the job share its batches.
 
@@ -90,11 +98,14 @@ class StageContext:
         trained
             Whether batch statistics are taken, which then are those of the whole batch.
         """
+        from arnas.models.sharing import share_batches, share_statistics
+
         model.to(self.device)
         return share_batches(share_statistics(model) if trained else model)
 
 
-StageFunction = Callable[[StageContext], None]
+StageFunction = Callable[[Any], None]
+"""Takes a `StageContext`, or a `JobContext` where the plan says that the stage has no PyTorch."""
 
 
 def run_command(
@@ -120,12 +131,7 @@ def run_command(
     params = load_params()
     job = find_job(command, axes, params)
     work: StageFunction = function or pkgutil.resolve_name(job.stage.run)
-    place = rank_info()
-    if place is not None:
-        with worker_session(place) as running:
-            # Written to scratch, and lost with it.
-            outputs = {key: running.state / key / p.name for key, p in job.outputs.items()}
-            work(_context(params, replace(job, outputs=outputs), running))
+    if job.stage.torch and _worked(params, job, work):
         return
     check_study()
     check_settings()
@@ -135,13 +141,7 @@ def run_command(
     words = job.command[1:]
     with (
         resumed_by(words),
-        session(
-            job.title,
-            words,
-            state_folder(command, made_from["fingerprint"]),
-            result=str(job.manifest),
-            most_gpus=MOST_GPUS[job.stage.gpus],
-        ) as running,
+        _running(params, job, state_folder(command, made_from["fingerprint"])) as (context, record),
     ):
         for path in undeclared(job):
             say(
@@ -151,18 +151,48 @@ def run_command(
             )
         start = time.monotonic()
         with _withdrawn(job):
-            work(_context(params, job, running))
+            work(context)
             _refuse_replaced(job, before)
             check_settings_kept(job, params)
         outcome = {str(path): sha256_file(path) for path in job.outputs.values()}
         took = {"wall_seconds": round(time.monotonic() - start, 2)}
-        write_sealed(job.manifest, made_from | {"outputs": outcome} | running.record | took)
+        write_sealed(job.manifest, made_from | {"outputs": outcome} | record | took)
+
+
+@contextmanager
+def _running(params: Params, job: Job, state: Path) -> Iterator[tuple[JobContext, dict[str, Any]]]:
+    """Yield what the stage's function works with, and how it is computed, for the manifest."""
+    result = str(job.manifest)
+    if not job.stage.torch:
+        with checkpointing(state, job.title, result), console_report(job.title) as report:
+            yield JobContext(params, job, report), environment("cpu", 1)
+        return
+    from arnas.pipeline.session import session
+
+    most = MOST_GPUS[job.stage.gpus]
+    with session(job.title, job.command[1:], state, result=result, most_gpus=most) as running:
+        yield _context(params, job, running), running.record
+
+
+def _worked(params: Params, job: Job, work: StageFunction) -> bool:
+    """Do the work if this process is a rank other than 0, and return whether it is."""
+    from arnas.pipeline.session import worker_session
+    from arnas.runtime.ranks import rank_info
+
+    place = rank_info()
+    if place is None:
+        return False
+    with worker_session(place) as running:
+        # Written to scratch, and lost with it.
+        outputs = {key: running.state / key / p.name for key, p in job.outputs.items()}
+        work(_context(params, replace(job, outputs=outputs), running))
+    return True
 
 
 def _context(params: Params, job: Job, running: Session) -> StageContext:
-    """Return what the stage's function works with."""
+    """Return what the function of a stage with PyTorch works with."""
     return StageContext(
-        params, job, running.device, running.report, running.state, running.checkpointer
+        params, job, running.report, running.device, running.state, running.checkpointer
     )
 
 

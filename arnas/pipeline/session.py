@@ -8,9 +8,6 @@ The stages of the pipeline and ``python -m arnas attack`` run inside a session:
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from typing import Any
 
 import torch
 
+from arnas.pipeline.log import say, shell
 from arnas.runtime.device import (
     Devices,
     configure_determinism,
@@ -87,7 +85,7 @@ def session(
         record = environment(devices.text, threads, configure_determinism())
         say(heading, f"on {devices.text}, threads {threads}")
         with (
-            launch_workers(words, devices.all, checkpointer.folder, f"next: {_shell(words)}"),
+            launch_workers(words, devices.all, checkpointer.folder, f"next: {shell(words)}"),
             console_report(heading) as report,
         ):
             yield Session(devices.all[0], checkpointer, checkpointer.folder, report, record)
@@ -123,30 +121,3 @@ def _devices(title: str, heading: str, most: int | None, less_memory: str) -> It
                 f"ARNAS_DETERMINISTIC is 1, but {operation} has no deterministic form on "
                 f"{devices.text}: unset it, or set ARNAS_DEVICE=cpu."
             ) from None
-
-
-def say(title: str, text: str) -> None:
-    """Write a line of the log."""
-    sys.stderr.write(f"[{title}] {text}\n")
-    sys.stderr.flush()
-
-
-def _shell(words: Sequence[str]) -> str:
-    """Return the computation as a command to type."""
-    settings_file = os.environ.get("ARNAS_PARAMS")
-    where = f"ARNAS_PARAMS={shlex.quote(settings_file)} " if settings_file else ""
-    return f"{where}python {shlex.join(words)}"
-
-
-@contextmanager
-def resumed_by(words: Sequence[str]) -> Iterator[None]:
-    """Let whatever ends a computation early be followed by the command that resumes it.
-
-    After a mistake the command would fail again, so it stands behind the fix.
-    """
-    try:
-        yield
-    except Exception as error:
-        when = "after the fix" if isinstance(error, UserError) else "next"
-        error.add_note(f"{when}: {_shell(words)}")
-        raise

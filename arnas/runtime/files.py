@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from arnas.runtime.errors import UserError, one_line
 
 if TYPE_CHECKING:  # torch takes seconds to import, and JSON does without
+    import numpy as np
     from pydantic import BaseModel
     from torch import Tensor
 
@@ -43,6 +44,13 @@ class TensorFile(NamedTuple):
     """What a safetensors file held: its tensors by name and its description."""
 
     tensors: dict[str, Tensor]
+    description: dict[str, Any]
+
+
+class ArrayFile(NamedTuple):
+    """The same with arrays of NumPy."""
+
+    arrays: dict[str, np.ndarray]
     description: dict[str, Any]
 
 
@@ -325,13 +333,27 @@ def load_tensors(path: Path) -> TensorFile:
     UserError
         When the file is missing or damaged, or its sha256 is not the recorded one.
     """
-    from safetensors.torch import load as safetensors_load
+    from safetensors.torch import load
 
+    return TensorFile(*_load_verified(path, load))
+
+
+def load_arrays(path: Path) -> ArrayFile:
+    """Read a safetensors file likewise, without PyTorch, which takes seconds to import."""
+    from safetensors.numpy import load
+
+    return ArrayFile(*_load_verified(path, load))
+
+
+def _load_verified(
+    path: Path, load: Callable[[bytes], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a verified safetensors file holds, as `load` reads it, and its description."""
     data = _read(path)
     verified = check_recorded(path, lambda: sha256_bytes(data))
     header, recorded, description = _read_header(path, io.BytesIO(data), len(data))
     if not verified and recorded is None:
-        warnings.warn(f"{path} records no sha256: its content is not verified", stacklevel=2)
+        warnings.warn(f"{path} records no sha256: its content is not verified", stacklevel=3)
     elif not verified:
         total = hashlib.sha256(header.replace(str(recorded).encode(), UNSET.encode(), 1))
         total.update(memoryview(data)[len(header) :])
@@ -339,8 +361,8 @@ def load_tensors(path: Path) -> TensorFile:
             raise _edited(path)
     try:
         # The library's order changes from process to process.
-        return TensorFile(dict(sorted(safetensors_load(data).items())), description)
-    except Exception as error:  # the library's own, and others for types that torch lacks
+        return dict(sorted(load(data).items())), description
+    except Exception as error:  # the library's own, and others for types that torch or NumPy lacks
         raise _unreadable(path, error) from None
 
 

@@ -25,10 +25,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from arnas.runtime.errors import Preempted, UserError
 from arnas.runtime.files import (
@@ -39,6 +38,9 @@ from arnas.runtime.files import (
     unwritable,
     write_json,
 )
+
+if TYPE_CHECKING:  # to hold a lock takes no torch
+    from torch import Tensor
 
 INTERVAL = "30"
 """Seconds between two saves, at most, unless ``ARNAS_SAVE_SECONDS`` says otherwise; an epoch's end

@@ -8,8 +8,8 @@ from typing import Any
 from arnas.data.splits import read_info
 from arnas.evaluation.outcomes import load_examples
 from arnas.models.complexity import count_macs, count_parameters
+from arnas.models.origin import read_origin
 from arnas.models.registry import ModelSpec
-from arnas.models.weight_files import read_origin
 from arnas.pipeline.jobs import named
 from arnas.pipeline.runner import StageContext
 from arnas.reporting.run.architecture import (

@@ -119,11 +119,12 @@ def score(context: StageContext) -> None:
         for source in (cell for cell in cells if cell["seed"] == target["seed"]):
             path = context.inputs[_key("blackbox_examples", source, "examples")]
             examples, description = load_examples(path, *named(source), splits.subset("test"))
-            flags = clean & (predict(model, examples["x_adv"], batch_size) == y)
+            x_adv = torch.from_numpy(examples["x_adv"])
+            flags = clean & (predict(model, x_adv, batch_size) == y)
             name = f"{target['seed']}.{target['network']}"
             tensors[f"{name}.{source['network']}"] = flags.to(torch.uint8)
             if source == target:
-                tensors[f"{name}.square"] = examples["square"]
+                tensors[f"{name}.square"] = torch.from_numpy(examples["square"])
                 described["threat"] = description["threat"]
                 described["settings"] = description["settings"]
                 described["checks"][name] = description["checks"]

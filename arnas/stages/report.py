@@ -113,8 +113,8 @@ def _examples(context: StageContext, table: pd.DataFrame, splits: Mapping[str, S
         dataset, network, seed = named(job.axes)
         if seed == context.params.run.seeds[0]:
             path, test = job.outputs["examples"], splits[dataset].subset("test")
-            found = load_examples(path, dataset, network, seed, test).tensors
-            attacked[dataset, network] = found["x_adv"][:count].numpy()
+            found = load_examples(path, dataset, network, seed, test).arrays
+            attacked[dataset, network] = found["x_adv"][:count]
             clean[dataset] = splits[dataset].pixels(test.images[:count]).numpy()
     budgets = {
         dataset: float(abs(x - clean[dataset]).max()) for (dataset, _), x in attacked.items()

@@ -11,9 +11,9 @@ from arnas.evaluation.checks.run import blackbox_not_stronger, control_falls
 from arnas.evaluation.outcomes import load_outcomes, load_scores
 from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import wilson
-from arnas.models.weight_files import read_origin
+from arnas.models.origin import read_origin
 from arnas.pipeline.jobs import named
-from arnas.pipeline.runner import StageContext
+from arnas.pipeline.runner import JobContext
 from arnas.reporting.published.compare import Network, compare, network
 from arnas.reporting.published.sources import load_published
 from arnas.reporting.run.histories import search_history, training_history
@@ -34,10 +34,10 @@ from arnas.reporting.run.tables import (
     with_status,
     write_tables,
 )
-from arnas.runtime.files import TensorFile, write_json
+from arnas.runtime.files import ArrayFile, write_json
 
 
-def run(context: StageContext) -> None:
+def run(context: JobContext) -> None:
     """Read what the other stages of the run have measured, and write its tables."""
     search: list[Row] = []
     for stage in ("adversarial", "multiobjective"):
@@ -92,14 +92,14 @@ def run(context: StageContext) -> None:
 
 
 def _checks(
-    whitebox_files: list[TensorFile], blackbox_files: Mapping[str, TensorFile]
+    whitebox_files: list[ArrayFile], blackbox_files: Mapping[str, ArrayFile]
 ) -> Iterator[Row]:
     """Yield the rows of all checks: those that the stages ran, and those of several networks."""
     controls: dict[tuple[str, int], list[Check]] = {}
-    for tensors, description in whitebox_files:
+    for arrays, description in whitebox_files:
         cell = network_columns(description, description["checkpoints"]["selected"]["loss"])
         dataset, model, seed = cell["dataset"], cell["model"], cell["seed"]
-        outcomes = outcomes_of(tensors, "selected")
+        outcomes = outcomes_of(arrays, "selected")
         robust = union(outcomes)
         scores, scored = blackbox_files[dataset]
         others = {

@@ -32,8 +32,9 @@ from damage import (
 from arnas.config.load import load_params
 from arnas.data.splits import load_splits
 from arnas.evaluation.outcomes import load_examples, load_outcomes, load_scores
+from arnas.models.origin import read_origin
 from arnas.models.registry import build_model
-from arnas.models.weight_files import load_weights, read_origin
+from arnas.models.weight_files import load_weights
 from arnas.reporting.run.histories import search_history, training_history
 from arnas.reporting.run.tables import read_table
 from arnas.runtime.files import load_tensors, save_tensors

@@ -16,7 +16,7 @@ from arnas.attacks.folding import attacked
 from arnas.attacks.oracle import Oracle
 from arnas.attacks.threat import Threat
 from arnas.evaluation.checks.state import own_randomness, untouched
-from arnas.evaluation.result import AttackResult, Check, Status
+from arnas.evaluation.result import AttackResult, Check
 from arnas.runtime.errors import Preempted, UserError, one_line
 from arnas.runtime.seeds import per_image_uniform
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 PROBE = 64
 """Most images that a check attacks itself."""
 TINY = 1e-30
-SLACK, FEW = 0.01, 2
-"""Share and number of images by which an attack may lag behind a weaker one before it fails: both
-end in local optima of their own."""
 NEEDED = "the model must map images (n, C, H, W) in [0, 1] to logits (n, classes), for every n"
 
 T = TypeVar("T")
@@ -132,11 +129,6 @@ def evenly(images: Tensor, count: int) -> Tensor:
     if len(images) <= count:
         return images
     return images[torch.linspace(0, len(images) - 1, count).round().long()]
-
-
-def grade(*, fail: object = False, warn: object = False) -> Status:
-    """Return the status of a check: the worse of what holds."""
-    return "FAIL" if fail else "WARN" if warn else "PASS"
 
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import fgsm, pgd
 from arnas.attacks.projection import length
 from arnas.attacks.threat import GREY_LEVELS, Threat
-from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError, grade
+from arnas.evaluation.checks.base import CheckContext, NotApplicableError
+from arnas.evaluation.checks.grades import FEW, SLACK, grade
 from arnas.evaluation.checks.probes import suite_robust
 from arnas.evaluation.monitor import TOLERANCE, EvalMonitor
 from arnas.evaluation.result import BROKEN, ROBUST, SKIPPED, Check

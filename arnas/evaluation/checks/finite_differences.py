@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.projection import shaped
-from arnas.evaluation.checks.base import TINY, CheckContext, evenly, forward, grade
+from arnas.evaluation.checks.base import TINY, CheckContext, evenly, forward
+from arnas.evaluation.checks.grades import grade
 from arnas.evaluation.checks.gradients import check_labels
 from arnas.evaluation.checks.state import own_randomness
 from arnas.evaluation.result import Check

@@ -10,7 +10,8 @@ from torch import Tensor
 from arnas.attacks.eval_mode import frozen_eval
 from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.projection import project, random_perturbation
-from arnas.evaluation.checks.base import TINY, CheckContext, forward, grade
+from arnas.evaluation.checks.base import TINY, CheckContext, forward
+from arnas.evaluation.checks.grades import grade
 from arnas.evaluation.result import Check, Status
 from arnas.runtime.errors import UserError
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.pgd import ROUNDING
 from arnas.attacks.threat import GREY_LEVELS, parse_amount, unbounded
-from arnas.evaluation.checks.base import CheckContext, grade
+from arnas.evaluation.checks.base import CheckContext
+from arnas.evaluation.checks.grades import grade
 from arnas.evaluation.checks.model import is_random
 from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import Accuracy, wilson

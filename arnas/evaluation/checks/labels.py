@@ -7,7 +7,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import bdtrc
 from torch import Tensor
 
-from arnas.evaluation.checks.base import CheckContext, NotApplicableError, grade
+from arnas.evaluation.checks.base import CheckContext, NotApplicableError
+from arnas.evaluation.checks.grades import grade
 from arnas.evaluation.result import ROBUST, Check, robust_images
 from arnas.evaluation.statistics import wilson
 

@@ -18,7 +18,8 @@ from arnas.attacks.apgd import apgd
 from arnas.attacks.objectives import margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.threat import Threat, unbounded
-from arnas.evaluation.checks.base import FEW, SLACK, CheckContext, NotApplicableError, grade
+from arnas.evaluation.checks.base import CheckContext, NotApplicableError
+from arnas.evaluation.checks.grades import FEW, SLACK, grade
 from arnas.evaluation.checks.strength import margin_against_entropy
 from arnas.evaluation.result import Check
 

@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from arnas.attacks.eval_mode import frozen_eval
-from arnas.evaluation.checks.base import TINY, CheckContext, forward, grade, remembered
+from arnas.evaluation.checks.base import TINY, CheckContext, forward, remembered
+from arnas.evaluation.checks.grades import grade
 from arnas.evaluation.checks.state import same_values, untouched
 from arnas.evaluation.result import Check, Status
 from arnas.runtime.errors import Preempted

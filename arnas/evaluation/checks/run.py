@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from arnas.evaluation.checks.base import FEW, SLACK, grade
-from arnas.evaluation.monitor import EvalMonitor
+from arnas.evaluation.checks.grades import FEW, SLACK, grade
 from arnas.evaluation.result import Check, Status
 from arnas.evaluation.statistics import Accuracy
+
+if TYPE_CHECKING:  # to compare what a run has measured takes no torch
+    import numpy as np
+    from torch import Tensor
+
+    from arnas.evaluation.monitor import EvalMonitor
 
 MARGIN_WARN, MARGIN_FAIL = 0.03, 0.10
 """Shares of the images by which an attack on the margin may be ahead before it warns and fails."""
@@ -157,7 +161,7 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
     )
 
 
-def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> Check:
+def blackbox_not_stronger(whitebox: np.ndarray, blackbox: Mapping[str, np.ndarray]) -> Check:
     """Fail if a black-box attack leaves clearly fewer images than all white-box ones.
 
     All flags are uint8, 1 where an image is robust: `whitebox` to every white-box attack,
@@ -187,7 +191,7 @@ def blackbox_not_stronger(whitebox: Tensor, blackbox: Mapping[str, Tensor]) -> C
     )
 
 
-def _compare_blackbox(whitebox: Tensor, blackbox: Tensor) -> tuple[Status, int]:
+def _compare_blackbox(whitebox: np.ndarray, blackbox: np.ndarray) -> tuple[Status, int]:
     """Return the status of one black-box attack and how many images it alone breaks."""
     count = int(((blackbox == 0) & (whitebox == 1)).sum())
     surplus = int(whitebox.sum()) - int(blackbox.sum())

@@ -17,14 +17,8 @@ from arnas.attacks.objectives import Objective, cross_entropy, margin
 from arnas.attacks.oracle import misclassified
 from arnas.attacks.projection import length, project, random_perturbation, shaped
 from arnas.attacks.threat import Threat, unbounded
-from arnas.evaluation.checks.base import (
-    FEW,
-    SLACK,
-    CheckContext,
-    NotApplicableError,
-    grade,
-    remembered,
-)
+from arnas.evaluation.checks.base import CheckContext, NotApplicableError, remembered
+from arnas.evaluation.checks.grades import FEW, SLACK, grade
 from arnas.evaluation.checks.probes import (
     STEPS,
     PgdTrace,

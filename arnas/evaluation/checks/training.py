@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from arnas.evaluation.checks.base import CheckContext, NotApplicableError, grade
+from arnas.evaluation.checks.base import CheckContext, NotApplicableError
+from arnas.evaluation.checks.grades import grade
 from arnas.evaluation.result import Check, failed_checks
 from arnas.runtime.errors import one_line
 

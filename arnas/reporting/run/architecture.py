@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from arnas.data.sources.registry import SPLITS
@@ -100,10 +101,10 @@ def gamma_rows(origin: Row, gammas: Tensor) -> list[Row]:
     ]
 
 
-def example_rows(cell: Row, examples: Mapping[str, Tensor], count: int) -> list[Row]:
+def example_rows(cell: Row, examples: Mapping[str, np.ndarray], count: int) -> list[Row]:
     """Return what a network said of the first test images, clean and attacked.
 
-    `cell` has the columns that name the network, `examples` the tensors of an examples file.
+    `cell` has the columns that name the network, `examples` the arrays of an examples file.
     """
     return [
         {
@@ -119,6 +120,6 @@ def example_rows(cell: Row, examples: Mapping[str, Tensor], count: int) -> list[
     ]
 
 
-def _percent(share: Tensor) -> float:
+def _percent(share: np.float32) -> float:
     """Return a probability in percent, rounded so that other CPUs print the same."""
     return round(100 * float(share), 1)

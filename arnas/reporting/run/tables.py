@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import and_
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from arnas.evaluation.result import Check
 from arnas.evaluation.statistics import wilson
 from arnas.reporting.format import UNION, in_registry_order
 from arnas.runtime.errors import UserError
 from arnas.runtime.files import read_verified, write_bytes
-
-if TYPE_CHECKING:  # to print the tables takes no torch
-    from torch import Tensor
-
-    from arnas.evaluation.result import Check
 
 Row = dict[str, Any]
 DECIMALS = 2
@@ -28,12 +27,12 @@ CELL = ["dataset", "model", "training"]
 SUMMARY_KEYS = [*CELL, "checkpoint", "attack", "norm", "epsilon", "n"]
 
 
-def whitebox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> list[Row]:
+def whitebox_rows(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> list[Row]:
     """Return one row for each checkpoint and attack of an outcome file, and for their union.
 
     Parameters
     ----------
-    tensors
+    arrays
         ``<checkpoint>.<attack>`` to uint8 of shape (n,), 1 where the image is robust.
     description
         The outcome file's description.
@@ -41,7 +40,7 @@ def whitebox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any])
     rows = []
     for checkpoint in ("selected", "last"):
         origin = description["checkpoints"][checkpoint]
-        outcomes = outcomes_of(tensors, checkpoint)
+        outcomes = outcomes_of(arrays, checkpoint)
         outcomes[UNION] = union(outcomes)
         rows += [
             {
@@ -58,18 +57,16 @@ def whitebox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any])
     return rows
 
 
-def outcomes_of(tensors: Mapping[str, Tensor], checkpoint: str) -> dict[str, Tensor]:
+def outcomes_of(arrays: Mapping[str, np.ndarray], checkpoint: str) -> dict[str, np.ndarray]:
     """Return the outcomes of one checkpoint by attack."""
     start = f"{checkpoint}."
-    return {k.removeprefix(start): flags for k, flags in tensors.items() if k.startswith(start)}
+    return {k.removeprefix(start): flags for k, flags in arrays.items() if k.startswith(start)}
 
 
-def union(outcomes: Mapping[str, Tensor]) -> Tensor:
+def union(outcomes: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return which images are robust under every attack that ran on all of them."""
-    import torch
-
     n = len(outcomes["clean"])
-    return torch.stack([flags for flags in outcomes.values() if len(flags) == n]).amin(0)
+    return reduce(and_, (flags for flags in outcomes.values() if len(flags) == n))
 
 
 def network_columns(description: Mapping[str, Any], training: str) -> Row:
@@ -82,7 +79,7 @@ def network_columns(description: Mapping[str, Any], training: str) -> Row:
     }
 
 
-def accuracy_columns(flags: Tensor) -> Row:
+def accuracy_columns(flags: np.ndarray) -> Row:
     """Return the columns of an accuracy from its images' flags."""
     accuracy = wilson(int(flags.sum()), len(flags))
     return {
@@ -94,10 +91,10 @@ def accuracy_columns(flags: Tensor) -> Row:
     }
 
 
-def curve_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> list[Row]:
+def curve_rows(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> list[Row]:
     """Return one row for each budget of an outcome file's curve of accuracy against epsilon."""
     cell = network_columns(description, description["checkpoints"]["selected"]["loss"])
-    points = zip(description["epsilon_curve"], tensors["curve"], strict=True)
+    points = zip(description["epsilon_curve"], arrays["curve"], strict=True)
     return [
         {
             **cell,
@@ -111,18 +108,18 @@ def curve_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) ->
     ]
 
 
-def blackbox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> list[Row]:
+def blackbox_rows(arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> list[Row]:
     """Return one row for each target and source; the source of Square is ``square``.
 
     Parameters
     ----------
-    tensors
+    arrays
         ``<seed>.<target>.<source>`` to uint8 of shape (n,), 1 where the image is robust.
     description
         The outcome file's description.
     """
     networks = description["networks"]
-    seeds = sorted({int(key.split(".")[0]) for key in tensors})
+    seeds = sorted({int(key.split(".")[0]) for key in arrays})
     return [
         {
             "dataset": description["dataset"],
@@ -132,7 +129,7 @@ def blackbox_rows(tensors: Mapping[str, Tensor], description: Mapping[str, Any])
             "source": source,
             "norm": description["threat"]["norm"],
             "epsilon": description["threat"]["epsilon"],
-            **accuracy_columns(tensors[f"{seed}.{target}.{source}"]),
+            **accuracy_columns(arrays[f"{seed}.{target}.{source}"]),
         }
         for target in networks
         for seed in seeds
