@@ -313,7 +313,7 @@ def change(context: CheckContext, name: str, place: int, value: int) -> None:
         (lambda t: change(t, "two", 30, BROKEN), "the counts of two are not"),
         (lambda t: change(t, "clean", 30, SKIPPED), "clean skips images"),
         (lambda t: t.__setattr__("attacks", {"one": t.attacks["one"]}), "have other names"),
-        (lambda t: t.outcomes.__setitem__("two", torch.zeros(3)), "stack"),
+        (lambda t: t.outcomes.__setitem__("two", torch.zeros(3)), "must match the size"),
     ],
 )
 def test_outcomes_that_contradict_each_other(
