@@ -148,7 +148,7 @@ def losses() -> str:
     rows = []
     for name, entry in LOSSES.items():
         fields = entry.settings.model_fields
-        own = ", ".join(f"`{key}: {fields[key].default:g}`" for key in fields if key != "name")
+        own = ", ".join(f"`{key}: {fields[key].default}`" for key in fields if key != "name")
         defended = "yes" if entry.defended else "no"
         rows.append(
             [f"`{name}`", entry.label, own, entry.passes, defended, entry.selects, entry.citation]

@@ -73,8 +73,12 @@ def _take_part(model: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]
 
 def _join_parts(model: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """Replace the logits of this rank's part by those of the whole batch."""
-    count = model._shared_count
-    joined: Tensor = _JoinParts.apply(output, count)
+    return join_parts(output, model._shared_count)  # type: ignore[arg-type]
+
+
+def join_parts(part: Tensor, count: int) -> Tensor:
+    """Return the whole batch of `count`, of which each rank has computed its part."""
+    joined: Tensor = _JoinParts.apply(part, count)
     return joined
 
 

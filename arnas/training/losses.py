@@ -112,11 +112,23 @@ def mart_loss(step: Step) -> LossValue:
     Wang et al., ICLR 2020, equations 10 and 11; the boosted cross-entropy BCE adds
     ``-log(1 - max_{k != y} p_k(x'))`` to the cross-entropy.
     """
+    return boosted_loss(step, step.settings.weight, lambda clean: doubt(clean, step.batch.y))
+
+
+def boosted_loss(step: Step, strength: float, weigh: Callable[[Tensor], Tensor]) -> LossValue:
+    """Return the boosted cross-entropy and a divergence in which images have different weights.
+
+    `weigh` maps the logits of the clean batch to the weights, of shape (N,).
+    """
     x, y = step.batch
     x_adv = training_examples(step)
     clean, adversarial = step.model(x), step.model(x_adv)
     others = adversarial.softmax(1).scatter(1, y[:, None], 0.0).amax(1)
     boosted = F.cross_entropy(adversarial, y) - (1 - others).clamp_min(TINY).log().mean()
-    doubt = 1 - clean.softmax(1).gather(1, y[:, None]).squeeze(1)
-    penalty = (divergence(clean, adversarial) * doubt).mean()
-    return LossValue(boosted + step.settings.weight * penalty, adversarial.detach())
+    penalty = (divergence(clean, adversarial) * weigh(clean)).mean()
+    return LossValue(boosted + strength * penalty, adversarial.detach())
+
+
+def doubt(logits: Tensor, y: Tensor) -> Tensor:
+    """Return how much probability the true classes lack, of shape (N,)."""
+    return 1 - logits.softmax(1).gather(1, y[:, None]).squeeze(1)

@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -54,6 +55,48 @@ class MartOptions(LossOptions):
 
     weight: float = Field(default=5.0, ge=0)
     """Weight of the divergence, lambda in the paper."""
+
+
+class IatOptions(LossOptions):
+    """Settings of the loss `iat`."""
+
+    alpha: float = Field(default=1.0, ge=0)
+    """Images are mixed in shares from Beta(alpha, alpha); 0 mixes none."""
+
+
+class InfoatOptions(LossOptions):
+    """Settings of the loss `infoat`."""
+
+    weight: Literal["local_mi", "mart", "one"] = "local_mi"
+    """What an image's divergence is weighed by: the local mutual information of image and outputs,
+    the doubt of MART, or nothing."""
+    of: Literal["softmax", "latent"] = "softmax"
+    """Outputs that the information is about: the probabilities, or the inputs of the last linear
+    layer."""
+    strength: float = Field(default=5.0, ge=0)
+    """Weight of the divergence."""
+    projections: int = Field(default=0, ge=0)
+    """Random directions of the outputs, a backward pass each; 0 takes all outputs."""
+
+
+class CostSensitiveOptions(LossOptions):
+    """Settings of the loss `cost_sensitive`."""
+
+    protected: list[Annotated[int, Field(ge=0)]] = Field(default=[])
+    """Classes whose confusions cost more."""
+    cost: float = Field(default=10.0, ge=0)
+    """Cost of a confusion from or to a protected class; of others 1."""
+    costs: list[list[Annotated[float, Field(ge=0)]]] | None = None
+    """Cost of each prediction (row) for each true class (column), in place of the two above."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the expected cost; 0 is PGD training."""
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> CostSensitiveOptions:
+        """Refuse costs that are given twice."""
+        if self.costs is not None and self.protected:
+            raise ValueError("give either protected, a list of classes, or costs, a matrix")
+        return self
 
 
 class OwnLossOptions(LossOptions):
@@ -102,6 +145,27 @@ LOSSES: dict[str, LossEntry] = {
         2,
         MartOptions,
     ),
+    "iat": LossEntry(
+        "arnas.training.interpolated:iat_loss",
+        "IAT",
+        "Lamb et al., AISec 2019, arXiv 1906.06784",
+        2,
+        IatOptions,
+    ),
+    "infoat": LossEntry(
+        "arnas.training.infoat:infoat_loss",
+        "InfoAT",
+        "after Xu et al., IEEE TNNLS 2022, arXiv 2206.12292; concept reproduced",
+        3,
+        InfoatOptions,
+    ),
+    "cost_sensitive": LossEntry(
+        "arnas.training.cost_sensitive:cost_sensitive_loss",
+        "cost-sensitive training",
+        "Shen et al., arXiv 2101.12372",
+        1,
+        CostSensitiveOptions,
+    ),
     "natural": LossEntry(
         "arnas.training.losses:natural_loss",
         "natural training",
@@ -142,6 +206,8 @@ def loss_options(value: Any) -> LossOptions:
         return settings.model_validate(block)
     except ValidationError as error:
         problem = error.errors()[0]
+        if not problem["loc"]:
+            raise problem["ctx"]["error"] from None
         allowed = ", ".join(key for key in settings.model_fields if key != "name") or "none"
         raise PydanticCustomError(
             "loss",

@@ -108,7 +108,8 @@ def blocks(node: Settings) -> st.SearchStrategy[Settings]:
     """Return a strategy for blocks with all needed settings and some of the others."""
     fields = {key: values(child, key) for key, child in node.get("properties", {}).items()}
     needed = {key: fields.pop(key) for key in node.get("required", [])}
-    return st.fixed_dictionaries(needed, optional=fields)
+    found = st.fixed_dictionaries(needed, optional=fields)
+    return found.filter(lambda b: not b.get("protected") or b.get("costs") is None)
 
 
 def block(name: str) -> st.SearchStrategy[Settings]:

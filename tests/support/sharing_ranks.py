@@ -27,7 +27,7 @@ from arnas.runtime.progress import silent
 from arnas.runtime.seeds import make_generator
 from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.options import RetrainOptions
-from arnas.training.registry import loss_options
+from arnas.training.registry import LossOptions, loss_options
 
 CLASSES = 4
 
@@ -132,7 +132,7 @@ class InFloat64(nn.Module):
         return logits
 
 
-def trained(loss: str) -> dict[str, Tensor]:
+def trained(loss: LossOptions) -> dict[str, Tensor]:
     """Return weights and figures of an adversarial training whose batches split unevenly."""
     model = share_batches(share_statistics(InFloat64(network())))
     images = torch.randint(0, 17, (26, 1, 8, 8), generator=make_generator("train"))
@@ -146,7 +146,7 @@ def trained(loss: str) -> dict[str, Tensor]:
         selection={"steps": 2},
     )
     task = TrainingTask(
-        loss_options(loss),
+        loss,
         TrainingData(part, LabelledImages(part.images[:9], part.labels[:9]), 16),
         options,
         Threat("linf", 0.1),
@@ -154,10 +154,10 @@ def trained(loss: str) -> dict[str, Tensor]:
     )
     result = train(model, task, silent)
     figures = [value for row in result.history for value in row.values()]
-    weights = {f"{loss}.last.{k}": v.double() for k, v in result.last.weights.items()}
+    weights = {f"{loss.name}.last.{k}": v.double() for k, v in result.last.weights.items()}
     return weights | {
-        f"{loss}.history": torch.tensor(figures, dtype=torch.float64),
-        f"{loss}.selected": torch.tensor(result.selected.epoch),
+        f"{loss.name}.history": torch.tensor(figures, dtype=torch.float64),
+        f"{loss.name}.selected": torch.tensor(result.selected.epoch),
     }
 
 
@@ -169,8 +169,8 @@ def main() -> None:
         store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     tensors = found() | other_models() | auxiliary()
-    for loss in ("pgd", "trades"):
-        tensors |= trained(loss)
+    for loss in ("pgd", "trades", "iat", {"name": "infoat", "of": "latent"}):
+        tensors |= trained(loss_options(loss))
     save_tensors(Path(path), tensors, {})
     if numbers:
         dist.destroy_process_group()

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from arnas.attacks.threat import Threat
+from arnas.data.batches import Batch
 from arnas.data.splits import LabelledImages
 from arnas.training.loop import TrainingData, TrainingTask
+from arnas.training.losses import Step
 from arnas.training.options import RetrainOptions, SelectionOptions, TrainingAttackOptions
-from arnas.training.registry import loss_options
+from arnas.training.registry import LossOptions, loss_options
 
 SCALE = 16
 CLASSES = 3
@@ -59,3 +61,44 @@ def task(
 
 def bits(values: dict[str, Tensor]) -> dict[str, bytes]:
     return {name: value.detach().numpy().tobytes() for name, value in values.items()}
+
+
+EPSILON = 0.1
+ENOUGH = TrainingAttackOptions(steps=5, step_size=0.05, start="uniform")
+"""Steps that cross the whole ball."""
+PGD = loss_options("pgd")
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def step(
+    model: nn.Module,
+    data: Batch,
+    threat: Threat,
+    attack: TrainingAttackOptions,
+    generator: torch.Generator,
+    settings: LossOptions = PGD,
+) -> Step:
+    """Return a training step with the attack and the settings of the loss."""
+    return Step(model, data, threat, RetrainOptions(attack=attack), generator, settings)
+
+
+def linear_model() -> nn.Sequential:
+    """Return a linear two-class model in float64."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(2, 16, generator=draws(1), dtype=torch.float64))
+        model[1].bias.copy_(torch.tensor([0.3, -0.2]))
+    return model
+
+
+def batch(low: float = 0.0, high: float = 1.0, count: int = 8) -> Batch:
+    unit = torch.rand(count, 1, 4, 4, generator=draws(2), dtype=torch.float64)
+    return Batch(low + (high - low) * unit, torch.arange(count) % 2)
+
+
+def by_hand(logits: Tensor) -> list[list[float]]:
+    """Return the softmax in plain Python numbers."""
+    return [[v.exp().item() / row.exp().sum().item() for v in row] for row in logits.double()]

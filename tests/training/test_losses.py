@@ -10,14 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training_cases import THREAT, small_net
+from training_cases import (
+    ENOUGH,
+    EPSILON,
+    THREAT,
+    batch,
+    by_hand,
+    draws,
+    linear_model,
+    small_net,
+    step,
+)
 
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch
 from arnas.runtime.references import load_reference
 from arnas.training import losses
 from arnas.training.losses import (
-    Step,
     divergence,
     mart_loss,
     natural_loss,
@@ -25,43 +34,8 @@ from arnas.training.losses import (
     trades_loss,
     training_examples,
 )
-from arnas.training.options import RetrainOptions, TrainingAttackOptions
+from arnas.training.options import TrainingAttackOptions
 from arnas.training.registry import LOSSES, LossOptions, loss_options
-
-EPSILON = 0.1
-ENOUGH = TrainingAttackOptions(steps=5, step_size=0.05, start="uniform")
-"""Steps that cross the whole ball."""
-PGD = loss_options("pgd")
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def step(
-    model: nn.Module,
-    data: Batch,
-    threat: Threat,
-    attack: TrainingAttackOptions,
-    generator: torch.Generator,
-    settings: LossOptions = PGD,
-) -> Step:
-    """Return a training step with the attack and the settings of the loss."""
-    return Step(model, data, threat, RetrainOptions(attack=attack), generator, settings)
-
-
-def linear_model() -> nn.Sequential:
-    """Return a linear two-class model in float64."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
-    with torch.no_grad():
-        model[1].weight.copy_(torch.randn(2, 16, generator=draws(1), dtype=torch.float64))
-        model[1].bias.copy_(torch.tensor([0.3, -0.2]))
-    return model
-
-
-def batch(low: float = 0.0, high: float = 1.0, count: int = 8) -> Batch:
-    unit = torch.rand(count, 1, 4, 4, generator=draws(2), dtype=torch.float64)
-    return Batch(low + (high - low) * unit, torch.arange(count) % 2)
 
 
 def smallest_margins(model: nn.Sequential, data: Batch, epsilon: float) -> Tensor:
@@ -211,11 +185,6 @@ def test_every_loss_reaches_every_weight_in_as_many_passes_as_it_says(name: str)
     none = ENOUGH.model_copy(update={"steps": 0})
     loss(step(model, data, THREAT, none, draws(), loss_options(name)))
     assert len(calls) == LOSSES[name].passes
-
-
-def by_hand(logits: Tensor) -> list[list[float]]:
-    """Return the softmax in plain Python numbers."""
-    return [[v.exp().item() / row.exp().sum().item() for v in row] for row in logits.double()]
 
 
 def test_the_divergence_is_the_textbook_sum() -> None:
