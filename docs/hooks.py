@@ -35,7 +35,10 @@ from benchmarks.table import markdown
 
 HERE = Path(__file__).parent
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-BLOCKS = {"SpaceOptions": "a block with kinds and widths as in `searches.<name>.space`"}
+BLOCKS = {
+    "SpaceOptions": "a block with kinds and widths as in `searches.<name>.space`",
+    "RecipeOptions": "a block with any of the settings of `retrain.<name>`",
+}
 """Blocks that are told of elsewhere."""
 WORDS = {
     "integer": "whole number",

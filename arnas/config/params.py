@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from arnas.attacks.threat import CheckedThreat, check_epsilon
 from arnas.data.options import DatasetOptions
@@ -105,14 +106,30 @@ class Params(Options):
         if self.whitebox.autoattack_datasets is not None:
             where, chosen = "whitebox.autoattack_datasets", self.whitebox.autoattack_datasets
             _known(where, "datasets", chosen, "data", self.data)
-        for name in run.datasets:
-            if name in self.threat:
-                _check_curve(self.threat[name].norm, self.whitebox.epsilon_curve)
+        zoo, found = product(run.networks_on, run.networks), product(run.searches_on, run.searches)
+        for dataset, name in (*zoo, *found):
+            self.recipe(dataset, name)
+        for name in (name for name in run.datasets if name in self.threat):
+            _check_curve(self.threat[name].norm, self.whitebox.epsilon_curve)
         if self.name == "tables":
             raise ValueError("name is 'tables', which results/ uses itself: choose another name")
         for name, search in self.searches.items():
             _check_search(name, search, self.supernet)
         return self
+
+    def recipe(self, dataset: str, network: str) -> RetrainOptions:
+        """Return the recipe of a network on a dataset: its own settings over the dataset's."""
+        found = self.networks.get(network) or self.searches[network].network
+        if found.recipe is None:
+            return self.retrain[dataset]
+        try:
+            return found.recipe.over(self.retrain[dataset])
+        except ValidationError as error:
+            where = (
+                f"networks.{network}" if network in self.networks else f"searches.{network}.network"
+            )
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{where}.recipe over retrain.{dataset}: {problem}") from None
 
 
 def _known(where: str, what: str, names: Iterable[str], block: str, known: Iterable[str]) -> None:

@@ -62,7 +62,7 @@ class Cell:
     @property
     def recipe(self) -> RetrainOptions:
         """Return the recipe of its training."""
-        return self.params.retrain[self.dataset]
+        return self.params.recipe(self.dataset, self.network)
 
     def row(
         self,

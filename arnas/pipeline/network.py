@@ -73,5 +73,5 @@ def plan_network(
         cells=options.cells,
         space=space,
     )
-    wanted = params.retrain[dataset].auxiliary_weight > 0
+    wanted = params.recipe(dataset, network).auxiliary_weight > 0
     return NetworkPlan(options.loss, spec, wanted and can_have_auxiliary(name))

@@ -10,7 +10,8 @@ from arnas.attacks.threat import StepSize
 from arnas.data.options import AugmentOptions
 from arnas.runtime.options import Options
 from arnas.spaces.options import SearchSpaceOptions
-from arnas.training.registry import Loss, LossOptions
+from arnas.training.options import RecipeOptions
+from arnas.training.registry import Loss, SmoothedOptions
 
 Order = Literal["first", "second"]
 Combine = Literal["min_norm", "sum", "adversarial", "natural"]
@@ -122,12 +123,14 @@ class DeriveOptions(Options):
 class SearchedNetworkOptions(Options):
     """How the network of the found genotype is retrained."""
 
-    loss: Loss = LossOptions(name="pgd")
+    loss: Loss = SmoothedOptions(name="pgd")
     """As for `networks.<name>.loss`."""
     channels: int = Field(default=64, ge=2)
     """Initial channels."""
     cells: int = Field(default=20, ge=3, le=1000)
     """Number of cells."""
+    recipe: RecipeOptions | None = None
+    """As for `networks.<name>.recipe`."""
 
 
 class SearchOptions(Options):

@@ -32,7 +32,7 @@ def run(context: StageContext) -> None:
             placed(splits.subset("val"), context.device),
             info.scale,
         ),
-        context.params.retrain[dataset],
+        context.params.recipe(dataset, network),
         context.threat.threat(),
         ("retrain", context.seed),
     )

@@ -56,7 +56,7 @@ def run(context: JobContext) -> None:
         trained.append((dataset, name, seed))
         source = context.params.data[dataset].source
         loss = (context.params.networks.get(name) or context.params.searches[name].network).loss
-        if found := network(description, source, context.params.retrain[dataset], loss):
+        if found := network(description, source, context.params.recipe(dataset, name), loss):
             networks[dataset, name] = found
     whitebox_files = [
         load_outcomes(job.outputs["outcomes"], *named(job.axes))

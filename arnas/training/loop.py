@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +34,11 @@ from arnas.training.options import RetrainOptions
 from arnas.training.registry import LossOptions, loss_entry
 
 Pair = tuple[float, float]
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+ADAM_SQUARES = 0.999
+"""Decay of Adam's second moment (arXiv 1412.6980)."""
+OLD_NAMES = {"momentum": "momentum_buffer"}
+"""Names that parts of the optimiser's state had in states of an earlier release."""
 
 
 class TrainingData(NamedTuple):
@@ -117,6 +124,8 @@ class _Progress:
     seen: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     selected: Checkpoint | None = None
+    average: dict[str, Tensor] | None = None
+    """Moving average of the model's state dict."""
 
     def next_epoch(self, row: dict[str, Any]) -> None:
         """Add the row of an epoch and begin the next."""
@@ -132,14 +141,60 @@ def _checkpoint(model: nn.Module, progress: _Progress) -> Checkpoint:
     return Checkpoint(progress.epoch, weights, row["val_clean"], row["val_robust"])
 
 
-def _snapshot(model: nn.Module, optimiser: torch.optim.SGD, progress: _Progress) -> Snapshot:
+def _optimiser(model: nn.Module, options: RetrainOptions) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser of a model's weights, the learning rate apart."""
+    kinds: dict[nn.Parameter, str] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            kinds.setdefault(parameter, "norm" if isinstance(module, NORMS) else name)
+    decayed = [p for p, kind in kinds.items() if kind not in options.no_decay]
+    free = [p for p, kind in kinds.items() if kind in options.no_decay]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": options.weight_decay}]
+    if free:
+        groups.append({"params": free, "weight_decay": 0.0})
+    if options.optimiser == "adam":
+        betas = (options.momentum, ADAM_SQUARES)
+        return torch.optim.Adam(groups, lr=options.learning_rate, betas=betas)
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
+
+
+def _update_average(model: nn.Module, progress: _Progress, decay: float, step: int) -> None:
+    """Move the average towards the present weights; `step` counts from 0 through all epochs."""
+    state = model.state_dict()
+    if progress.average is None:
+        progress.average = {name: value.clone() for name, value in state.items()}
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    for name, value in state.items():
+        if value.is_floating_point():
+            progress.average[name].lerp_(value, share)
+        else:
+            progress.average[name].copy_(value)
+
+
+@contextmanager
+def _averaged(model: nn.Module, progress: _Progress) -> Iterator[None]:
+    """Let the model have the average weights, if there are any, and its own ones afterwards."""
+    if progress.average is None:
+        yield
+        return
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(progress.average)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+def _snapshot(model: nn.Module, optimiser: torch.optim.Optimizer, progress: _Progress) -> Snapshot:
     """Return all that resuming the training needs."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        momentum = optimiser.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{name}"] = momentum
-    values = {key: value for key, value in vars(progress).items() if key != "selected"}
+        for key, value in optimiser.state[parameter].items():
+            if isinstance(value, Tensor):
+                tensors[f"{key}.{name}"] = value
+    if progress.average is not None:
+        tensors |= {f"average.{name}": value for name, value in progress.average.items()}
+    values = {k: v for k, v in vars(progress).items() if k not in ("selected", "average")}
     # As text, because the state's JSON sorts keys and the history does not.
     values["history"] = [json.dumps(row) for row in progress.history]
     if progress.selected is not None:
@@ -149,24 +204,29 @@ def _snapshot(model: nn.Module, optimiser: torch.optim.SGD, progress: _Progress)
     return Snapshot(tensors, values)
 
 
-def _resume(model: nn.Module, optimiser: torch.optim.SGD, saved: TensorFile | None) -> _Progress:
+def _resume(
+    model: nn.Module, optimiser: torch.optim.Optimizer, saved: TensorFile | None
+) -> _Progress:
     """Restore model and optimiser from an earlier run, and return its progress."""
     if saved is None:
         return _Progress()
     device = next(model.parameters()).device
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "selected": {}}
+    parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in saved.tensors.items():
         part, name = key.split(".", 1)
-        parts[part][name] = value.to(device)
-    model.load_state_dict(parts["model"])
-    for name, parameter in model.named_parameters():
-        if name in parts["momentum"]:
-            optimiser.state[parameter]["momentum_buffer"] = parts["momentum"][name]
+        # Adam keeps its count of steps on the CPU.
+        parts[part][name] = value if part == "step" else value.to(device)
+    model.load_state_dict(parts.pop("model"))
+    chosen_weights, average = parts.pop("selected", {}), parts.pop("average", None)
+    parameters = dict(model.named_parameters())
+    for part, values_of in parts.items():
+        for name, value in values_of.items():
+            optimiser.state[parameters[name]][OLD_NAMES.get(part, part)] = value
     values = dict(saved.description)
     values["history"] = [json.loads(row) for row in values["history"]]
     chosen = values.pop("selected", None)
-    selected = None if chosen is None else Checkpoint(weights=parts["selected"], **chosen)
-    return _Progress(**values, selected=selected)
+    selected = None if chosen is None else Checkpoint(weights=chosen_weights, **chosen)
+    return _Progress(**values, selected=selected, average=average)
 
 
 def train(
@@ -196,12 +256,7 @@ def train(
     """
     entry, options = loss_entry(task.loss.name), task.options
     loss: Loss = load_reference(entry.function)
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-    )
+    optimiser = _optimiser(model, options)
     rule = options.selection
     images = len(task.data.train.labels)
     if "train_images" in rule.model_fields_set and rule.train_images > images:
@@ -213,11 +268,12 @@ def train(
     progress = _resume(model, optimiser, checkpointer.load())
     for row in progress.history:
         record(row)
-    while progress.epoch < options.epochs:
+    while progress.epoch < options.epochs and not _out_of_patience(progress, rule.patience):
         row = _train_epoch(model, loss, optimiser, task, progress, checkpointer)
         seen = LabelledImages(*(part[: rule.train_images] for part in task.data.train))
-        train_clean, train_robust = measure(model, seen, task, "train")
-        clean, robust = measure(model, task.data.val, task, "selection")
+        with _averaged(model, progress):
+            train_clean, train_robust = measure(model, seen, task, "train")
+            clean, robust = measure(model, task.data.val, task, "selection")
         row = {
             "epoch": progress.epoch + 1,
             **row,
@@ -228,7 +284,8 @@ def train(
         }
         record(row)
         progress.next_epoch(row)
-        last = _checkpoint(model, progress)
+        with _averaged(model, progress):
+            last = _checkpoint(model, progress)
         competes = rule.first_epoch <= progress.epoch <= (rule.last_epoch or options.epochs)
         best = progress.selected
         if competes and (best is None or score(last) >= score(best)):
@@ -237,7 +294,15 @@ def train(
         checkpointer.maybe_save(lambda: _snapshot(model, optimiser, progress), now=True)
         report(progress.epoch, options.epochs, text)
     assert progress.selected is not None
-    return TrainingResult(_checkpoint(model, progress), progress.selected, progress.history)
+    with _averaged(model, progress):
+        last = _checkpoint(model, progress)
+    return TrainingResult(last, progress.selected, progress.history)
+
+
+def _out_of_patience(progress: _Progress, patience: int | None) -> bool:
+    """Return whether the last so many epochs brought no better checkpoint."""
+    best = progress.selected
+    return best is not None and patience is not None and progress.epoch >= best.epoch + patience
 
 
 def _score(by: Literal["robust", "clean"]) -> Callable[[Checkpoint], Pair]:
@@ -253,7 +318,7 @@ def _score(by: Literal["robust", "clean"]) -> Callable[[Checkpoint], Pair]:
 def _train_epoch(
     model: nn.Module,
     loss: Loss,
-    optimiser: torch.optim.SGD,
+    optimiser: torch.optim.Optimizer,
     task: TrainingTask,
     progress: _Progress,
     checkpointer: Checkpointer,
@@ -280,6 +345,8 @@ def _train_epoch(
         sum_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
         optimiser.step()
+        if options.average_decay:
+            _update_average(model, progress, options.average_decay, epoch * steps + step)
         progress.losses += float(value.loss.detach()) * len(batch.y)
         progress.correct += int((value.logits.argmax(1) == batch.y).sum())
         progress.seen += len(batch.y)

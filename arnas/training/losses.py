@@ -19,7 +19,7 @@ from arnas.attacks.pgd import pgd
 from arnas.attacks.threat import Threat, parse_amount
 from arnas.data.batches import Batch
 from arnas.training.options import RetrainOptions
-from arnas.training.registry import LossOptions
+from arnas.training.registry import SmoothedOptions
 
 TINY = 1e-12
 """Keeps the logarithm of a probability of zero finite."""
@@ -43,7 +43,7 @@ class Step(NamedTuple):
     options: RetrainOptions
     generator: torch.Generator
     """CPU generator of the attack's start."""
-    settings: Any = LossOptions(name="pgd")
+    settings: Any = SmoothedOptions(name="pgd")
     """Settings of the loss."""
 
 
@@ -81,13 +81,19 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 def natural_loss(step: Step) -> LossValue:
     """Return the cross-entropy of the clean batch; the undefended control."""
     logits = step.model(step.batch.x)
-    return LossValue(F.cross_entropy(logits, step.batch.y), logits.detach())
+    return _cross_entropy(step, logits)
 
 
 def pgd_loss(step: Step) -> LossValue:
     """Return the cross-entropy of the batch's PGD examples (arXiv 1706.06083, equation 2.1)."""
     logits = step.model(training_examples(step))
-    return LossValue(F.cross_entropy(logits, step.batch.y), logits.detach())
+    return _cross_entropy(step, logits)
+
+
+def _cross_entropy(step: Step, logits: Tensor) -> LossValue:
+    smoothing = step.settings.label_smoothing
+    loss = F.cross_entropy(logits, step.batch.y, label_smoothing=smoothing)
+    return LossValue(loss, logits.detach())
 
 
 def trades_loss(step: Step) -> LossValue:

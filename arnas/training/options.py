@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from arnas.attacks.threat import StepSize
 from arnas.data.options import AugmentOptions
@@ -13,7 +13,7 @@ from arnas.runtime.options import Options
 from arnas.runtime.references import is_reference
 from arnas.spaces.options import SpaceOptions
 from arnas.spaces.published import GENOTYPES, ROBNETS
-from arnas.training.registry import Loss, LossOptions
+from arnas.training.registry import Loss, SmoothedOptions
 
 
 class TrainingAttackOptions(Options):
@@ -48,6 +48,9 @@ class SelectionOptions(Options):
     last_epoch: int | None = Field(default=None, ge=1)
     """Last such epoch; null for the recipe's last. The early-checkpoint rule of the released code
     is 99 to 105 of 200: right after the first drop of the learning rate."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better checkpoint after which training ends early (Rice et al., arXiv
+    2002.11569); null trains all epochs."""
     train_images: int = Field(default=500, ge=1)
     """The same is measured on the first so many training images, for the learning curves only."""
     batch_size: int = Field(default=256, ge=1)
@@ -65,7 +68,8 @@ class RetrainOptions(Options):
     epochs: int = Field(default=110, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=0.1, gt=0)
-    """Largest learning rate of SGD."""
+    """Largest learning rate."""
+    optimiser: Literal["sgd", "adam"] = "sgd"
     schedule: Literal["multistep", "cosine"] = "multistep"
     """`multistep`: a tenth at each milestone; `cosine`: half a cosine to zero, step by step."""
     milestones: list[int] = [99, 104]
@@ -73,7 +77,14 @@ class RetrainOptions(Options):
     warmup_epochs: float = Field(default=0.0, ge=0)
     """Length of a linear rise of the learning rate at the start, in epochs."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD; for Adam the decay of the first moment."""
     weight_decay: float = Field(default=0.0001, ge=0)
+    no_decay: Annotated[list[Literal["bias", "norm"]], Field(max_length=2)] = []
+    """Weights without weight decay: biases of layers, and all weights of normalisations."""
+    average_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of weights and statistics, which is evaluated and
+    stored in place of the last ones (for adversarial training arXiv 2010.03593 and 2103.01946,
+    with 0.995 and 0.999); in early steps it is smaller. 0 is no average."""
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest L2 norm of a step's gradient."""
     clean_forward: bool = False
@@ -117,12 +128,55 @@ class RetrainOptions(Options):
         return self
 
 
+class RecipeOptions(RetrainOptions):
+    """Settings of one network's training that differ from the dataset's recipe, by the same names.
+
+    What is left out is as in `retrain.<dataset>`.
+    """
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> RecipeOptions:
+        """Leave that to the recipe that results."""
+        return self
+
+    @model_serializer
+    def _given(self) -> dict[str, Any]:
+        """Return what is given, also where it equals a default: the dataset's may be another."""
+        return _given(self)
+
+    def over(self, recipe: RetrainOptions) -> RetrainOptions:
+        """Return the recipe that results from this and the dataset's.
+
+        Raises
+        ------
+        ValidationError
+            When they do not fit together.
+        """
+        return RetrainOptions.model_validate(_merged(_given(recipe), _given(self)))
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """Return the settings that were given, with those of inner blocks."""
+    values = {name: getattr(options, name) for name in sorted(options.model_fields_set)}
+    return {k: _given(v) if isinstance(v, Options) else v for k, v in values.items()}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return two trees of settings as one; the second counts where both have a setting."""
+    inner = {
+        key: _merged(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and key in below
+    }
+    return {**below, **above, **inner}
+
+
 class NetworkOptions(Options):
     """A model of the zoo, its loss and its size."""
 
     model: ModelName
     """A name of the model registry, or a function of your own as `package.module:function`."""
-    loss: Loss = LossOptions(name="pgd")
+    loss: Loss = SmoothedOptions(name="pgd")
     """A training loss: its name, or `{name: trades, beta: 3}` to change its settings, or a function
     of your own as `package.module:function`."""
     channels: int | None = Field(default=None, ge=2)
@@ -133,6 +187,8 @@ class NetworkOptions(Options):
     space: SpaceOptions | None = None
     """Another layout for a genotype; null for the published one. `kinds: [robust, robust,
     accurate]` exchanges the cells of ARNAS."""
+    recipe: RecipeOptions | None = None
+    """Settings of its training that differ from the dataset's recipe."""
 
     @model_validator(mode="after")
     def _cells_where_there_are_any(self) -> NetworkOptions:

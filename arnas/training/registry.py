@@ -43,6 +43,14 @@ class LossOptions(Options):
         return self.name if len(values) == 1 else values
 
 
+class SmoothedOptions(LossOptions):
+    """Settings of the losses `pgd` and `natural`."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the label that is spread over all classes (arXiv 1512.00567, section 7; for
+    adversarial training arXiv 2010.00467)."""
+
+
 class TradesOptions(LossOptions):
     """Settings of the loss `trades`."""
 
@@ -129,6 +137,7 @@ LOSSES: dict[str, LossEntry] = {
         "PGD training",
         "Madry et al., ICLR 2018, arXiv 1706.06083",
         1,
+        SmoothedOptions,
     ),
     "trades": LossEntry(
         "arnas.training.losses:trades_loss",
@@ -171,6 +180,7 @@ LOSSES: dict[str, LossEntry] = {
         "natural training",
         "empirical risk minimisation",
         1,
+        SmoothedOptions,
         defended=False,
         selects="clean",
     ),
@@ -198,8 +208,11 @@ def loss_options(value: Any) -> LossOptions:
     if isinstance(value, LossOptions):
         return value
     block = {"name": value} if isinstance(value, str) else value
-    if not isinstance(block, dict) or not isinstance(block.get("name"), str):
+    if not isinstance(block, dict) or "name" not in block:
         raise PydanticCustomError("loss", "write a name, or a block with a name and its settings")
+    if not isinstance(block["name"], str):
+        wrong = {"key": "name", "problem": "input should be the name of a loss"}
+        raise PydanticCustomError("loss", "{key}: {problem}", wrong)
     Registered(LOSSES).check(block["name"])
     settings = loss_entry(block["name"]).settings
     try:

@@ -194,6 +194,7 @@ def searching(draw: st.DrawFn, supernet: Settings) -> Any:
     first["warmup_epochs"] = min(first.get("warmup_epochs", 0), first["epochs"])
     weights = supernet.setdefault("weights", {})
     weights["schedule_epochs"] = max(weights.get("schedule_epochs", 50), total)
+    search["network"]["recipe"] = draw(st.none() | own_recipes())
     search["derive"] = {"epoch": draw(st.one_of(st.just("last"), st.integers(0, total)))}
     return search
 
@@ -205,6 +206,7 @@ def zoo_networks(draw: st.DrawFn) -> Any:
     network["channels"] = draw(st.integers(2, 4))
     network.pop("cells", None)
     network.pop("space", None)
+    network["recipe"] = draw(st.none() | own_recipes())
     if network["model"] in NEED_LARGE_IMAGES:
         network["model"] = "mobilenet_v2"
     if network["model"] in ROBNETS and network["model"] != "robnet_free":
@@ -217,6 +219,12 @@ def zoo_networks(draw: st.DrawFn) -> Any:
             space["kinds"] = draw(st.lists(st.sampled_from(kinds), min_size=3, max_size=3))
             network["space"] = space
     return network
+
+
+def own_recipes() -> st.SearchStrategy[Settings]:
+    """Return a strategy for what fits any dataset's recipe."""
+    bounds = {"epochs", "schedule", "milestones", "warmup_epochs", "selection", "attack"}
+    return block("RecipeOptions").map(lambda b: {k: v for k, v in b.items() if k not in bounds})
 
 
 @st.composite

@@ -27,7 +27,7 @@ from arnas.runtime.errors import UserError
 from arnas.training.cost_sensitive import cost_matrix, cost_sensitive_loss
 from arnas.training.infoat import infoat_loss, local_information
 from arnas.training.interpolated import draw_mixture, iat_loss
-from arnas.training.losses import Step, mart_loss, pgd_loss, training_examples
+from arnas.training.losses import Step, mart_loss, natural_loss, pgd_loss, training_examples
 from arnas.training.registry import LossOptions, loss_options
 
 
@@ -36,6 +36,17 @@ def here(loss: dict[str, object] | str, model: nn.Module | None = None) -> Step:
     data = Batch(torch.rand(6, 1, 4, 4, generator=draws(4)), torch.arange(6) % 3)
     model = small_net().train() if model is None else model
     return step(model, data, THREAT, ENOUGH, draws(3), loss_options(loss))
+
+
+@pytest.mark.parametrize("name", ["pgd", "natural"])
+def test_smoothed_labels_are_spread_over_all_classes(name: str) -> None:
+    now = here({"name": name, "label_smoothing": 0.3}, small_net().eval())
+    x = training_examples(here("pgd", now.model)) if name == "pgd" else now.batch.x
+    rows = np.log(by_hand(now.model(x)))
+    own = rows[np.arange(6), now.batch.y].mean()
+    expected = -(0.7 * own + 0.3 * rows.mean())
+    loss = {"pgd": pgd_loss, "natural": natural_loss}[name]
+    assert loss(now).loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 # Interpolated adversarial training

@@ -286,6 +286,70 @@ def test_momentum_carries_the_first_step_on() -> None:
     torch.testing.assert_close(found, first + 0.5 * first - 0.1 * slope, rtol=0, atol=2e-6)
 
 
+def test_a_first_step_of_adam_has_the_length_of_the_rate() -> None:
+    """Whatever the slope: g / (|g| + eps), where no slope is tiny."""
+    model = small_net()
+    slope = slope_of(model)
+    found = step_of(model, task("natural", data=ONE_BATCH, optimiser="adam", **PLAIN))
+    large = slope.abs() > 1e-4
+    assert large.float().mean() > 0.8
+    torch.testing.assert_close(found[large], -0.1 * slope[large].sign(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "free"), [(["bias"], {1, 5}), (["norm"], {2, 3}), (["bias", "norm"], {1, 2, 3, 5})]
+)
+def test_weights_without_decay_stay_without_a_slope(kinds: list[str], free: set[int]) -> None:
+    """Of convolution, normalisation and dense layer, each with a bias."""
+    model = small_net()
+    for parameter in model.parameters():
+        parameter.data.fill_(1.0)
+    model[4].weight.data.zero_()  # so that only the dense layer has a slope
+    what = task("natural", data=ONE_BATCH, **{**PLAIN, "weight_decay": 0.03}, no_decay=kinds)
+    run(model, what)
+    still = {i for i, p in enumerate(model.parameters()) if torch.equal(p, torch.ones_like(p))}
+    assert still - {4, 5} == free - {4, 5}
+
+
+def test_the_average_of_the_weights_is_evaluated_and_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the recursion in float64, smaller at first; training goes on from its own weights."""
+    steps: list[dict[str, Tensor]] = []
+    real = loop._update_average
+
+    def spy(model: nn.Module, *rest: Any) -> None:
+        steps.append({k: v.double() for k, v in model.state_dict().items()})
+        real(model, *rest)
+
+    monkeypatch.setattr(loop, "_update_average", spy)
+    seen = script(monkeypatch, [(1, 1), (2, 2)])
+    plain, model = small_net(), small_net()
+    result = run(model, task(average_decay=0.15))
+    monkeypatch.undo()
+    run(plain, task())
+    assert bits(model.state_dict()) == bits(plain.state_dict())
+    expected = dict(steps[0])
+    for count, state in enumerate(steps[1:], start=1):
+        decay = min(0.15, (1 + count) / (10 + count))
+        expected = {k: v + (1 - decay) * (state[k] - v) for k, v in expected.items()}
+    weights = result.last.weights
+    assert seen[-1] == bits(weights)
+    assert int(weights["1.num_batches_tracked"]) == len(steps) == 4
+    for name, value in expected.items():
+        if weights[name].is_floating_point():
+            torch.testing.assert_close(weights[name].double(), value, rtol=0, atol=1e-6)
+
+
+def test_patience_ends_a_training_without_a_better_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script(monkeypatch, [(1, 1), (5, 5), (2, 2), (4, 4), (6, 6)])
+    rule = SelectionOptions(steps=2, patience=2)
+    result = run(small_net(), task(epochs=5, milestones=[], selection=rule))
+    assert (result.last.epoch, result.selected.epoch, len(result.history)) == (4, 2, 4)
+
+
 def statistics_after(clean_forward: bool, loss: str) -> tuple[Tensor, int, dict[str, bytes]]:
     """Train one batch on a model that normalises its input; return the running mean's state."""
     model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, CLASSES))

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from arnas.search.options import SearchedNetworkOptions
 from arnas.training.options import (
     NetworkOptions,
+    RecipeOptions,
     RetrainOptions,
     TrainingAttackOptions,
 )
@@ -69,6 +70,25 @@ def test_settings_of_a_loss_are_written_only_where_they_differ() -> None:
     assert loss_options(own).width == [1, 2]
 
 
+def test_a_network_has_its_own_recipe_over_the_datasets() -> None:
+    below = RetrainOptions(epochs=10, milestones=[5], attack={"steps": 2, "step_size": 0.1})
+    own = RecipeOptions(epochs=110, attack={"steps": 7}, optimiser="adam")
+    found = own.over(below)
+    assert (found.epochs, found.milestones, found.optimiser) == (110, [5], "adam")
+    assert (found.attack.steps, found.attack.step_size) == (7, 0.1)
+    assert found.model_fields_set == {"epochs", "milestones", "attack", "optimiser"}
+    assert RecipeOptions().over(below) == below
+
+
+def test_all_of_a_networks_recipe_counts_for_its_digest() -> None:
+    """Also what equals a default, because the dataset's recipe may be another."""
+    default = RetrainOptions().epochs
+    network = NetworkOptions(model="arnas", recipe={"epochs": default, "attack": {"steps": 7}})
+    dumped = network.model_dump(mode="json", exclude_defaults=True)
+    assert dumped["recipe"] == {"epochs": default, "attack": {"steps": 7}}
+    assert "recipe" not in NetworkOptions(model="arnas").model_dump(exclude_defaults=True)
+
+
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
@@ -77,7 +97,7 @@ def test_settings_of_a_loss_are_written_only_where_they_differ() -> None:
         ({"name": "hinge"}, "allowed are pgd"),
         ({"beta": 1}, "write a name, or a block with a name"),
         (None, "write a name"),
-        ({"name": "pgd", "beta": 1}, "beta: .* settings of this loss are none"),
+        ({"name": "pgd", "beta": 1}, "beta: .* settings of this loss are label_smoothing"),
         ({"name": "trades", "beta": -1}, "beta: .* settings of this loss are beta"),
         ({"name": "cost_sensitive", "protected": [1], "costs": [[0.0]]}, "give either protected"),
     ],

@@ -46,12 +46,16 @@ def test_cut_short_after_any_step(stop: int, tmp_path: Path) -> None:
     assert second.offers == OFFERS - stop, "nothing is done twice"
 
 
-def test_cut_short_again_and_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimiser": "adam", "learning_rate": 0.01, "average_decay": 0.5, "no_decay": ["bias"]}],
+)
+def test_cut_short_again_and_again(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     for _ in range(OFFERS):
         with pytest.raises(Stop):
-            run(Cut(path, 1))
-    assert run(Cut(path)) == run()
+            run(Cut(path, 1), **changes)
+    assert run(Cut(path), **changes) == run(**changes)
 
 
 def test_the_case_has_a_selected_checkpoint_from_before_the_last_cut() -> None:
