@@ -39,9 +39,10 @@ def fields_at(loc: tuple[int | str, ...]) -> list[str]:
     root = schema()
 
     def resolve(node: dict[str, Any]) -> dict[str, Any]:
-        while "$ref" in node:
-            node = root["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        return node
+        # A block that may be null is the one reference among the two.
+        blocks = [member for member in node.get("anyOf", []) if "$ref" in member]
+        reference = (blocks[0] if len(blocks) == 1 else node).get("$ref")
+        return node if reference is None else resolve(root["$defs"][reference.rsplit("/", 1)[1]])
 
     node: dict[str, Any] = root
     for key in loc:

@@ -29,6 +29,7 @@ from arnas.runtime.references import load_reference
 from arnas.runtime.resume import NO_CHECKPOINT, Checkpointer, Snapshot
 from arnas.runtime.seeds import make_generator
 from arnas.spaces.network import CellNetwork
+from arnas.training.awp import perturbed_weights
 from arnas.training.losses import Loss, Step
 from arnas.training.options import RetrainOptions
 from arnas.training.registry import LossOptions, loss_entry
@@ -339,9 +340,11 @@ def _train_epoch(
         extra = _clean_pass(model, batch, options)
         generator = make_generator(*parts, step, "attack")
         threat = training_threat(epoch * steps + step, steps, task)
-        value = loss(Step(model, batch, threat, options, generator, task.loss))
+        now = Step(model, batch, threat, options, generator, task.loss)
         optimiser.zero_grad()
-        (value.loss + extra).backward()  # type: ignore[no-untyped-call]
+        with perturbed_weights(now, loss, options.weight_perturbation) as now:
+            value = loss(now)
+            (value.loss + extra).backward()  # type: ignore[no-untyped-call]
         sum_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), options.gradient_clip)
         optimiser.step()

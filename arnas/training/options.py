@@ -81,6 +81,10 @@ class RetrainOptions(Options):
     weight_decay: float = Field(default=0.0001, ge=0)
     no_decay: Annotated[list[Literal["bias", "norm"]], Field(max_length=2)] = []
     """Weights without weight decay: biases of layers, and all weights of normalisations."""
+    weight_perturbation: float = Field(default=0.0, ge=0)
+    """Adversarial weight perturbation (AWP; Wu et al., NeurIPS 2020, arXiv 2004.05884): each step's
+    gradient is taken at weights that were moved by so much of their length to raise the loss, 0.005
+    in the paper; it takes another pass. 0 is off."""
     average_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay of an exponential moving average of weights and statistics, which is evaluated and
     stored in place of the last ones (for adversarial training arXiv 2010.03593 and 2103.01946,

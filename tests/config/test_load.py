@@ -84,6 +84,12 @@ def test_schema_file_is_in_step_with_the_models() -> None:
             {"name": "trades", "beta": -2},
             ["networks.arnas.loss.beta is -2: input should be greater", "of this loss are beta"],
         ),
+        ("networks.arnas.recipe", {"epoch": 3}, ["networks.arnas.recipe.epoch", "mean epochs?"]),
+        (
+            "networks.arnas.recipe",
+            {"milestones": [1], "attack": {"steps": 3}},
+            ["networks.arnas.recipe over retrain.digits: schedule cosine has no milestones"],
+        ),
         ("networks.arnas.cells", 2, ["networks.arnas.cells", "2", "3"]),
         ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "shapes, npz"]),
         ("data.digits", {"test_images": 3}, ["data.digits.source is missing", "sklearn_digits"]),

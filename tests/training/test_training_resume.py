@@ -48,7 +48,11 @@ def test_cut_short_after_any_step(stop: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimiser": "adam", "learning_rate": 0.01, "average_decay": 0.5, "no_decay": ["bias"]}],
+    [
+        {},
+        {"optimiser": "adam", "learning_rate": 0.01, "average_decay": 0.5, "no_decay": ["bias"]},
+        {"weight_perturbation": 0.01},
+    ],
 )
 def test_cut_short_again_and_again(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
