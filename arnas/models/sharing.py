@@ -117,7 +117,9 @@ class _TakePart(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _whole(gradients[0], ctx.count)
+        # By the other function, so that gradients can be differentiated again.
+        whole: Tensor = _JoinParts.apply(gradients[0], ctx.count)
+        return whole
 
 
 class _JoinParts(torch.autograd.Function):
@@ -132,7 +134,7 @@ class _JoinParts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _part(gradients[0]), None
+        return _TakePart.apply(gradients[0]), None
 
 
 class _Sum(torch.autograd.Function):
@@ -146,8 +148,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
+        total: Tensor = _Sum.apply(gradients[0])
         return total
 
 

@@ -87,6 +87,17 @@ class InfoatOptions(LossOptions):
     """Random directions of the outputs, a backward pass each; 0 takes all outputs."""
 
 
+class JsigrOptions(LossOptions):
+    """Settings of the loss `jsigr`."""
+
+    jacobian: float = Field(default=0.01, ge=0)
+    """Weight of the Jacobian's squared norm."""
+    selective: float = Field(default=0.5, ge=0)
+    """Weight of the input gradient outside the patches that matter."""
+    grid: int = Field(default=4, ge=2, le=32)
+    """Patches on a side of the image; each takes a forward pass."""
+
+
 class CostSensitiveOptions(LossOptions):
     """Settings of the loss `cost_sensitive`."""
 
@@ -174,6 +185,13 @@ LOSSES: dict[str, LossEntry] = {
         "Shen et al., arXiv 2101.12372",
         1,
         CostSensitiveOptions,
+    ),
+    "jsigr": LossEntry(
+        "arnas.training.jsigr:jsigr_loss",
+        "J-SIGR",
+        "after Liu et al., Pattern Recognition 2024, arXiv 2207.13036; concept reproduced",
+        18,
+        JsigrOptions,
     ),
     "natural": LossEntry(
         "arnas.training.losses:natural_loss",

@@ -70,7 +70,7 @@ def test_both_logits_of_a_head_are_shared(found: Found, kind: str, count: str) -
     assert worst(found, "auxiliary", kind, count) < 1e-10
 
 
-@pytest.mark.parametrize("loss", ["pgd", "trades", "iat", "infoat"])
+@pytest.mark.parametrize("loss", ["pgd", "trades", "iat", "infoat", "jsigr"])
 def test_a_training_ends_with_the_same_weights(found: Found, loss: str) -> None:
     """Order of the images, averaged gradients, statistics, selection: all at once."""
     assert worst(found, loss, "last") < 1e-9

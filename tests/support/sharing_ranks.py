@@ -169,7 +169,7 @@ def main() -> None:
         store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     tensors = found() | other_models() | auxiliary()
-    for loss in ("pgd", "trades", "iat", {"name": "infoat", "of": "latent"}):
+    for loss in ("pgd", "trades", "iat", "jsigr", {"name": "infoat", "of": "latent"}):
         tensors |= trained(loss_options(loss))
     save_tensors(Path(path), tensors, {})
     if numbers:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training_cases import (
@@ -22,12 +23,17 @@ from training_cases import (
 
 from arnas.attacks.threat import Threat
 from arnas.data.batches import Batch
+from arnas.data.splits import LabelledImages
 from arnas.models.features import logits_and_features
 from arnas.runtime.errors import UserError
+from arnas.runtime.progress import silent
 from arnas.training.cost_sensitive import cost_matrix, cost_sensitive_loss
 from arnas.training.infoat import infoat_loss, local_information
 from arnas.training.interpolated import draw_mixture, iat_loss
+from arnas.training.jsigr import jacobian_norm, jsigr_loss, salient_patches
+from arnas.training.loop import TrainingData, TrainingTask, train
 from arnas.training.losses import Step, mart_loss, natural_loss, pgd_loss, training_examples
+from arnas.training.options import RetrainOptions
 from arnas.training.registry import LossOptions, loss_options
 
 
@@ -145,6 +151,79 @@ def test_images_weigh_one_on_average() -> None:
 def test_a_model_without_a_linear_layer_has_no_features() -> None:
     with pytest.raises(UserError, match="Sequential has no linear layer"):
         logits_and_features(nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten()), torch.rand(2, 1, 4, 4))
+
+
+# J-SIGR
+
+
+def by_jacobian(model: nn.Module, image: Tensor) -> Tensor:
+    """Return the squared norm of one image's Jacobian, class by class."""
+    jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0], image)
+    return jacobian.square().sum()
+
+
+def test_the_jacobian_norm_is_met_on_average() -> None:
+    model, x = small_net().double().eval(), here("pgd").batch.x.double().requires_grad_()
+    generator = draws()
+    found = torch.stack([jacobian_norm(model(x), x, generator) for _ in range(4000)]).mean(0)
+    exact = torch.stack([by_jacobian(model, image) for image in x.detach()])
+    torch.testing.assert_close(found, exact, rtol=0.03, atol=0)
+
+
+def test_jsigr_of_a_linear_model_is_known() -> None:
+    """With all classes' directions in turn: 2 |w_0 - w_1|^2 times what the softmax says, masked."""
+    model, data = linear_model(), batch()
+    now = step(model, data, THREAT, ENOUGH, draws(3), loss_options({"name": "jsigr", "grid": 2}))
+    kept = salient_patches(model, data.x, 2)
+    assert kept.sum((1, 2, 3)).tolist() == [8.0] * 8
+    p = model(data.x).softmax(1).gather(1, data.y[:, None]).squeeze(1)
+    apart = (model[1].weight[0] - model[1].weight[1]).view(1, 1, 4, 4).square()
+    off = ((1 - p) ** 2 * ((1 - kept) * apart).sum((1, 2, 3))).mean()
+    direction = F.normalize(torch.randn(8, 2, generator=draws(3), dtype=torch.float64))
+    jacobian = 2 * (direction @ model[1].weight).square().sum(1).mean()
+    expected = F.cross_entropy(model(data.x), data.y) + 0.01 * jacobian + 0.5 * off
+    torch.testing.assert_close(jsigr_loss(now).loss, expected)
+
+
+def test_patches_are_kept_where_the_image_matters() -> None:
+    """To a model that sees the left half of the image only."""
+
+    class Left(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            left = x[..., :4].flatten(1)
+            return torch.stack([left[:, ::3].sum(1), left[:, 1::2].sum(1)], 1)
+
+    kept = salient_patches(Left(), torch.rand(5, 1, 8, 8, generator=draws()), 4)
+    expected = torch.zeros(8, 8).index_fill(1, torch.arange(4), 1.0)
+    assert torch.equal(kept, expected.expand(5, 1, 8, 8))
+
+
+@pytest.mark.long
+def test_jsigr_makes_robust_without_adversarial_examples() -> None:
+    """Measured were 49 and 53 % against 15 and 17 % of natural training, at 93 % clean."""
+    found = {}
+    digits = load_digits()
+    x, y = torch.tensor(digits.images[:, None]).to(torch.uint8), torch.tensor(digits.target)
+    data = TrainingData(LabelledImages(x[:1200], y[:1200]), LabelledImages(x[1200:], y[1200:]), 16)
+    options = RetrainOptions(
+        epochs=15,
+        batch_size=64,
+        optimiser="adam",
+        learning_rate=0.002,
+        milestones=[],
+        weight_decay=0.0,
+        selection={"steps": 20, "train_images": 1},
+    )
+    for name in ("natural", "jsigr"):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10),
+        )  # fmt: skip
+        task = TrainingTask(loss_options(name), data, options, Threat("linf", 0.15), (name,))
+        found[name] = train(model, task, silent).last
+    assert found["jsigr"].val_clean > 88
+    assert found["jsigr"].val_robust > found["natural"].val_robust + 20
 
 
 # Costs
