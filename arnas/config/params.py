@@ -17,6 +17,7 @@ from arnas.runtime.options import Options
 from arnas.search.options import SearchOptions, SupernetOptions
 from arnas.spaces.layout import plan_cells
 from arnas.training.options import NetworkOptions, RetrainOptions
+from arnas.training.registry import loss_entry
 
 Name = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]{0,99}$")]
 """Names become parts of paths: lower-case letters, digits and underscores, 100 at most."""
@@ -38,6 +39,9 @@ class RunOptions(Options):
     """Names of `networks`."""
     networks_on: list[Name]
     """Datasets that they are trained and attacked on."""
+    controls: list[Name] | None = None
+    """Networks that serve as undefended controls, which the attacks must break; null for those
+    whose loss does not train for robustness."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """One full replicate each: search, training, attacks."""
 
@@ -85,7 +89,9 @@ class Params(Options):
                 "run names no network to train: give run.searches and run.searches_on, or "
                 "run.networks and run.networks_on"
             )
-        where, networks = "reproduction.orderings", [*self.networks, *self.searches]
+        networks = [*self.networks, *self.searches]
+        _known("run", "controls", run.controls or [], "networks", networks)
+        where = "reproduction.orderings"
         for rule in self.reproduction.orderings:
             _known(where, "datasets", [rule.dataset], "data", self.data)
             _known(where, "networks", [rule.better, rule.worse], "networks", networks)
@@ -116,6 +122,14 @@ class Params(Options):
         for name, search in self.searches.items():
             _check_search(name, search, self.supernet)
         return self
+
+    def controls(self) -> set[str]:
+        """Return the names of the networks that serve as undefended controls."""
+        if self.run.controls is not None:
+            return set(self.run.controls)
+        losses = {name: network.loss.name for name, network in self.networks.items()}
+        losses |= {name: search.network.loss.name for name, search in self.searches.items()}
+        return {name for name, loss in losses.items() if not loss_entry(loss).defended}
 
     def recipe(self, dataset: str, network: str) -> RetrainOptions:
         """Return the recipe of a network on a dataset: its own settings over the dataset's."""

@@ -85,6 +85,7 @@ def run(context: StageContext) -> None:
         described=_described(context, tables["datasets"]),
         searches=context.params.run.searches,
         search_dataset=context.params.run.search_dataset,
+        controls=context.params.controls(),
         settings=yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=96),
         jobs=_provenance(context),
         versions=environment(str(context.device), 1)["packages"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import pandas as pd
 
@@ -69,7 +69,7 @@ def run(context: JobContext) -> None:
         for job in context.gather("blackbox")
         for dataset in job.axes.values()
     }
-    checks = pd.DataFrame(list(_checks(whitebox_files, blackbox_files)))
+    checks = pd.DataFrame(list(_checks(whitebox_files, blackbox_files, context.params.controls())))
     rows = [row for file in whitebox_files for row in whitebox_rows(*file)]
     whitebox = with_status(pd.DataFrame(rows), checks)
     options = context.params.run
@@ -92,7 +92,9 @@ def run(context: JobContext) -> None:
 
 
 def _checks(
-    whitebox_files: list[ArrayFile], blackbox_files: Mapping[str, ArrayFile]
+    whitebox_files: list[ArrayFile],
+    blackbox_files: Mapping[str, ArrayFile],
+    undefended: Container[str],
 ) -> Iterator[Row]:
     """Yield the rows of all checks: those that the stages ran, and those of several networks."""
     controls: dict[tuple[str, int], list[Check]] = {}
@@ -111,7 +113,7 @@ def _checks(
         own = [read_check(check) for check in given]
         yield from check_rows(cell, [*own, blackbox_not_stronger(robust, others)])
         known = controls.setdefault((dataset, seed), [])
-        if cell["training"] == "natural":
+        if model in undefended:
             clean = outcomes["clean"]
             pair = {"clean": clean, "union": robust}
             known.append(control_falls({k: wilson(int(v.sum()), len(v)) for k, v in pair.items()}))

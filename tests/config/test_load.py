@@ -84,6 +84,7 @@ def test_schema_file_is_in_step_with_the_models() -> None:
             {"name": "trades", "beta": -2},
             ["networks.arnas.loss.beta is -2: input should be greater", "of this loss are beta"],
         ),
+        ("run.controls", ["nobody"], ["run names 'nobody' among its controls", "networks has"]),
         ("networks.arnas.recipe", {"epoch": 3}, ["networks.arnas.recipe.epoch", "mean epochs?"]),
         (
             "networks.arnas.recipe",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from arnas.config.load import load_params
 from arnas.search.options import SearchedNetworkOptions
 from arnas.training.options import (
     NetworkOptions,
@@ -15,6 +17,8 @@ from arnas.training.options import (
     TrainingAttackOptions,
 )
 from arnas.training.registry import LOSSES, loss_options
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,13 @@ def test_a_network_has_its_own_recipe_over_the_datasets() -> None:
     assert (found.attack.steps, found.attack.step_size) == (7, 0.1)
     assert found.model_fields_set == {"epochs", "milestones", "attack", "optimiser"}
     assert RecipeOptions().over(below) == below
+
+
+def test_controls_are_named_or_those_without_a_defence() -> None:
+    params = load_params(ROOT / "workflow/presets/smoke.yaml")
+    assert params.controls() == {"arnas_undefended"}
+    named = params.run.model_copy(update={"controls": ["arnas"]})
+    assert params.model_copy(update={"run": named}).controls() == {"arnas"}
 
 
 def test_all_of_a_networks_recipe_counts_for_its_digest() -> None:

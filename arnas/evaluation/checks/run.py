@@ -145,7 +145,8 @@ def control_falls(control: Mapping[str, Accuracy]) -> Check:
             "control_falls",
             "WARN",
             "no undefended network was attacked on this dataset",
-            "add a network with loss natural to run.networks, and the dataset to run.networks_on",
+            "add a network with loss natural to run.networks, and the dataset to run.networks_on, "
+            "or name one of the networks in run.controls",
         )
     clean, robust = control["clean"], control["union"]
     lower = robust.high < clean.low

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class ReportContent:
     """What was run, in sentences."""
     searches: Sequence[str]
     search_dataset: str
+    controls: Container[str]
+    """Networks that are not defended."""
     settings: str
     """All settings as YAML."""
     jobs: Sequence[Mapping[str, Any]]
@@ -52,7 +54,7 @@ def render(content: ReportContent) -> str:
         TEMPLATE,
         title=content.name,
         content=content,
-        answer=summarise(tables, content.searches, content.search_dataset),
+        answer=summarise(tables, content.searches, content.search_dataset, content.controls),
         accuracies=accuracies(tables["whitebox"]),
         transfer=transferred(tables["whitebox"], content.searches, content.search_dataset),
         sizes=tables["models"].drop(columns="seed").drop_duplicates().to_dict("records"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -11,9 +11,15 @@ from arnas.reporting.format import UNION, estimate, join
 
 
 def summarise(
-    tables: Mapping[str, pd.DataFrame], searches: Sequence[str], search_dataset: str
+    tables: Mapping[str, pd.DataFrame],
+    searches: Sequence[str],
+    search_dataset: str,
+    controls: Container[str],
 ) -> list[str]:
-    """Return the results of a run in a few sentences, for each dataset and for the checks."""
+    """Return the results of a run in a few sentences, for each dataset and for the checks.
+
+    `controls` are the networks that are not defended.
+    """
     whitebox, models, blackbox = (tables[name] for name in ("whitebox", "models", "blackbox"))
     selected = whitebox[whitebox["checkpoint"] == "selected"]
     sentences: list[str] = []
@@ -21,8 +27,8 @@ def summarise(
         dataset = str(name)
         origin = "found elsewhere, trained anew here" if dataset != search_dataset else ""
         origins = dict.fromkeys(searches, f" ({origin or 'found by this run'})")
-        sentences += _robustness(dataset, rows, origins)
-        sentences += _other_attacks(rows, blackbox[blackbox["dataset"] == dataset])
+        sentences += _robustness(dataset, rows, origins, controls)
+        sentences += _other_attacks(rows, blackbox[blackbox["dataset"] == dataset], controls)
         sizes = models[models["dataset"] == dataset]
         if sizes["parameters"].nunique() > 1:
             sentences.append(
@@ -32,11 +38,14 @@ def summarise(
     return [*sentences, _checks(tables["checks"])]
 
 
-def _robustness(dataset: str, rows: pd.DataFrame, origins: dict[str, str]) -> Iterator[str]:
+def _robustness(
+    dataset: str, rows: pd.DataFrame, origins: dict[str, str], controls: Container[str]
+) -> Iterator[str]:
     """Yield what one dataset's accuracies say of the defended networks and of the controls."""
     robust = rows[rows["attack"] == UNION]
     n, norm, epsilon = (robust[key].iloc[0] for key in ("n", "norm", "epsilon"))
-    defended = robust[robust["training"] != "natural"]
+    undefended = robust["model"].map(lambda model: model in controls).astype(bool)
+    defended = robust[~undefended]
     means = defended.groupby("model", sort=False)["accuracy"].mean()
     order = [str(model) for model in means.sort_values(ascending=False).index]
     if order:
@@ -52,7 +61,7 @@ def _robustness(dataset: str, rows: pd.DataFrame, origins: dict[str, str]) -> It
         yield f"On {dataset} no network was trained adversarially."
     if len(order) > 1:
         yield _ranking(defended, order)
-    for control, found in robust[robust["training"] == "natural"].groupby("model", sort=False):
+    for control, found in robust[undefended].groupby("model", sort=False):
         clean = rows[(rows["attack"] == "clean") & (rows["model"] == control)]
         yield (
             f"The accuracy of the undefended control {control} drops from {estimate(clean)} to "
@@ -60,7 +69,9 @@ def _robustness(dataset: str, rows: pd.DataFrame, origins: dict[str, str]) -> It
         )
 
 
-def _other_attacks(rows: pd.DataFrame, blackbox: pd.DataFrame) -> Iterator[str]:
+def _other_attacks(
+    rows: pd.DataFrame, blackbox: pd.DataFrame, controls: Container[str]
+) -> Iterator[str]:
     """Yield what attacks on fewer images and black-box attacks add."""
     auto = rows[rows["attack"] == "autoattack"]
     if len(auto):
@@ -68,9 +79,8 @@ def _other_attacks(rows: pd.DataFrame, blackbox: pd.DataFrame) -> Iterator[str]:
         yield f"{attack_label('autoattack')}, on {auto['n'].iloc[0]} images: {join(texts)}."
     if blackbox.empty:
         return
-    others = blackbox[
-        (blackbox["model"] != blackbox["source"]) & (blackbox["training"] != "natural")
-    ]
+    defended = blackbox["model"].map(lambda model: model not in controls)
+    others = blackbox[(blackbox["model"] != blackbox["source"]) & defended]
     if len(others):
         pairs = others.groupby(["model", "source"], sort=False)["accuracy"]
         means = pairs.agg(accuracy="mean", sd="std", seeds="count").reset_index()

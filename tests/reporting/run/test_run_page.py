@@ -39,6 +39,7 @@ def content(**changes: Any) -> ReportContent:
         "described": ["Nothing <b>bold</b> was run."],
         "searches": ["dsara"],
         "search_dataset": "digits",
+        "controls": {"control"},
         "settings": "name: smoke\n",
         "jobs": [],
         "versions": {"torch": "9.9"},

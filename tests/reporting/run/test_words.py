@@ -18,7 +18,7 @@ def answer(
 ) -> list[str]:
     changed = {"whitebox": whitebox, "checks": checks, "blackbox": blackbox}
     given = {name: table for name, table in changed.items() if table is not None}
-    return summarise(cases.tables() | given, ["dsara"], "digits")
+    return summarise(cases.tables() | given, ["dsara"], "digits", {"control"})
 
 
 def test_networks_are_named_from_the_most_robust_to_the_least() -> None:
