@@ -236,9 +236,11 @@ def _describe(problem: Any, raw: Any) -> str:
     value = problem["input"]
     if kind == "loss" and "ctx" in problem:  # of one setting in the block of a loss
         key = problem["ctx"]["key"]
-        path, message = f"{path}.{key}", message.removeprefix(f"{key}: ")
+        message = message.removeprefix(f"{key}: ")
         for part in key.split("."):
-            value = value[int(part)] if isinstance(value, list) else value.get(part)
+            listed = isinstance(value, list)
+            path += f"[{part}]" if listed else f".{part}"
+            value = value[int(part)] if listed else value.get(part)
     text = f"{path} is {_SHORT.repr(value)}: {message[0].lower()}{message[1:]}"
     if isinstance(value, str) and _is_number(value):
         text += f" ('{value}' is text to YAML: write {float(value):.10g} without quotes)"

@@ -91,6 +91,11 @@ def test_schema_file_is_in_step_with_the_models() -> None:
             {"milestones": [1], "attack": {"steps": 3}},
             ["networks.arnas.recipe over retrain.digits: schedule cosine has no milestones"],
         ),
+        (
+            "networks.arnas.loss",
+            {"name": "cost_sensitive", "costs": [[0.0, -1.0]]},
+            ["networks.arnas.loss.costs[0][1] is -1.0: input should be greater"],
+        ),
         ("networks.arnas.cells", 2, ["networks.arnas.cells", "2", "3"]),
         ("data.digits.source", "mnist", ["data.digits.source is 'mnist'", "shapes, npz"]),
         ("data.digits", {"test_images": 3}, ["data.digits.source is missing", "sklearn_digits"]),
