@@ -5,15 +5,12 @@ That settings and the plan are read without torch is in test_house.py.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import loaded_modules
 
-ROOT = Path(__file__).parents[1]
 RARE = {"torchvision", "scipy.stats", "scipy.signal", "torch._dynamo", "pyautoattack", "dvc"}
 """For torchvision's datasets and models, rare statistics, corruptions, optimizers, one suite."""
 ATTACK = "attack --model own:build --data own.npz --threat linf:0.1 --suite fgsm"
@@ -53,15 +50,6 @@ def test_only_what_is_used_is_loaded(tmp_path: Path, name: str) -> None:
     )
     images = np.random.default_rng(0).random((8, 1, 8, 8), np.float32)
     np.savez(tmp_path / "own.npz", x=images, y=np.arange(8) % 2)
-    ended = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "ARNAS_DEVICE": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-500:]
-    loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    loaded = loaded_modules(["-c", code], tmp_path)
     assert "arnas" in loaded
     assert not loaded & absent

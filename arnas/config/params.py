@@ -14,7 +14,7 @@ from arnas.evaluation.options import BlackboxOptions, WhiteboxOptions
 from arnas.reporting.options import ReportOptions, ReproductionOptions
 from arnas.runtime.errors import UserError
 from arnas.runtime.options import Options
-from arnas.search.options import SearchOptions, SupernetOptions
+from arnas.search.options import SearchedNetworkOptions, SearchOptions, SupernetOptions
 from arnas.spaces.layout import plan_cells
 from arnas.training.options import NetworkOptions, RetrainOptions
 from arnas.training.registry import loss_entry
@@ -127,17 +127,20 @@ class Params(Options):
         """Return the names of the networks that serve as undefended controls."""
         if self.run.controls is not None:
             return set(self.run.controls)
-        losses = {name: network.loss.name for name, network in self.networks.items()}
-        losses |= {name: search.network.loss.name for name, search in self.searches.items()}
-        return {name for name, loss in losses.items() if not loss_entry(loss).defended}
+        names = (*self.networks, *self.searches)
+        return {name for name in names if not loss_entry(self.network(name).loss.name).defended}
+
+    def network(self, name: str) -> NetworkOptions | SearchedNetworkOptions:
+        """Return the settings of a network, which may be that of a search."""
+        return self.networks.get(name) or self.searches[name].network
 
     def recipe(self, dataset: str, network: str) -> RetrainOptions:
         """Return the recipe of a network on a dataset: its own settings over the dataset's."""
-        found = self.networks.get(network) or self.searches[network].network
-        if found.recipe is None:
-            return self.retrain[dataset]
+        own, recipe = self.network(network).recipe, self.retrain[dataset]
+        if own is None:
+            return recipe
         try:
-            return found.recipe.over(self.retrain[dataset])
+            return own.over(recipe)
         except ValidationError as error:
             where = (
                 f"networks.{network}" if network in self.networks else f"searches.{network}.network"

@@ -55,7 +55,7 @@ def run(context: JobContext) -> None:
         training += training_rows(cell, training_history(job.outputs["history"]))
         trained.append((dataset, name, seed))
         source = context.params.data[dataset].source
-        loss = (context.params.networks.get(name) or context.params.searches[name].network).loss
+        loss = context.params.network(name).loss
         if found := network(description, source, context.params.recipe(dataset, name), loss):
             networks[dataset, name] = found
     whitebox_files = [

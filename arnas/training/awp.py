@@ -7,11 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+from arnas.attacks.projection import TINY
 from arnas.models.sharing import sum_gradients
 from arnas.training.losses import Loss, Step
-
-TINY = 1e-12
-"""Keeps the direction of a zero gradient finite."""
 
 
 @contextmanager

@@ -136,9 +136,10 @@ class _Progress:
 
 
 def _checkpoint(model: nn.Module, progress: _Progress) -> Checkpoint:
-    """Return the present weights with the last epoch's accuracies."""
+    """Return the present weights, or their average, with the last epoch's accuracies."""
     row = progress.history[-1]
-    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    state = model.state_dict() if progress.average is None else progress.average
+    weights = {name: value.detach().clone() for name, value in state.items()}
     return Checkpoint(progress.epoch, weights, row["val_clean"], row["val_robust"])
 
 
@@ -285,8 +286,7 @@ def train(
         }
         record(row)
         progress.next_epoch(row)
-        with _averaged(model, progress):
-            last = _checkpoint(model, progress)
+        last = _checkpoint(model, progress)
         competes = rule.first_epoch <= progress.epoch <= (rule.last_epoch or options.epochs)
         best = progress.selected
         if competes and (best is None or score(last) >= score(best)):
@@ -295,9 +295,7 @@ def train(
         checkpointer.maybe_save(lambda: _snapshot(model, optimiser, progress), now=True)
         report(progress.epoch, options.epochs, text)
     assert progress.selected is not None
-    with _averaged(model, progress):
-        last = _checkpoint(model, progress)
-    return TrainingResult(last, progress.selected, progress.history)
+    return TrainingResult(_checkpoint(model, progress), progress.selected, progress.history)
 
 
 def _out_of_patience(progress: _Progress, patience: int | None) -> bool:

@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from tiny_run import COMMANDS, ROOT
+from loading import loaded_modules
+from tiny_run import COMMANDS
 
 from arnas.config.load import load_params
 from arnas.pipeline.jobs import find_job
@@ -133,15 +132,6 @@ def test_manifests_say_what_was_made_from_what(folder: Path) -> None:
 def test_a_stage_without_torch_does_not_load_it(command: str, folder: Path, tmp_path: Path) -> None:
     """Which would take longer than its work."""
     place = shutil.copytree(folder, tmp_path / "run")
-    ended = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "arnas", command],
-        cwd=place,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-500:]
-    loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    loaded = loaded_modules(["-m", "arnas", command], place)
     assert "pandas" in loaded
     assert "torch" not in loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from broken_models import plain_cnn
 from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -216,10 +217,7 @@ def test_jsigr_makes_robust_without_adversarial_examples() -> None:
     )
     for name in ("natural", "jsigr"):
         torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10),
-        )  # fmt: skip
+        model = plain_cnn()
         task = TrainingTask(loss_options(name), data, options, Threat("linf", 0.15), (name,))
         found[name] = train(model, task, silent).last
     assert found["jsigr"].val_clean > 88

@@ -103,7 +103,11 @@ def test_all_of_a_networks_recipe_counts_for_its_digest() -> None:
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        ("hinge", "allowed are pgd, trades, mart, .*natural, or a function of your own"),
+        (
+            "hinge",
+            "allowed are pgd, trades, mart, iat, infoat, cost_sensitive, jsigr, natural, "
+            "or a function of your own",
+        ),
         ("mine.py:", "allowed are pgd"),
         ({"name": "hinge"}, "allowed are pgd"),
         ({"beta": 1}, "write a name, or a block with a name"),
